@@ -1,0 +1,24 @@
+"""Block-Recurrent Transformer in JAX and Flax NNX."""
+
+from block_recurrent.attention import SlidingWindowAttention
+from block_recurrent.errors import UserError
+from block_recurrent.full_attention import FullAttention
+from block_recurrent.model import BlockRecurrentTransformer
+from block_recurrent.model_config import ModelConfig
+from block_recurrent.recurrent_cell import RecurrentCell, scan_blocks
+from block_recurrent.types import KeysValues, LayerState, ModelState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockRecurrentTransformer",
+    "FullAttention",
+    "KeysValues",
+    "LayerState",
+    "ModelConfig",
+    "ModelState",
+    "RecurrentCell",
+    "SlidingWindowAttention",
+    "UserError",
+    "scan_blocks",
+]

@@ -1,0 +1,171 @@
+"""Sliding-window attention over all blocks of a segment at once."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from block_recurrent.dot_product import (
+    attend,
+    from_blocks,
+    merge_heads,
+    project_heads,
+    scaled_unit,
+    to_blocks,
+    unit,
+)
+from block_recurrent.dropout import dropout_multiplier
+from block_recurrent.positions import T5RelativeBias, by_relative_position, rotate
+from block_recurrent.types import KeysValues
+
+HIDDEN = -1e9  # logit of a key that a query does not see
+
+
+class Heads(NamedTuple):
+    """What attention computes from its input; `state_queries` only where it reads states."""
+
+    queries: Float[Array, "N B H W K"]
+    tokens: KeysValues
+    state_queries: Float[Array, "N B H W K"] | None
+
+
+class SlidingWindowAttention(nnx.Module):
+    """Every token attends to exactly the W tokens before it, itself not among them.
+
+    logit = |scale_h| · (q · k + position bias), with q and k of unit length: queries of a block
+    see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of
+    the paper). With `read_states`, tokens also attend, by queries of their own, to the keys and
+    values of the recurrent states, and both results are projected together.
+
+    Example, in a model of one's own::
+
+        attention = SlidingWindowAttention(256, num_heads=4, head_size=64, window_length=128,
+                                           rngs=nnx.Rngs(0))
+        cache = attention.initial_cache(batch_size)
+        y, cache = attention(x, cache)          # x, y: [B, N·128, 256]
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        num_heads: int,
+        head_size: int,
+        window_length: int,
+        *,
+        positions: str = "t5",
+        read_states: bool = False,
+        dropout_rate: float = 0.0,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        def linear(inputs, outputs):
+            return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, rngs=rngs)
+
+        width = num_heads * head_size
+        self.num_heads, self.head_size = num_heads, head_size
+        self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
+        self.query = linear(embedding_size, width)
+        self.key = linear(embedding_size, width)
+        self.value = linear(embedding_size, width)
+        self.scale = nnx.Param(jnp.ones(num_heads))
+        self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
+        self.read_states = read_states
+        if read_states:
+            self.state_query = linear(embedding_size, width)
+            self.state_scale = nnx.Param(jnp.ones(num_heads))
+        self.output = linear(width * (1 + read_states), embedding_size)
+
+    def initial_cache(self, batch_size: int) -> KeysValues | None:
+        """The cache of a document's start: zeros, which *are* attended to."""
+        shape = (batch_size, self.num_heads, self.window_length, self.head_size)
+        return KeysValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        cache: KeysValues,
+        starts: Bool[Array, "B N"] | None = None,
+        *,
+        states: KeysValues | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Attention with its output projection, and the cache of the last W tokens.
+
+        `starts` is True where a block begins a document: it then sees zeros before it. `states`,
+        ``[N, B, H, S, K]``, are what each block reads if the module was made with `read_states`.
+        """
+        heads = self.project(to_blocks(x, self.window_length))
+        window, cache = self.extend(heads.tokens, cache, starts)
+        return self.attend(heads, window, states, dropout_key=dropout_key), cache
+
+    def project(self, x: Float[Array, "N B W D"]) -> Heads:
+        """Queries (times |scale|), keys and values; queries and keys have unit length."""
+        linears = [self.query, self.key, self.value]
+        if self.read_states:
+            linears.append(self.state_query)
+        kernels = [linear.kernel[...] for linear in linears]
+        queries, keys, values, *more = project_heads(x, kernels, self.num_heads)
+        return Heads(
+            scaled_unit(queries, self.scale[...]),
+            KeysValues(unit(keys), values),
+            scaled_unit(more[0], self.state_scale[...]) if more else None,
+        )
+
+    def extend(
+        self, tokens: KeysValues, cache: KeysValues, starts: Bool[Array, "B N"] | None
+    ) -> tuple[KeysValues, KeysValues]:
+        """The 2W keys and values that each block sees, and the cache for the next segment."""
+
+        def previous_and_own(own, carried):
+            previous = jnp.concatenate([carried[None].astype(own.dtype), own[:-1]])
+            if starts is not None:
+                previous = jnp.where(starts.T[:, :, None, None, None], 0, previous)
+            return jnp.concatenate([previous, own], axis=-2)
+
+        window = KeysValues(*map(previous_and_own, tokens, cache))
+        return window, KeysValues(tokens.keys[-1], tokens.values[-1])
+
+    def attend(
+        self,
+        heads: Heads,
+        window: KeysValues,
+        states: KeysValues | None = None,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Tokens attend to their window and, where they read states, to those; projected."""
+        bias = self.band(self.window_length, 2 * self.window_length, reach=self.window_length)
+        results = [self.attend_to_tokens(heads.queries, window, bias, dropout_key)]
+        if self.read_states:
+            results.append(attend(heads.state_queries, *states))
+        return self.output(from_blocks(merge_heads(*results)))
+
+    def attend_to_tokens(
+        self,
+        queries: Float[Array, "N B H Q K"],
+        tokens: KeysValues,
+        bias: Float[Array, "*#batch H Q V"],
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "N B H Q K"]:
+        """Self-attention; queries stand at the last Q of the V positions of the keys."""
+        keys, values = tokens
+        num_queries, num_keys = queries.shape[-2], keys.shape[-2]
+        if self.relative_bias is None:
+            positions = np.arange(num_keys)
+            queries, keys = rotate(queries, positions[-num_queries:]), rotate(keys, positions)
+        dropout = None
+        if dropout_key is not None and self.dropout_rate > 0:
+            shape = (self.num_heads, num_queries, num_keys)
+            dropout = dropout_multiplier(shape, self.dropout_rate, dropout_key, keys.dtype)
+        return attend(queries, keys, values, bias, dropout)
+
+    def band(self, num_queries: int, num_keys: int, reach: int) -> Float[Array, "H Q V"]:
+        """|scale| · position bias for the `reach` keys before a query, HIDDEN for all others."""
+        distance = num_keys - 1 - np.arange(num_queries + num_keys - 1)  # query − key
+        seen = (distance >= 1) & (distance <= reach)
+        bias = jnp.zeros((self.num_heads, distance.size))
+        if self.relative_bias is not None:
+            bias = jnp.abs(self.scale[...])[:, None] * self.relative_bias(distance)
+        return by_relative_position(jnp.where(seen, bias, HIDDEN), num_queries, num_keys)

@@ -1,0 +1,60 @@
+"""Pieces that every attention of the package is made of: tokens and states share them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def to_blocks(x: Float[Array, "B T D"], window_length: int) -> Float[Array, "N B W D"]:
+    """Cuts a segment into blocks, in front of the batch."""
+    batch, length, width = x.shape
+    return jnp.moveaxis(x.reshape(batch, length // window_length, window_length, width), 1, 0)
+
+
+def from_blocks(x: Float[Array, "N B W D"]) -> Float[Array, "B T D"]:
+    """Joins the blocks again."""
+    blocks, batch, window, width = x.shape
+    return jnp.moveaxis(x, 0, 1).reshape(batch, blocks * window, width)
+
+
+def unit(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
+    """x over its L2 norm."""
+    square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(square + 1e-6).astype(x.dtype)
+
+
+def scaled_unit(
+    x: Float[Array, "*batch H M K"], scale: Float[Array, "H"]
+) -> Float[Array, "*batch H M K"]:
+    """Unit queries times |scale| of their head: an attention logit is then a mere product."""
+    return unit(x) * jnp.abs(scale)[:, None, None].astype(x.dtype)
+
+
+def project_heads(
+    x: Float[Array, "*batch M D"], kernels: list[Float[Array, "D HK"]], num_heads: int
+) -> list[Float[Array, "*batch H M K"]]:
+    """x times every kernel, in one product, split into heads."""
+    y = x @ jnp.concatenate(kernels, axis=1).astype(x.dtype)
+    y = y.reshape(*x.shape[:-1], len(kernels), num_heads, -1)
+    return list(jnp.moveaxis(y, (-3, -2), (0, -3)))
+
+
+def merge_heads(*results: Float[Array, "*batch H M K"]) -> Float[Array, "*batch M HK"]:
+    """Concatenates over heads the results of one or more attentions."""
+    y = jnp.concatenate(results, axis=-3)
+    return jnp.moveaxis(y, -3, -2).reshape(*y.shape[:-3], y.shape[-2], -1)
+
+
+def attend(
+    queries: Float[Array, "*batch H Q K"],
+    keys: Float[Array, "*batch H V K"],
+    values: Float[Array, "*batch H V K"],
+    bias: Float[Array, "*#batch H Q V"] | None = None,
+    dropout: Float[Array, "H Q V"] | None = None,
+) -> Float[Array, "*batch H Q K"]:
+    """softmax(queries · keysᵀ + bias) · values, the softmax in float32."""
+    logits = jnp.einsum("...QK,...VK->...QV", queries, keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(values.dtype)
+    if dropout is not None:
+        weights = weights * dropout
+    return jnp.einsum("...QV,...VK->...QK", weights, values)

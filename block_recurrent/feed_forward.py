@@ -1,0 +1,28 @@
+"""The two-layer feed-forward network."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class FeedForward(nnx.Module):
+    """relu(x W₁) W₂, without biases."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        self.hidden = nnx.Linear(input_size, hidden_size, use_bias=False, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(hidden_size, output_size, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+        return self.output(self.activations(x))
+
+    def activations(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
+        """The hidden units: what a gate looks at."""
+        return jax.nn.relu(self.hidden(x))

@@ -1,0 +1,72 @@
+"""Every size and choice of the architecture."""
+
+import dataclasses
+from typing import Literal
+
+from block_recurrent.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What `BlockRecurrentTransformer.…` in a gin file sets. The defaults are the paper's.
+
+    Attributes:
+      num_layers: transformer layers.
+      embedding_size: width D of the residual stream and of a state vector.
+      num_heads: attention heads H of every layer.
+      head_size: width K of a head.
+      mlp_dim: hidden units F of the feed-forward layers.
+      vocab_size: rows of the embedding, which is also the output layer.
+      window_length: W, in tokens: the block, and how far back a token sees.
+      attention: 'sliding' (the W tokens before), or 'full' (all tokens before in the segment,
+        nothing carried; documents may start every W tokens).
+      recurrent_layers: indices of the layers with a recurrent cell; negative ones count from the
+        top. Empty for the Transformer-XL and sliding-window baselines.
+      num_states: state vectors S of a recurrent layer.
+      gate: 'fixed', 'lstm' or 'gru'.
+      configuration: 'dual', 'single' or 'skip' (Figure 2 of the paper).
+      feedback: every layer attends to the state of the last recurrent layer; the whole stack then
+        runs block by block.
+      positions: 't5' (learned relative bias) or 'rope'.
+      dropout_rate: fraction dropped, in training.
+      dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
+    """
+
+    num_layers: int = 12
+    embedding_size: int = 1024
+    num_heads: int = 8
+    head_size: int = 128
+    mlp_dim: int = 4096
+    vocab_size: int = 260
+    window_length: int = 512
+    attention: Literal["sliding", "full"] = "sliding"
+    recurrent_layers: tuple[int, ...] = (-3,)
+    num_states: int = 512
+    gate: Literal["fixed", "lstm", "gru"] = "fixed"
+    configuration: Literal["dual", "single", "skip"] = "skip"
+    feedback: bool = False
+    positions: Literal["t5", "rope"] = "t5"
+    dropout_rate: float = 0.05
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        for index in self.recurrent_layers:
+            if not -self.num_layers <= index < self.num_layers:
+                raise UserError(
+                    f"recurrent_layers names layer {index}, but the model has num_layers = "
+                    f"{self.num_layers}: choose from {-self.num_layers} to {self.num_layers - 1}"
+                )
+        if self.recurrent_layers and self.attention == "full":
+            raise UserError(
+                "a recurrent layer needs attention = 'sliding': with attention = 'full' "
+                "set recurrent_layers = ()"
+            )
+        if self.feedback and not self.recurrent_layers:
+            raise UserError("feedback = True needs at least one index in recurrent_layers")
+        if self.positions == "rope" and self.head_size % 2:
+            raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
+
+    @property
+    def recurrent_indices(self) -> tuple[int, ...]:
+        """Indices of the recurrent layers, from the bottom, ascending."""
+        return tuple(sorted({index % self.num_layers for index in self.recurrent_layers}))

@@ -1,0 +1,145 @@
+"""The recurrent cell: a transformer layer across blocks, whose sequence is the state vectors."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from block_recurrent.dot_product import attend, merge_heads, project_heads, scaled_unit, unit
+from block_recurrent.feed_forward import FeedForward
+from block_recurrent.gates import GATES
+from block_recurrent.types import KeysValues
+
+
+class RecurrentCell(nnx.Module):
+    """One step of the recurrence, from the state that enters a block to the one that leaves it.
+
+    The states attend to themselves and to the tokens, and gates decide what they take in (the
+    horizontal direction, section 3.2 and Figure 2 of the paper)::
+
+        a = [ attention(states → states) ‖ attention(states → tokens) ]
+        dual     x = gate(x, a W)        x = gate(x, FFN(norm(x)))
+        skip     x = gate(x, a W)
+        single   x = gate(x, tanh(FFN(a)))
+
+    A step has the form that `jax.lax.scan` wants: carry and input in, carry and output out. The
+    output is what the tokens of the block read: keys and values of the state that *enters*::
+
+        cell = RecurrentCell(256, num_states=64, num_heads=4, head_size=64, mlp_dim=1024,
+                             rngs=nnx.Rngs(0))
+        state = cell.initial_state(batch_size)
+        state, read = jax.lax.scan(cell, state, tokens)   # tokens: KeysValues [N, B, H, V, K]
+
+    Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]`` (V = 2W: a block and the one before).
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        num_states: int,
+        num_heads: int,
+        head_size: int,
+        mlp_dim: int,
+        *,
+        gate: str = "fixed",
+        configuration: str = "skip",
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        def linear(inputs, outputs):
+            return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, rngs=rngs)
+
+        def new_gate(input_size):
+            return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
+
+        def normal(stddev):
+            init = nnx.initializers.normal(stddev)
+            return nnx.Param(init(rngs.params(), (num_states, embedding_size)))
+
+        width = num_heads * head_size
+        self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
+        self.initial = normal(0.1)
+        self.state_ids = normal(1.0)
+        self.norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.key = linear(embedding_size, width)
+        self.value = linear(embedding_size, width)
+        self.query = linear(embedding_size, width)
+        self.token_query = linear(embedding_size, width)
+        self.scale = nnx.Param(jnp.ones(num_heads))
+        self.token_scale = nnx.Param(jnp.ones(num_heads))
+        if configuration in ("dual", "skip"):
+            self.output = linear(2 * width, embedding_size)
+            self.output_gate = new_gate(2 * width)
+        if configuration == "dual":
+            self.ffn_norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        if configuration in ("dual", "single"):
+            inputs = embedding_size if configuration == "dual" else 2 * width
+            self.ffn = FeedForward(inputs, mlp_dim, embedding_size, dtype=dtype, rngs=rngs)
+            self.ffn_gate = new_gate(mlp_dim)
+
+    def initial_state(self, batch_size: int) -> Float[Array, "B S D"]:
+        """The learned state in which every document starts."""
+        return jnp.tile(self.initial[...], (batch_size, 1, 1))
+
+    def restart(
+        self, state: Float[Array, "B S D"], starts: Bool[Array, "B"] | None
+    ) -> Float[Array, "B S D"]:
+        """The initial state in the rows where a document starts."""
+        if starts is None:
+            return state
+        return jnp.where(starts[:, None, None], self.initial[...], state)
+
+    def __call__(
+        self, state: Float[Array, "B S D"], tokens: KeysValues
+    ) -> tuple[Float[Array, "B S D"], KeysValues]:
+        """The state that leaves the block; keys and values of the state that entered it."""
+        kernels = [self.token_query.kernel[...], self.query.kernel[...]]
+        kernels += [self.key.kernel[...], self.value.kernel[...]]
+        heads = project_heads(self.with_ids(state), kernels, self.num_heads)
+        token_queries = scaled_unit(heads[0], self.token_scale[...])
+        queries = scaled_unit(heads[1], self.scale[...])
+        states = KeysValues(unit(heads[2]), heads[3])
+        attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
+        return self.update(state, attended), states
+
+    def read(self, state: Float[Array, "B S D"]) -> KeysValues:
+        """Keys and values ``[B, H, S, K]`` of a state, for tokens to attend to."""
+        kernels = [self.key.kernel[...], self.value.kernel[...]]
+        keys, values = project_heads(self.with_ids(state), kernels, self.num_heads)
+        return KeysValues(unit(keys), values)
+
+    def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The normed state plus the learned position of each vector, which tells them apart."""
+        return self.norm(state) + self.state_ids[...].astype(self.dtype)
+
+    def update(
+        self, x: Float[Array, "B S D"], attended: Float[Array, "B S HK2"]
+    ) -> Float[Array, "B S D"]:
+        """The gated branches of the chosen configuration; the state itself stays in float32."""
+        if self.configuration == "single":
+            hidden = self.ffn.activations(attended)
+            return self.ffn_gate(x, jnp.tanh(self.ffn.output(hidden)), hidden)
+        x = self.output_gate(x, self.output(attended), attended)
+        if self.configuration == "dual":
+            hidden = self.ffn.activations(self.ffn_norm(x))
+            x = self.ffn_gate(x, self.ffn.output(hidden), hidden)
+        return x
+
+
+def scan_blocks(
+    cell: RecurrentCell,
+    state: Float[Array, "B S D"],
+    tokens: KeysValues,
+    starts: Bool[Array, "B N"] | None = None,
+) -> tuple[Float[Array, "B S D"], KeysValues]:
+    """Runs the cell over the N blocks of a segment, restarting it where documents start.
+
+    The only sequential part of the model. Returns the state after the last block, and keys and
+    values ``[N, B, H, S, K]`` of the state that enters each block.
+    """
+
+    def step(state, block):
+        tokens, starts = block
+        return cell(cell.restart(state, starts), tokens)
+
+    return jax.lax.scan(step, state, (tokens, None if starts is None else starts.T))

@@ -1,0 +1,40 @@
+"""Axis letters and the pytrees that modules exchange.
+
+Legend, used in every shape and in every einsum of the package:
+
+    B  batch            W  window, which is also the block
+    T  segment = N·W    S  states
+    N  blocks           D  embedding
+    H  heads            K  head size
+    F  feed-forward     V  keys seen by a query (2W, or T)
+    L  vocabulary
+
+Inside the model tokens are laid out in blocks, ``[N, B, W, …]``, with the blocks in front: that is
+the axis of time, the one which `jax.lax.scan` walks.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one attention, heads before length."""
+
+    keys: Float[Array, "*axes K"]
+    values: Float[Array, "*axes K"]
+
+
+class LayerState(NamedTuple):
+    """What one layer carries from segment to segment.
+
+    Attributes:
+      cache: keys and values of the last W tokens, ``[B, H, W, K]``; None under full attention.
+      recurrent: state vectors ``[B, S, D]``; None in a layer without a recurrent cell.
+    """
+
+    cache: KeysValues | None
+    recurrent: Float[Array, "B S D"] | None
+
+
+ModelState = tuple[LayerState, ...]
