@@ -11,9 +11,9 @@ from block_recurrent.dot_product import (
     attend,
     from_blocks,
     merge_heads,
-    project_heads,
     scaled_unit,
     to_blocks,
+    to_heads,
     unit,
 )
 from block_recurrent.dropout import dropout_multiplier
@@ -102,16 +102,15 @@ class SlidingWindowAttention(nnx.Module):
 
     def project(self, x: Float[Array, "N B W D"]) -> Heads:
         """Queries (times |scale|), keys and values; queries and keys have unit length."""
-        linears = [self.query, self.key, self.value]
-        if self.read_states:
-            linears.append(self.state_query)
-        kernels = [linear.kernel[...] for linear in linears]
-        queries, keys, values, *more = project_heads(x, kernels, self.num_heads)
-        return Heads(
-            scaled_unit(queries, self.scale[...]),
-            KeysValues(unit(keys), values),
-            scaled_unit(more[0], self.state_scale[...]) if more else None,
+        queries, keys, values = (
+            to_heads(linear(x), self.num_heads) for linear in (self.query, self.key, self.value)
         )
+        state_queries = None
+        if self.read_states:
+            state_queries = to_heads(self.state_query(x), self.num_heads)
+            state_queries = scaled_unit(state_queries, self.state_scale[...])
+        tokens = KeysValues(unit(keys), values)
+        return Heads(scaled_unit(queries, self.scale[...]), tokens, state_queries)
 
     def extend(
         self, tokens: KeysValues, cache: KeysValues, starts: Bool[Array, "B N"] | None

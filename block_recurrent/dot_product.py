@@ -30,13 +30,9 @@ def scaled_unit(
     return unit(x) * jnp.abs(scale)[:, None, None].astype(x.dtype)
 
 
-def project_heads(
-    x: Float[Array, "*batch M D"], kernels: list[Float[Array, "D HK"]], num_heads: int
-) -> list[Float[Array, "*batch H M K"]]:
-    """x times every kernel, in one product, split into heads."""
-    y = x @ jnp.concatenate(kernels, axis=1).astype(x.dtype)
-    y = y.reshape(*x.shape[:-1], len(kernels), num_heads, -1)
-    return list(jnp.moveaxis(y, (-3, -2), (0, -3)))
+def to_heads(x: Float[Array, "*batch M HK"], num_heads: int) -> Float[Array, "*batch H M K"]:
+    """Splits the last axis into heads, before the length."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], num_heads, -1), -2, -3)
 
 
 def merge_heads(*results: Float[Array, "*batch H M K"]) -> Float[Array, "*batch M HK"]:

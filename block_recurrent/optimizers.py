@@ -3,8 +3,111 @@
 import dataclasses
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
+import optax
+
+from block_recurrent.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
+    """What `optimizer.…` in a gin file sets. The defaults are the paper's.
+
+    Attributes:
+      name: 'adafactor' or 'adamw'.
+      learning_rate: the highest, at the end of the warm-up. Adafactor multiplies it by the root
+        mean square of each parameter, so that it means a relative change there.
+      schedule: after the warm-up: 'rsqrt' (∝ 1/√step), 'cosine', 'linear' or 'constant'.
+      warmup_steps: steps of linear warm-up.
+      decay_steps: the step at which cosine and linear reach their end; None: train.num_steps.
+      end_fraction: what cosine and linear end at, as a fraction of learning_rate.
+      clip_norm: largest norm of the gradient, all parameters together; None: no clipping.
+      weight_decay: matrices shrink by learning rate · weight_decay a step, others never do.
+      beta1: decay of the momentum; 0 for none.
+      beta2: of AdamW's second moment. Adafactor's decay is 1 − step^−0.8.
+    """
+
     name: Literal["adafactor", "adamw"] = "adafactor"
-    learning_rate: float = 0.01
+    learning_rate: float = 0.0316
+    schedule: Literal["rsqrt", "cosine", "linear", "constant"] = "rsqrt"
+    warmup_steps: int = 1000
+    decay_steps: int | None = None
+    end_fraction: float = 0.1
+    clip_norm: float | None = None
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self):
+        if self.clip_norm == 0:
+            raise UserError("optimizer.clip_norm = 0 stops all learning: None switches it off")
+
+    @property
+    def ends(self) -> bool:
+        """Whether the schedule runs towards a last step."""
+        return self.schedule in ("cosine", "linear")
+
+
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer, and its learning rate by number of updates already made.
+
+    Args:
+      config: the choices.
+      num_steps: of the run; stands in where decay_steps is None.
+    """
+    schedule = make_schedule(config, num_steps)
+    make = {"adafactor": adafactor, "adamw": adamw}[config.name]
+    optimizer = make(config, schedule)
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer, schedule
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """min(step / warm-up, 1) · the schedule's value, with step = 1 in the first update.
+
+    Optax counts updates from 0, where a warm-up is 0 and the first update would be for nothing.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = max((config.decay_steps or num_steps) - warmup, 1)
+    after = {
+        "rsqrt": lambda step: peak * jnp.sqrt(max(warmup, 1) / (max(warmup, 1) + step)),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps, config.end_fraction),
+        "linear": optax.linear_schedule(peak, peak * config.end_fraction, decay_steps),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    return lambda count: schedule(count + 1)
+
+
+def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern 2018) with momentum, as the authors use it."""
+    decay = config.weight_decay
+    return optax.adafactor(
+        schedule,
+        decay_rate=0.8,
+        multiply_by_parameter_scale=True,
+        momentum=config.beta1 or None,
+        # Optax takes this rate as it is, where in AdamW it multiplies it by the learning rate.
+        weight_decay_rate=(lambda count: decay * schedule(count)) if decay else None,
+        weight_decay_mask=is_matrix,
+    )
+
+
+def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019)."""
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=is_matrix,
+    )
+
+
+def is_matrix(params):
+    """Which parameters weight decay shrinks: not scales, biases and other vectors."""
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.dot_product import attend, merge_heads, project_heads, scaled_unit, unit
+from block_recurrent.dot_product import attend, merge_heads, scaled_unit, to_heads, unit
 from block_recurrent.feed_forward import FeedForward
 from block_recurrent.gates import GATES
 from block_recurrent.types import KeysValues
@@ -93,19 +93,24 @@ class RecurrentCell(nnx.Module):
         self, state: Float[Array, "B S D"], tokens: KeysValues
     ) -> tuple[Float[Array, "B S D"], KeysValues]:
         """The state that leaves the block; keys and values of the state that entered it."""
-        kernels = [self.token_query.kernel[...], self.query.kernel[...]]
-        kernels += [self.key.kernel[...], self.value.kernel[...]]
-        heads = project_heads(self.with_ids(state), kernels, self.num_heads)
-        token_queries = scaled_unit(heads[0], self.token_scale[...])
-        queries = scaled_unit(heads[1], self.scale[...])
-        states = KeysValues(unit(heads[2]), heads[3])
+        h = self.with_ids(state)
+        queries = scaled_unit(to_heads(self.query(h), self.num_heads), self.scale[...])
+        token_queries = to_heads(self.token_query(h), self.num_heads)
+        token_queries = scaled_unit(token_queries, self.token_scale[...])
+        states = self.keys_values(h)
         attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
         return self.update(state, attended), states
 
     def read(self, state: Float[Array, "B S D"]) -> KeysValues:
         """Keys and values ``[B, H, S, K]`` of a state, for tokens to attend to."""
-        kernels = [self.key.kernel[...], self.value.kernel[...]]
-        keys, values = project_heads(self.with_ids(state), kernels, self.num_heads)
+        return self.keys_values(self.with_ids(state))
+
+    def keys_values(self, h: Float[Array, "B S D"]) -> KeysValues:
+        """Keys and values of states that are normed and have their positions."""
+        keys, values = (
+            to_heads(self.key(h), self.num_heads),
+            to_heads(self.value(h), self.num_heads),
+        )
         return KeysValues(unit(keys), values)
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:

@@ -1,26 +1,182 @@
-"""The training loop."""
+"""The training loop: data in; steps, metrics, evaluations and checkpoints out."""
 
-import dataclasses
+import math
+import time
+from pathlib import Path
+
+import jax
+
+from block_recurrent.checkpoints import Checkpoints, with_shardings
+from block_recurrent.configs import RunConfig
+from block_recurrent.data import load_documents
+from block_recurrent.data.compressors import compressed_bits_per_byte
+from block_recurrent.data.lanes import Batch, LanePosition, Lanes
+from block_recurrent.errors import UserError
+from block_recurrent.evaluation import Evaluator
+from block_recurrent.metrics_log import MetricsLog, Progress
+from block_recurrent.optimizers import make_optimizer
+from block_recurrent.preemption import StopSignal
+from block_recurrent.sharding import make_mesh, shard_rows
+from block_recurrent.train_step import (
+    Sums,
+    TrainState,
+    abstract_model,
+    init_function,
+    make_train_step,
+    state_shardings,
+)
+from block_recurrent.workdir import claim
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """What `train.…` in a gin file sets.
+class Trainer:
+    """A run: made from its configuration, started or continued by `run`.
 
-    Attributes:
-      num_steps: optimizer steps of the run.
-      batch_size: rows of the global batch.
-      segment_length: tokens a row in one step; a multiple of the model's window_length.
-      seed: of parameters, dropout and the order of documents.
-      log_every_steps: steps between two lines of metrics.
-      eval_every_steps: steps between two evaluations on held-out documents.
-      checkpoint_every_steps: steps between two checkpoints.
+    Making it reads the corpus and checks that everything fits, and writes nothing.
+
+    Raises:
+      UserError: corpus, model, batch and devices do not fit each other.
     """
 
-    num_steps: int = 1000
-    batch_size: int = 8
-    segment_length: int = 512
-    seed: int = 0
-    log_every_steps: int = 10
-    eval_every_steps: int = 500
-    checkpoint_every_steps: int = 500
+    def __init__(self, config: RunConfig, workdir: Path):
+        train, model = config.train, config.model
+        self.config, self.workdir = config, workdir
+        self.documents = load_documents(config.data)
+        for documents in self.documents.values():
+            if documents.vocabulary.size > model.vocab_size:
+                raise UserError(
+                    f"the corpus has tokens up to {documents.vocabulary.size - 1}, but the model's "
+                    f"vocab_size is {model.vocab_size}: set BlockRecurrentTransformer.vocab_size "
+                    f"= {documents.vocabulary.size}"
+                )
+        shape = (train.batch_size, train.segment_length)
+        window = model.window_length
+        self.lanes = Lanes(self.documents["train"], *shape, window, seed=train.seed)
+        self.mesh = make_mesh(config.mesh, train.batch_size)
+        self.graphdef, self.params = abstract_model(model)
+        self.evaluator = Evaluator(
+            self.graphdef, self.documents["held_out"], window, *shape, self.mesh
+        )
+        self.optimizer, self.learning_rate = make_optimizer(config.optimizer, train.num_steps)
+        self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
+        abstract = jax.eval_shape(self.init)
+        self.shardings = state_shardings(self.mesh, abstract)
+        self.abstract = with_shardings(abstract, self.shardings)
+
+    def run(self) -> bool:
+        """Trains up to the last step; False if a signal stopped it before, all saved."""
+        claim(self.workdir, self.config)
+        print(self.summary())
+        with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
+            state, position = self.start(checkpoints)
+            first = int(state.step)
+            progress = Progress(self.config.train.num_steps, first)
+            with MetricsLog(self.workdir, first or None) as self.log, progress as self.progress:
+                state, position = self.loop(state, position, checkpoints, stop)
+        return int(state.step) == self.config.train.num_steps
+
+    def summary(self) -> str:
+        """What is about to run, in three lines."""
+        train, model = self.config.train, self.config.model
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        memory = f"{model.num_states} states in layer {', '.join(map(str, model.recurrent_indices))}"
+        data = [
+            f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.names):,} documents ({split})"
+            for split, documents in self.documents.items()
+        ]
+        devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
+        return "\n".join(
+            [
+                f"model  {count / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
+                f"{model.window_length}, {memory if model.recurrent_layers else 'no recurrence'}",
+                f"data   {self.config.data.corpus}: {', '.join(data)}",
+                f"run    {self.workdir}: {train.num_steps:,} steps of {train.batch_size} × "
+                f"{train.segment_length} tokens on {devices}",
+            ]
+        )
+
+    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, LanePosition]:
+        """The newest checkpoint, or the beginning."""
+        position = self.lanes.initial_position()
+        if checkpoints.latest_step is None:
+            return jax.jit(self.init, out_shardings=self.shardings)(), position
+        print(f"continuing from step {checkpoints.latest_step:,}")
+        return checkpoints.restore(self.abstract, position)
+
+    def loop(
+        self,
+        state: TrainState,
+        position: LanePosition,
+        checkpoints: Checkpoints,
+        stop: StopSignal,
+    ) -> tuple[TrainState, LanePosition]:
+        """Steps until the end or a signal. Returns what was saved last."""
+        train = self.config.train
+        if state.step == train.num_steps:
+            print(f"all {train.num_steps:,} steps of this run are done")
+            return state, position
+        step = self.compile_step()
+        self.clock = time.perf_counter()
+        unreported = None
+        for done in range(int(state.step) + 1, train.num_steps + 1):
+            batch, position = self.lanes.read(position)
+            state, sums = step(state, self.put(batch))
+            if unreported:  # one step late, so that the device is at work again meanwhile
+                unreported = self.report(*unreported)
+            last = done == train.num_steps
+            if last or done % train.log_every_steps == 0:
+                unreported = (done, sums)
+            evaluate = last or done % train.eval_every_steps == 0
+            save = last or done % train.checkpoint_every_steps == 0 or stop.received
+            if unreported and (evaluate or save):
+                unreported = self.report(*unreported)
+            paused = time.perf_counter()
+            if evaluate:
+                self.evaluate(done, state)
+            if save:
+                checkpoints.save(state, position)
+            self.clock += time.perf_counter() - paused
+            if stop.received:
+                break
+        checkpoints.wait()
+        return state, position
+
+    def compile_step(self):
+        """The compiled step, so that no measured step contains its compilation."""
+        step = make_train_step(self.graphdef, self.optimizer, self.config.train.log_every_steps)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        batch, _ = self.lanes.read(self.lanes.initial_position())
+        return jitted.lower(self.abstract, self.put(batch)).compile()
+
+    def put(self, batch: Batch) -> Batch:
+        """The batch on the devices, its rows split over them."""
+        return jax.device_put(batch, shard_rows(self.mesh, batch))
+
+    def report(self, step: int, sums: Sums):
+        """Writes one line of training metrics."""
+        nats, tokens, grad_norm, steps = (float(x) for x in jax.device_get(sums))
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        train, documents = self.config.train, self.documents["train"]
+        bits_per_token = nats / max(tokens, 1) / math.log(2)
+        metrics = {
+            "loss": nats / max(tokens, 1),
+            "bits_per_token": bits_per_token,
+            "bits_per_byte": bits_per_token * documents.num_tokens / documents.num_bytes,
+            "tokens_per_second": tokens / seconds,
+            "learning_rate": float(self.learning_rate(step - 1)),
+            "gradient_norm": grad_norm / steps,
+            "padding": 1 - tokens / (steps * train.batch_size * train.segment_length),
+        }
+        self.log.write(step, "train", metrics)
+        self.progress.update(step, metrics)
+
+    def evaluate(self, step: int, state: TrainState):
+        """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
+        metrics = self.evaluator(state.params).metrics()
+        self.log.write(step, "held_out", metrics)
+        line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
+        if step == self.config.train.num_steps:
+            others = compressed_bits_per_byte(self.documents["held_out"])
+            others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
+            line += f"; the same documents compressed one by one: {others}"
+        self.progress.note(line)

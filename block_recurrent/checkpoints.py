@@ -1,0 +1,100 @@
+"""Checkpoints: everything a run needs to go on exactly where it stopped, as one atomic unit."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from block_recurrent.data.lanes import LanePosition
+from block_recurrent.errors import UserError
+from block_recurrent.train_step import TrainState
+
+KEEP = 3  # the newest ones; older ones are deleted
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, one numbered folder a saved step.
+
+    Each holds two items: `params`, all that evaluation and generation need, and `training`: the
+    rest of the `TrainState` and the position in the data. Orbax writes in the background, and a
+    folder gets its number only when it is whole.
+    """
+
+    def __init__(self, workdir: Path, *, read_only: bool = False):
+        self.folder = workdir.absolute() / "checkpoints"
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("params", "training"),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=KEEP, create=not read_only, read_only=read_only
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_):
+        self.manager.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint's step."""
+        return self.manager.latest_step()
+
+    def save(self, state: TrainState, position: LanePosition):
+        """Saves in the background, once an earlier save is done; `state` may be donated after."""
+        self.manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                training=ocp.args.StandardSave(training_item(state, position)),
+            ),
+        )
+
+    def wait(self):
+        """Returns when everything saved is on disk."""
+        self.manager.wait_until_finished()
+
+    def restore(
+        self, abstract: TrainState, position: LanePosition
+    ) -> tuple[TrainState, LanePosition]:
+        """The newest state, laid out over devices as `abstract` says, and the data position."""
+        restored = self.manager.restore(
+            self.latest_step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                training=ocp.args.StandardRestore(training_item(abstract, position)),
+            ),
+        )
+        training = restored.training
+        state = TrainState(**training["state"], params=restored.params)
+        return state, LanePosition(**training["position"])
+
+    def restore_params(self, abstract: dict[str, Any]) -> dict[str, Any]:
+        """The newest parameters alone.
+
+        Raises:
+          UserError: there is no checkpoint.
+        """
+        if self.latest_step is None:
+            raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
+        return self.manager.restore(
+            self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+        ).params
+
+
+def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:
+    """What a checkpoint holds beside the parameters."""
+    fields = state._asdict()
+    del fields["params"]
+    return {"state": fields, "position": position._asdict()}
+
+
+def with_shardings(abstract: TrainState, shardings: TrainState) -> TrainState:
+    """Shapes that also say where their arrays are to live."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )

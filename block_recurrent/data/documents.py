@@ -1,0 +1,146 @@
+"""A collection of documents, as tokens, and its division into train and held-out."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
+from block_recurrent.errors import UserError
+
+
+@runtime_checkable
+class Documents(Protocol):
+    """Documents by index, in a fixed order.
+
+    Attributes:
+      names: one a document, unique.
+      lengths: tokens a document, its end included.
+      num_tokens: sum of the lengths.
+      num_bytes: bytes of all documents before they became tokens.
+      vocabulary: what the tokens mean.
+    """
+
+    names: Sequence[str]
+    lengths: Int64[np.ndarray, " documents"]
+    num_tokens: int
+    num_bytes: int
+    vocabulary: Vocabulary
+
+    def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
+        """Tokens start … stop − 1 of one document, or those of them that there are."""
+
+    def raw(self, document: int) -> bytes:
+        """One document whole, as bytes."""
+
+
+class ByteDocuments:
+    """Documents whose tokens are their bytes: contents in memory, or files read piece by piece.
+
+    A file is opened for every read and never kept: that costs microseconds, holds no memory and no
+    handles, and, unlike a memory map, survives a file that another program cuts short.
+
+    Args:
+      sources: name → contents, or the path of the file that holds them.
+
+    Raises:
+      UserError: a file is missing, here or later, or has become shorter since.
+    """
+
+    def __init__(self, sources: Mapping[str, bytes | Path]):
+        self.vocabulary = ByteVocabulary()
+        self.names = list(sources)
+        self._sources = list(sources.values())
+        self._sizes = np.array([_num_bytes(source) for source in self._sources], np.int64)
+        self.lengths = self._sizes + 1
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self._sizes.sum())
+
+    def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
+        size = int(self._sizes[document])
+        tokens = self.vocabulary.encode(self._read(document, start, min(stop, size)))
+        if start <= size < stop:
+            tokens = np.append(tokens, np.uint16(END))
+        return tokens
+
+    def raw(self, document: int) -> bytes:
+        return self._read(document, 0, int(self._sizes[document]))
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "ByteDocuments":
+        """The documents at `indices`, in that order."""
+        chosen = copy.copy(self)  # not a new one, which would ask the file system for sizes again
+        chosen.names = [self.names[i] for i in indices]
+        chosen._sources = [self._sources[i] for i in indices]
+        chosen._sizes, chosen.lengths = self._sizes[indices], self.lengths[indices]
+        return chosen
+
+    def _read(self, document: int, start: int, stop: int) -> bytes:
+        source = self._sources[document]
+        if isinstance(source, bytes):
+            return source[start:stop]
+        try:
+            with open(source, "rb") as file:
+                file.seek(start)
+                data = file.read(max(stop - start, 0))
+        except OSError as error:
+            raise _unreadable(source, error) from error
+        if len(data) < stop - start:
+            raise UserError(
+                f"{source} has become shorter than the {self._sizes[document]} bytes it had at "
+                "the start: restore it, or start a new run on the files as they are now"
+            )
+        return data
+
+
+def is_held_out(name: str, per_mille: int) -> bool:
+    """Whether the document is kept from training: decided by its name alone, on every machine."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") * 1000 < per_mille * 2**64
+
+
+def split_held_out(documents: ByteDocuments, per_mille: int) -> dict[str, ByteDocuments]:
+    """Splits two or more documents into "train" and "held_out", neither of them empty.
+
+    Where the names leave nothing held out, as is likely below some 1000 / per_mille documents, the
+    document of median size is (not the smallest, often a mere README, nor the largest, worth most
+    in training); where they leave nothing for training, the largest is trained on.
+    """
+    if not 1 <= per_mille <= 999:
+        raise UserError(f"data.held_out_per_mille = {per_mille}: choose from 1 to 999")
+    held_out = np.array([is_held_out(name, per_mille) for name in documents.names])
+    by_size = np.argsort(documents.lengths, kind="stable")
+    if not held_out.any():
+        held_out[by_size[(len(by_size) - 1) // 2]] = True
+    if held_out.all():
+        held_out[by_size[-1]] = False
+    return {
+        "train": documents.select(np.flatnonzero(~held_out)),
+        "held_out": documents.select(np.flatnonzero(held_out)),
+    }
+
+
+def _num_bytes(source: bytes | Path) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        return os.stat(source).st_size
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot read {path} ({error.strerror}): restore it, or start a new run on the files "
+        "as they are now"
+    )

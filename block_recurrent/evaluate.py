@@ -1,0 +1,62 @@
+"""Evaluates the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+
+import argparse
+import json
+from pathlib import Path
+
+from block_recurrent.checkpoints import Checkpoints
+from block_recurrent.cli import run_main
+from block_recurrent.data import load_documents
+from block_recurrent.evaluation import Evaluator
+from block_recurrent.train_step import abstract_model
+from block_recurrent.workdir import read_config
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m block_recurrent.evaluate",
+        description="Bits per token and per byte of the newest checkpoint over whole documents, "
+        "the state carried from segment to segment and every byte counted once.",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--split", default="held_out", choices=("held_out", "train"), help="default: held_out"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument("--batch_size", type=int, metavar="B", help="rows; default: as in training")
+    parser.add_argument(
+        "--segment_length", type=int, metavar="T", help="tokens a row; default: as in training"
+    )
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    config = read_config(arguments.workdir)
+    graphdef, abstract = abstract_model(config.model)
+    with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
+        params = checkpoints.restore_params(abstract)
+        step = checkpoints.latest_step
+    documents = load_documents(config.data)[arguments.split]
+    evaluator = Evaluator(
+        graphdef,
+        documents,
+        config.model.window_length,
+        arguments.batch_size or config.train.batch_size,
+        arguments.segment_length or config.train.segment_length,
+    )
+    score = evaluator(params)
+    result = {"step": step, "split": arguments.split, **score.metrics()}
+    result |= {
+        "documents": len(documents.names),
+        "tokens": score.num_tokens,
+        "bytes": score.num_bytes,
+    }
+    for name, value in result.items():
+        print(f"{name:<16}{value:.6f}" if isinstance(value, float) else f"{name:<16}{value}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_main(main)

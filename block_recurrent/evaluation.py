@@ -1,0 +1,93 @@
+"""Loss over whole held-out documents, the state carried from segment to segment."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from block_recurrent.data.documents import Documents
+from block_recurrent.data.lanes import Batch, Lanes
+from block_recurrent.losses import summed_loss
+from block_recurrent.sharding import shard_rows
+from block_recurrent.train_step import bind
+from block_recurrent.types import ModelState
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How well a model predicts documents: the loss summed over all their tokens.
+
+    Attributes:
+      nats: the sum.
+      num_tokens: tokens predicted, the end of every document among them.
+      num_bytes: raw bytes of the documents.
+    """
+
+    nats: float
+    num_tokens: int
+    num_bytes: int
+
+    def metrics(self) -> dict[str, float]:
+        """loss (nats a token), bits_per_token and bits_per_byte."""
+        bits = self.nats / math.log(2)
+        return {
+            "loss": self.nats / self.num_tokens,
+            "bits_per_token": bits / self.num_tokens,
+            "bits_per_byte": bits / self.num_bytes,
+        }
+
+
+class Evaluator:
+    """Scores every token of `documents` exactly once, each document walked whole.
+
+    Rows do not influence each other, and documents start at block boundaries, so that neither the
+    batch size nor the segment length changes the result by more than rounding (under full
+    attention the segment is the context, and its length matters).
+
+    Raises:
+      UserError: no documents, or a segment that is no multiple of the window.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        documents: Documents,
+        window_length: int,
+        batch_size: int,
+        segment_length: int,
+        mesh: Mesh | None = None,
+    ):
+        self.documents, self.batch_size, self.mesh = documents, batch_size, mesh
+        self.lanes = Lanes(
+            documents, batch_size, segment_length, window_length, shuffle=False, repeat=False
+        )
+
+        def step(
+            params: dict[str, Any], model_state: ModelState, batch: Batch
+        ) -> tuple[Float[Array, "B"], ModelState]:
+            model = bind(graphdef, params)
+            features, model_state = model.features(batch.inputs, model_state, batch.starts)
+            nats = summed_loss(model, features, batch.targets, batch.weights)
+            return nats, model_state
+
+        self.initial = jax.jit(lambda params: bind(graphdef, params).initial_state(batch_size))
+        self.step = jax.jit(step, donate_argnums=1)
+
+    def __call__(self, params: dict[str, Any]) -> Score:
+        position = self.lanes.initial_position()
+        state = self.initial(params)
+        nats, tokens = [], 0
+        while not self.lanes.exhausted(position):
+            batch, position = self.lanes.read(position)
+            tokens += int(batch.weights.sum())
+            if self.mesh is not None:
+                batch = jax.device_put(batch, shard_rows(self.mesh, batch))
+            row_nats, state = self.step(params, state, batch)
+            nats.append(row_nats)
+        total = float(np.sum(jax.device_get(nats), dtype=np.float64))
+        return Score(total, tokens, self.documents.num_bytes)

@@ -1,0 +1,194 @@
+"""What a run reports: metrics.jsonl and TensorBoard for later, a progress line for now."""
+
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from tensorboardX import SummaryWriter
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and tensorboard/ in the folder of a run::
+
+        with MetricsLog(workdir, resume_step=None) as log:
+            log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
+
+    A line of metrics.jsonl is with the operating system when `write` returns, so that a killed run
+    loses none; TensorBoard's numbers follow within seconds.
+
+    Args:
+      workdir: the folder of the run; made if it is not there.
+      resume_step: the step of the checkpoint from which the run continues: whatever was logged
+        after it is dropped, and will be logged again. None: a new run, everything is dropped.
+
+    Attributes:
+      purge_step: the first step that TensorBoard forgets of what it has read before.
+    """
+
+    def __init__(self, workdir: str | Path, resume_step: int | None):
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "metrics.jsonl"
+        keep_until(path, -1 if resume_step is None else resume_step)
+        self.purge_step = 0 if resume_step is None else resume_step + 1
+        self._file = open(path, "a", buffering=1, encoding="utf-8")
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"),
+            purge_step=self.purge_step,
+            flush_secs=1,
+            # Files are named by the second: one begun in the same second must not replace another.
+            filename_suffix=f".{self.purge_step}",
+        )
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]):
+        """Logs the metrics after `step` steps. NaN and infinity become null in metrics.jsonl.
+
+        Args:
+          step: optimizer steps done.
+          split: "train", "held_out".
+          metrics: name → number; scalars of NumPy and JAX will do.
+        """
+        numbers = {name: to_number(value) for name, value in metrics.items()}
+        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        line = json.dumps({"step": int(step), "split": split, **finite}, allow_nan=False)
+        self._file.write(line + "\n")
+        for name, number in numbers.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", number, int(step))
+
+    def close(self):
+        """Flushes both."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+def to_number(value: Any) -> int | float:
+    """The Python number in a scalar of any library."""
+    return value if isinstance(value, int | float) else value.item()
+
+
+def keep_until(path: Path, step: int):
+    """Drops the lines after `step`, and one half-written when the run was killed.
+
+    The file is replaced as a whole, so that it is complete at every moment.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if (logged := step_of(line)) is not None and logged <= step]
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def step_of(line: str) -> int | None:
+    """The step of a line of metrics.jsonl; None if the line is not whole."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class Progress:
+    """Tells a person how the run goes: a bar in a terminal, else a line at each `update`.
+
+    Use it as a context, so that the terminal gets its cursor back whatever happens.
+
+    Args:
+      num_steps: of the whole run.
+      first_step: steps done before, by the runs that this one continues.
+      stream: where to print; None: standard output.
+      clock: returns seconds, from any origin.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        first_step: int = 0,
+        *,
+        stream: io.TextIOBase | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._num_steps, self._first_step = num_steps, first_step
+        self._stream = stream or sys.stdout
+        self._clock, self._started = clock, clock()
+        in_terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._bar = self._start_bar() if in_terminal else None
+
+    def update(self, step: int, metrics: Mapping[str, Any]):
+        """Shows "loss", "bits_per_byte" and "tokens_per_second", those that there are."""
+        numbers = "  ".join([*describe(metrics), *self._time_left(step)])
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
+        else:
+            width = len(str(self._num_steps))
+            self.note(f"step {step:>{width}}/{self._num_steps}  {numbers}")
+
+    def note(self, text: str):
+        """Prints a line, above the bar if there is one."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self):
+        """Takes the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def _time_left(self, step: int) -> list[str]:
+        done = step - self._first_step
+        if done <= 0:
+            return []
+        seconds = (self._clock() - self._started) / done * (self._num_steps - step)
+        return [f"{duration(seconds)} left"]
+
+    def _start_bar(self) -> Bar:
+        numbers = TextColumn("{task.fields[numbers]}")
+        columns = ("step", MofNCompleteColumn(), BarColumn(20), numbers)
+        bar = Bar(*columns, console=Console(file=self._stream), transient=True)
+        bar.add_task("", total=self._num_steps, completed=self._first_step, numbers="")
+        bar.start()
+        return bar
+
+
+def describe(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics a person watches, as "loss 2.310"."""
+    formats = {
+        "loss": "loss {:.3f}",
+        "bits_per_byte": "{:.3f} bits/byte",
+        "tokens_per_second": "{:,.0f} tokens/s",
+    }
+    return [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
+
+
+def duration(seconds: float) -> str:
+    """As "45 s", "4 min 05 s" or "2 h 07 min"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

@@ -1,0 +1,64 @@
+"""Trains a model: ``python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin``."""
+
+import argparse
+from pathlib import Path
+
+from block_recurrent.cli import default_workdir, run_main
+from block_recurrent.configs import load
+from block_recurrent.preemption import EXIT_STATUS
+from block_recurrent.trainer import Trainer
+
+EPILOG = f"""\
+The same command again continues a run that was stopped. Exit status: 0 finished, 2 a mistake in
+the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C after saving.
+
+examples:
+  python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin
+  python -m block_recurrent.train --gin_file=gin/brt_lstm_gate.gin --workdir=runs/short \\
+      --gin_bindings='train.num_steps = 100'
+  python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin \\
+      --gin_file=gin/data/text_files.gin --gin_bindings="data.path = 'my/folder'"
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m block_recurrent.train",
+        description="Trains a model, or continues a run that was stopped.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="configuration; later files override earlier ones. Looked up in the current folder, "
+        "then among the files that come with the package",
+    )
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help="a single parameter, as 'train.num_steps = 100'; overrides the files",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the run (default: runs/<name of the first gin file>)",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    config = load(arguments.gin_file, arguments.gin_bindings)
+    workdir = arguments.workdir or default_workdir(arguments.gin_file)
+    finished = Trainer(config, workdir).run()
+    return 0 if finished else EXIT_STATUS
+
+
+if __name__ == "__main__":
+    run_main(main)

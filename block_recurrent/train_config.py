@@ -1,0 +1,26 @@
+"""Length, batch and rhythm of a training run."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What `train.…` in a gin file sets.
+
+    Attributes:
+      num_steps: optimizer steps of the run.
+      batch_size: rows of the global batch.
+      segment_length: tokens a row in one step; a multiple of the model's window_length.
+      seed: of the parameters, of dropout and of the order of the documents.
+      log_every_steps: steps between two lines of metrics.
+      eval_every_steps: steps between two evaluations on the held-out documents.
+      checkpoint_every_steps: steps between two checkpoints.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 8
+    segment_length: int = 512
+    seed: int = 0
+    log_every_steps: int = 10
+    eval_every_steps: int = 500
+    checkpoint_every_steps: int = 500

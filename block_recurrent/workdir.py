@@ -1,0 +1,56 @@
+"""The folder of a run: its configuration, written once and never another's."""
+
+import os
+from pathlib import Path
+
+from block_recurrent.configs import RunConfig, differences, load, to_gin
+from block_recurrent.errors import UserError
+
+
+# These say how long a run goes on, what it reports and where it runs, not what it computes.
+MAY_CHANGE = (
+    "train.num_steps",
+    "train.log_every_steps",
+    "train.eval_every_steps",
+    "train.checkpoint_every_steps",
+    "mesh.",
+)
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The configuration of the run in `workdir`.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = workdir / "config.gin"
+    if not path.is_file():
+        raise UserError(f"{workdir} holds no run (no config.gin): train first, or name another")
+    return load([str(path)], [])
+
+
+def claim(workdir: Path, config: RunConfig):
+    """Makes the folder and writes config.gin, or finds that it holds this configuration.
+
+    A run may be continued for more steps and on other devices, if all else is equal. (Schedules
+    that end with the run are fixed by `optimizer.decay_steps`, which counts as well.)
+
+    Raises:
+      UserError: it holds another one, or cannot be written.
+    """
+    path = workdir / "config.gin"
+    if path.exists():
+        different = differences(read_config(workdir), config)
+        different = [line for line in different if not line.startswith(MAY_CHANGE)]
+        if different:
+            raise UserError(
+                f"{workdir} holds a run with another configuration ({'; '.join(different)}): "
+                "name another --workdir, or make the configurations equal"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".gin.tmp")
+        temporary.write_text(to_gin(config), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir} ({error.strerror}): name another --workdir") from error

@@ -1,0 +1,47 @@
+"""Packaging. The gin files are installed inside the package, as block_recurrent/gin."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
+GIN = "block_recurrent.gin"
+
+setup(
+    name="block_recurrent",
+    version=re.search(r'__version__ = "(.+)"', SOURCE.read_text())[1],
+    description="The Block-Recurrent Transformer in JAX and Flax NNX",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["block_recurrent", "block_recurrent.*"]), GIN],
+    package_dir={GIN: "gin"},
+    package_data={GIN: ["**/*.gin"]},
+    install_requires=[
+        "flax>=0.12,<0.13",
+        "gin-config>=0.5,<0.6",
+        "jax>=0.10,<0.12",
+        "jaxtyping>=0.3,<0.4",
+        "numpy>=2,<3",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.11,<0.13",
+        "rich>=13",
+        "tensorboardX>=2.6,<3",
+    ],
+    extras_require={
+        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.9"],
+        "data": ["seqio>=0.0.20", "tensorflow>=2.17", "tensorflow-datasets>=4.9.4"],
+        "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
+        "cuda12": ["jax[cuda12]"],  # older drivers
+        "tpu": ["jax[tpu]"],
+        "notebooks": ["ipykernel>=6", "matplotlib>=3.8", "nbclient>=0.10"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

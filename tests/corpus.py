@@ -1,0 +1,36 @@
+"""A small folder of text, and a run over it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from block_recurrent.configs import RunConfig
+from block_recurrent.data import DataConfig
+from block_recurrent.optimizers import OptimizerConfig
+from block_recurrent.train_config import TrainConfig
+from tiny import TINY
+
+WORDS = "the state of a block is carried from one window to the next by gates".split()
+
+
+def write_corpus(folder: Path, num_documents: int = 12, seed: int = 0) -> Path:
+    """Documents of 0.1 to 2 kB."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(num_documents):
+        words = rng.choice(WORDS, rng.integers(20, 400))
+        (folder / f"{index}.txt").write_text(" ".join(words))
+    return folder
+
+
+def tiny_run(folder: Path, **train) -> RunConfig:
+    """A run of 12 steps with dropout; single fields of its `TrainConfig` by keyword."""
+    steps = {"num_steps": 12, "log_every_steps": 5, "eval_every_steps": 6}
+    steps |= {"batch_size": 4, "segment_length": 32, "checkpoint_every_steps": 4}
+    return RunConfig(
+        model=dataclasses.replace(TINY, dropout_rate=0.1),
+        train=TrainConfig(**steps | train),
+        optimizer=OptimizerConfig(warmup_steps=2),
+        data=DataConfig(corpus="text_files", path=str(folder), held_out_per_mille=200),
+    )

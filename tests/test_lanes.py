@@ -1,0 +1,283 @@
+"""Lanes: every token once, in its row, behind the right input, from any position."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.data.lanes import LanePosition, Lanes
+from block_recurrent.errors import UserError
+
+W = 4
+LENGTHS = [1, W - 1, W, W + 1, 0, 2 * W, 1, 403, 3, 57, 2, 1, 1, 16, 31, 0]
+SHAPES = [(1, W), (1, 5 * W), (3, W), (3, 2 * W), (4, 16 * W), (40, 8 * W)]
+
+
+class Numbered:
+    """Documents in which no two tokens are equal, so that each can be traced: 1, 2, 3, …"""
+
+    def __init__(self, lengths, vocab_size=10**6):
+        self.lengths = np.array(lengths, np.int64)
+        self.names = [f"document {i}" for i in range(len(lengths))]
+        self.firsts = 1 + np.cumsum(self.lengths) - self.lengths
+        self.num_tokens = int(self.lengths.sum())
+        self.vocabulary = type("Vocabulary", (), {"size": vocab_size})()
+
+    def tokens(self, document, start, stop):
+        assert 0 <= start < stop <= self.lengths[document], "a read outside the document"
+        return (self.firsts[document] + np.arange(start, stop)).astype(np.uint32)
+
+
+def read_all(lanes):
+    position, batches = lanes.initial_position(), []
+    while not lanes.exhausted(position):
+        batch, position = lanes.read(position)
+        batches.append(batch)
+    return batches
+
+
+def read_some(lanes, number, position=None):
+    position, batches = position or lanes.initial_position(), []
+    for _ in range(number):
+        batch, position = lanes.read(position)
+        batches.append(batch)
+    return batches, position
+
+
+def assert_equal(one, other):
+    for name in one._fields:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def slow_lanes(documents, order, batch_size, segment_length):
+    """The same, block by block and token by token; `order` yields documents, then None for ever."""
+    rows = [[] for _ in range(batch_size)]  # what is left of each row's document: (input, target)
+    while True:
+        batch = []
+        for row in range(batch_size):
+            places, starts = [], []
+            for _ in range(segment_length // W):
+                starts.append(False)
+                if not rows[row]:
+                    document = next(order)
+                    if document is not None:
+                        tokens = documents.tokens(document, 0, documents.lengths[document]).tolist()
+                        rows[row] = list(zip([0, *tokens], tokens, strict=False))
+                        starts[-1] = True
+                block, rows[row] = rows[row][:W], rows[row][W:]
+                places += [(x, y, 1) for x, y in block] + [(0, 0, 0)] * (W - len(block))
+            batch.append(([*zip(*places, strict=True)], starts))
+        yield batch
+
+
+@pytest.mark.parametrize("batch_size, segment_length", SHAPES)
+def test_equals_slow_reference_over_epochs(batch_size, segment_length):
+    documents = Numbered(LENGTHS)
+    lanes = Lanes(documents, batch_size, segment_length, W, seed=3)
+    order = (int(d) for epoch in itertools.count() for d in lanes._order(epoch))
+    number = 3 * documents.num_tokens // (batch_size * segment_length) + 5
+    batches, position = read_some(lanes, number)
+    expected = slow_lanes(documents, order, batch_size, segment_length)
+    for batch, rows in zip(batches, expected, strict=False):
+        for row, ((inputs, targets, weights), starts) in enumerate(rows):
+            assert batch.inputs[row].tolist() == list(inputs)
+            assert batch.targets[row].tolist() == list(targets)
+            assert batch.weights[row].tolist() == list(weights)
+            assert batch.starts[row].tolist() == starts
+    assert position.epoch >= 1, "the test should have crossed an epoch"
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size, segment_length", SHAPES)
+def test_every_token_is_predicted_exactly_once(batch_size, segment_length, shuffle):
+    documents = Numbered(LENGTHS)
+    batches = read_all(
+        Lanes(documents, batch_size, segment_length, W, shuffle=shuffle, repeat=False)
+    )
+    inputs, targets, weights = (
+        np.concatenate([getattr(batch, name).ravel() for batch in batches])
+        for name in ("inputs", "targets", "weights")
+    )
+    assert set(weights.tolist()) <= {0, 1}
+    real = weights == 1
+    assert sorted(targets[real].tolist()) == list(range(1, documents.num_tokens + 1))
+    assert not targets[~real].any() and not inputs[~real].any()
+    firsts = np.isin(targets[real], documents.firsts[documents.lengths > 0])
+    np.testing.assert_array_equal(inputs[real], np.where(firsts, 0, targets[real] - 1))
+
+
+@pytest.mark.parametrize("batch_size, segment_length", SHAPES)
+def test_starts_mark_exactly_the_first_blocks(batch_size, segment_length):
+    documents = Numbered(LENGTHS)
+    for batch in read_all(Lanes(documents, batch_size, segment_length, W, repeat=False)):
+        block_heads = batch.targets[:, ::W] * (batch.weights[:, ::W] == 1)
+        np.testing.assert_array_equal(batch.starts, np.isin(block_heads, documents.firsts))
+        assert batch.starts.shape == (batch_size, segment_length // W)
+
+
+def test_rows_continue_their_documents():
+    lanes = Lanes(Numbered([100, 90, 80]), 3, 2 * W, W)
+    batches, _ = read_some(lanes, 10)  # 80 tokens a row: no document has ended yet
+    rows = np.concatenate([batch.targets for batch in batches], axis=1)
+    assert (np.diff(rows, axis=1) == 1).all()
+    assert batches[0].starts[:, 0].all() and not any(batch.starts.any() for batch in batches[1:])
+
+
+def test_types_and_shapes():
+    batch, position = Lanes(Numbered(LENGTHS), 2, 2 * W, W).read(
+        Lanes(Numbered(LENGTHS), 2, 2 * W, W).initial_position()
+    )
+    assert [array.dtype for array in batch] == [np.int32, np.int32, np.float32, bool]
+    assert all(isinstance(array, np.ndarray) for array in position)
+    assert {array.dtype for array in position} == {np.dtype(np.int64)}
+    assert [array.shape for array in position] == [(), (), (2,), (2,)]
+
+
+def test_read_leaves_its_position_alone():
+    lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W)
+    position = lanes.initial_position()
+    for _ in range(80):
+        before = LanePosition(*(array.copy() for array in position))
+        for array in position:
+            array.setflags(write=False)
+        batch, after = lanes.read(position)
+        assert_equal(position, before)
+        again, after_again = lanes.read(position)
+        assert_equal(batch, again)
+        assert_equal(after, after_again)
+        position = after
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 24, 25, 60])
+def test_resumes_from_any_position(number):
+    _, position = read_some(Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5), number)
+    stored = [array.tolist() for array in position]
+    restored = LanePosition(*(np.asarray(value, np.int32) for value in stored))
+    straight, end = read_some(Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5), number + 30)
+    resumed, end_resumed = read_some(Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5), 30, restored)
+    for batch, expected in zip(resumed, straight[number:], strict=True):
+        assert_equal(batch, expected)
+    assert_equal(end_resumed, end)
+
+
+def first_tokens(lanes, number):
+    batches, _ = read_some(lanes, number)
+    return np.concatenate([batch.targets[0] for batch in batches]).tolist()
+
+
+def test_seeds_and_epochs_order_documents_differently():
+    def epochs(**options):
+        tokens = first_tokens(Lanes(Numbered([W] * 50), 1, W, W, **options), 100)[::W]
+        return tokens[:50], tokens[50:]
+
+    first, second = epochs(seed=0)
+    other, _ = epochs(seed=1)
+    in_order = sorted(first)
+    assert in_order == sorted(second) == sorted(other) == list(range(1, 201, W))
+    assert in_order != first != second != in_order and other not in (first, second, in_order)
+    assert epochs(seed=0) == (first, second)
+
+
+def test_the_order_stays_that_of_older_runs():
+    """Pinned: a run must resume the same under another NumPy."""
+    lanes = Lanes(Numbered([W] * 8), 1, W, W, seed=0)
+    assert [lanes._order(epoch).tolist() for epoch in (0, 1)] == [
+        [3, 2, 1, 6, 0, 7, 4, 5],
+        [7, 4, 5, 1, 6, 2, 0, 3],
+    ]
+
+
+def test_evaluation_takes_the_longest_first():
+    tokens = first_tokens(Lanes(Numbered([3, 9, 1, 9]), 1, 7 * W, W, shuffle=False), 1)
+    assert [tokens[place] for place in (0, 3 * W, 6 * W)] == [4, 14, 1]
+
+
+def test_rows_that_have_run_out_are_padding():
+    lanes = Lanes(Numbered([3 * W, W]), 3, W, W, shuffle=False, repeat=False)
+    batches = read_all(lanes)
+    assert [batch.weights.sum(axis=1).tolist() for batch in batches] == [
+        [W, W, 0],
+        [W, 0, 0],
+        [W, 0, 0],
+    ]
+    _, position = read_some(lanes, 3)
+    batch, _ = lanes.read(position)
+    assert lanes.exhausted(position) and not batch.weights.any() and not batch.starts.any()
+
+
+def test_not_exhausted_while_a_row_is_in_a_document():
+    lanes = Lanes(Numbered([2 * W]), 2, W, W, repeat=False)
+    _, position = lanes.read(lanes.initial_position())
+    assert not lanes.exhausted(position)
+    assert lanes.exhausted(lanes.read(position)[1])
+    repeating = Lanes(Numbered([W]), 1, W, W)
+    assert not repeating.exhausted(repeating.read(repeating.initial_position())[1])
+
+
+def test_one_read_crosses_epochs_of_a_small_corpus():
+    batch, position = read_some(Lanes(Numbered([2, 3]), 4, 8 * W, W), 1)
+    assert batch[0].weights.sum() == 4 * 8 / 2 * 5  # 32 blocks, 16 of each document
+    assert position.epoch == 15 and position.next_document == 2
+
+
+def test_a_huge_document_is_read_in_pieces():
+    huge = Numbered([10**12, W], vocab_size=2**40)
+    lanes = Lanes(huge, 1, 2 * W, W, shuffle=False)
+    position = lanes.initial_position()._replace(
+        next_document=np.array(1), document=np.array([0]), offset=np.array([10**9])
+    )
+    batch, after = lanes.read(position)
+    assert batch.targets[0].tolist() == [10**9 + 1 + i for i in range(2 * W)]
+    assert batch.inputs[0, 0] == 10**9 and after.offset == 10**9 + 2 * W
+
+
+def test_bytes_come_through():
+    documents = ByteDocuments({"a": b"abcde", "b": b""})
+    (batch,) = read_all(Lanes(documents, 1, 3 * W, W, shuffle=False, repeat=False))
+    a = [ord(c) + 3 for c in "abcde"]
+    assert batch.targets[0].tolist() == [*a, 1, 0, 0, 1, 0, 0, 0]
+    assert batch.inputs[0].tolist() == [0, *a, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            (8, 500, 128),
+            "segment_length = 500 is not a multiple of window_length = 128: choose 384 or 512",
+        ),
+        (
+            (8, 100, 128),
+            "segment_length = 100 is not a multiple of window_length = 128: choose 128",
+        ),
+        ((0, 128, 128), "batch_size = 0 is too small: choose 1 or more"),
+        ((8, 0, 128), "segment_length = 0 is too small: choose 1 or more"),
+    ],
+)
+def test_lengths_that_do_not_fit(arguments, message):
+    with pytest.raises(UserError) as error:
+        Lanes(Numbered([5]), *arguments)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0]])
+def test_no_documents(lengths):
+    with pytest.raises(UserError, match="the corpus has no documents: name another"):
+        Lanes(Numbered(lengths), 1, W, W)
+
+
+def test_a_token_outside_the_vocabulary():
+    lanes = Lanes(Numbered([3, 5], vocab_size=8), 1, 2 * W, W, shuffle=False)
+    with pytest.raises(UserError, match="document 1 holds the token 8 .* vocabulary has 8"):
+        read_some(lanes, 1)
+    read_some(Lanes(Numbered([3, 5], vocab_size=9), 1, 2 * W, W), 3)
+
+
+def test_a_position_of_other_lanes_is_refused():
+    _, position = read_some(Lanes(Numbered([3, 50, 50]), 2, W, W, shuffle=False), 1)
+    with pytest.raises(UserError, match="has 2 rows, but the batch size is 3"):
+        Lanes(Numbered([3, 50, 50]), 3, W, W).read(position)
+    for lengths in ([50], [50, 3, 50]):
+        with pytest.raises(UserError, match="not the one of before"):
+            Lanes(Numbered(lengths), 2, W, W).read(position)

@@ -1,0 +1,203 @@
+"""Training runs: what they write, how they continue, and what evaluation makes of them."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from block_recurrent import UserError
+from block_recurrent.checkpoints import Checkpoints
+from block_recurrent.configs import load, to_gin
+from block_recurrent.data import load_documents
+from block_recurrent.evaluation import Evaluator
+from block_recurrent.train_step import abstract_model
+from block_recurrent.trainer import Trainer
+from block_recurrent.workdir import read_config
+from corpus import tiny_run, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert Trainer(tiny_run(corpus), workdir).run()
+    return workdir
+
+
+def metrics(workdir):
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("tokens_per_second", None)
+    return lines
+
+
+def final_arrays(workdir, config):
+    trainer = Trainer(config, workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state, position = checkpoints.restore(trainer.abstract, trainer.lanes.initial_position())
+    return jax.tree.leaves(jax.device_get((state, position)))
+
+
+def assert_same_end(workdir, other, config):
+    assert metrics(workdir) == metrics(other)
+    for a, b in zip(final_arrays(workdir, config), final_arrays(other, config), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_learns_and_reports(finished):
+    lines = metrics(finished)
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (5, "train"),
+        (6, "held_out"),
+        (10, "train"),
+        (12, "train"),
+        (12, "held_out"),
+    ]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {"loss", "bits_per_token", "bits_per_byte"} <= set(lines[-1])
+    assert {"learning_rate", "gradient_norm", "padding"} <= set(lines[0])
+    assert list((finished / "tensorboard").iterdir())
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["12", "4", "8"]
+
+
+class StopAfter:
+    """Raises the flag of a stop signal in a trainer once it has begun some step."""
+
+    def __init__(self, monkeypatch, step):
+        original = Trainer.put
+        self.count = 0
+
+        def put(trainer, batch):
+            self.count += 1
+            if self.count == step + 1:  # one batch was put to compile the step
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(trainer, batch)
+
+        monkeypatch.setattr(Trainer, "put", put)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7])
+def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(
+    steps, corpus, finished, tmp_path, monkeypatch
+):
+    config = tiny_run(corpus)
+    with monkeypatch.context() as patch:
+        StopAfter(patch, steps)
+        assert not Trainer(config, tmp_path).run()
+    assert Checkpoints(tmp_path, read_only=True).latest_step == steps
+    assert Trainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+
+
+def test_a_crash_between_checkpoints_loses_no_more_than_time(
+    corpus, finished, tmp_path, monkeypatch
+):
+    config = tiny_run(corpus)
+
+    def crash(trainer, step, state):
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", crash)  # at step 6, after the checkpoint of step 4
+        with pytest.raises(RuntimeError, match="crash"):
+            Trainer(config, tmp_path).run()
+    assert metrics(tmp_path)[-1]["step"] == 5
+    assert Trainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+
+
+def test_a_finished_run_is_left_as_it_is(corpus, finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert Trainer(tiny_run(corpus), finished).run()
+    assert "all 12 steps of this run are done" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_saved_configuration_alone_repeats_the_run(corpus, finished, tmp_path):
+    config = load([str(finished / "config.gin")], [])
+    assert Trainer(config, tmp_path).run()
+    assert metrics(tmp_path) == metrics(finished)
+    assert (tmp_path / "config.gin").read_text() == (finished / "config.gin").read_text()
+    assert read_config(tmp_path) == config and to_gin(config)
+
+
+def test_another_configuration_is_refused_by_name(corpus, finished):
+    other = tiny_run(corpus, seed=1)
+    before = (finished / "config.gin").read_text()
+    with pytest.raises(UserError, match="train.seed: 0 in the workdir, 1 now") as error:
+        Trainer(other, finished).run()
+    assert "\n" not in str(error.value)
+    assert (finished / "config.gin").read_text() == before
+
+
+def test_a_run_may_go_on_for_more_steps(corpus, finished, tmp_path):
+    assert Trainer(tiny_run(corpus, num_steps=8), tmp_path).run()
+    assert Trainer(tiny_run(corpus), tmp_path).run()
+    assert metrics(tmp_path)[-1] == metrics(finished)[-1]
+
+
+def test_vocabulary_too_small_for_the_corpus(corpus, tmp_path):
+    config = tiny_run(corpus)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=200))
+    with pytest.raises(UserError, match="set BlockRecurrentTransformer.vocab_size = 260"):
+        Trainer(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
+    config = tiny_run(corpus)
+    graphdef, abstract = abstract_model(config.model)
+    with Checkpoints(finished, read_only=True) as checkpoints:
+        params = checkpoints.restore_params(abstract)
+    documents = load_documents(config.data)["held_out"]
+    scores = [
+        Evaluator(graphdef, documents, 8, batch, segment)(params)
+        for batch, segment in [(1, 8), (3, 32), (4, 64)]
+    ]
+    for score in scores:
+        assert score.num_tokens == documents.num_tokens == documents.num_bytes + len(
+            documents.names
+        )
+        np.testing.assert_allclose(score.nats, scores[0].nats, rtol=1e-5)
+    logged = metrics(finished)[-1]
+    np.testing.assert_allclose(scores[1].metrics()["bits_per_byte"], logged["bits_per_byte"],
+                               rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(corpus, tmp_path):
+    """SIGKILL, again and again, ends in the metrics of an undisturbed run."""
+    config = tiny_run(corpus, num_steps=60, eval_every_steps=20, checkpoint_every_steps=3)
+    (tmp_path / "run.gin").write_text(to_gin(config))
+    command = [sys.executable, "-m", "block_recurrent.train", f"--gin_file={tmp_path}/run.gin"]
+    subprocess.run([*command, f"--workdir={tmp_path}/calm"], check=True, capture_output=True)
+    rng, kills = random.Random(0), 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            [*command, f"--workdir={tmp_path}/killed"], stdout=subprocess.DEVNULL
+        )
+        try:
+            status = process.wait(timeout=rng.uniform(6, 14))
+            assert status == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            time.sleep(0.1)
+    assert kills >= 2, "the run was over before it could be killed"
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "calm")
