@@ -50,7 +50,39 @@ def attend(
 ) -> Float[Array, "*batch H Q K"]:
     """softmax(queries · keysᵀ + bias) · values, the softmax in float32."""
     logits = jnp.einsum("...QK,...VK->...QV", queries, keys, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(values.dtype)
+    if bias is not None:
+        logits = add_bias(logits, bias)
+    weights = jax.nn.softmax(logits).astype(values.dtype)
     if dropout is not None:
         weights = weights * dropout
     return jnp.einsum("...QV,...VK->...QK", weights, values)
+
+
+@jax.custom_vjp
+def add_bias(
+    logits: Float[Array, "*batch H Q V"], bias: Float[Array, "*#batch H Q V"]
+) -> Float[Array, "*batch H Q V"]:
+    """logits + bias, where the gradient of a bias that all share is summed by a matrix product.
+
+    On CPU, XLA's own reduction over leading axes takes some 50 times as long, which is a tenth of a
+    training step.
+    """
+    return logits + bias
+
+
+def _add_bias_forward(logits, bias):
+    return logits + bias, bias
+
+
+def _add_bias_backward(bias, gradient):
+    if bias.ndim < gradient.ndim:
+        rows = gradient.reshape(-1, bias.size)
+        ones = jnp.ones(len(rows), gradient.dtype)
+        total = jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST).reshape(bias.shape)
+    else:
+        shared = [axis for axis, size in enumerate(bias.shape) if size != gradient.shape[axis]]
+        total = jnp.sum(gradient, axis=shared, keepdims=True)
+    return gradient, total
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)

@@ -15,9 +15,11 @@ class OptimizerConfig:
     """What `optimizer.…` in a gin file sets. The defaults are the paper's.
 
     Attributes:
-      name: 'adafactor' or 'adamw'.
+      name: 'adafactor', as the authors; 'adamw'; or 'muon', which orthogonalises the updates of the
+        kernels and leaves all else to Adafactor: by far the fastest learner in short runs.
       learning_rate: the highest, at the end of the warm-up. Adafactor multiplies it by the root
-        mean square of each parameter, so that it means a relative change there.
+        mean square of each parameter, so that it means a relative change there; Muon's update of
+        a kernel has a root mean square of 0.2 times it.
       schedule: after the warm-up: 'rsqrt' (∝ 1/√step), 'cosine', 'linear' or 'constant'.
       warmup_steps: steps of linear warm-up.
       decay_steps: the step at which cosine and linear reach their end; None: train.num_steps.
@@ -28,7 +30,7 @@ class OptimizerConfig:
       beta2: of AdamW's second moment. Adafactor's decay is 1 − step^−0.8.
     """
 
-    name: Literal["adafactor", "adamw"] = "adafactor"
+    name: Literal["adafactor", "adamw", "muon"] = "adafactor"
     learning_rate: float = 0.0316
     schedule: Literal["rsqrt", "cosine", "linear", "constant"] = "rsqrt"
     warmup_steps: int = 1000
@@ -59,7 +61,7 @@ def make_optimizer(
       num_steps: of the run; stands in where decay_steps is None.
     """
     schedule = make_schedule(config, num_steps)
-    make = {"adafactor": adafactor, "adamw": adamw}[config.name]
+    make = {"adafactor": adafactor, "adamw": adamw, "muon": muon}[config.name]
     optimizer = make(config, schedule)
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
@@ -105,6 +107,22 @@ def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
         b2=config.beta2,
         weight_decay=config.weight_decay,
         mask=is_matrix,
+    )
+
+
+def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the kernels of linear layers, Adafactor for the rest."""
+
+    def label(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "kernel" if name.endswith("kernel") else "rest"
+
+    kernels = optax.contrib.muon(
+        schedule, beta=config.beta1, weight_decay=config.weight_decay, consistent_rms=0.2
+    )
+    return optax.partition(
+        {"kernel": kernels, "rest": adafactor(config, schedule)},
+        lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
 
 

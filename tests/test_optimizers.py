@@ -179,3 +179,26 @@ def test_adafactor_without_momentum_saves_its_memory():
 
     assert size(0.9) - size(0.0) == pytest.approx(256 * 256, abs=10)
     assert size(0.0) < 1000, "second moments are factored"
+
+
+def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adafactor():
+    rng = np.random.default_rng(0)
+    shapes = {"layer": {"kernel": (16, 48), "scale": (16,)}, "embedding": (32, 16)}
+    params, gradient = (
+        jax.tree.map(
+            lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32),
+            shapes,
+            is_leaf=lambda leaf: isinstance(leaf, tuple),
+        )
+        for _ in range(2)
+    )
+    config = OptimizerConfig(name="muon", learning_rate=0.03, **STEADY)
+    moved = jax.tree.map(jnp.subtract, after(config, params, gradient), params)
+    singular = np.linalg.svd(moved["layer"]["kernel"], compute_uv=False)
+    assert singular.max() / singular.min() < 2  # of the gradient it is nearly 4
+    rms = np.sqrt(np.square(moved["layer"]["kernel"]).mean())
+    np.testing.assert_allclose(rms, 0.2 * 0.03, rtol=0.3)
+    adafactor = OptimizerConfig(name="adafactor", learning_rate=0.03, **STEADY)
+    expected = jax.tree.map(jnp.subtract, after(adafactor, params, gradient), params)
+    np.testing.assert_array_equal(moved["embedding"], expected["embedding"])
+    np.testing.assert_array_equal(moved["layer"]["scale"], expected["layer"]["scale"])
