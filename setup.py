@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "jaxtyping>=0.3,<0.4",
         "numpy>=2,<3",
         "optax>=0.2.6,<0.3",

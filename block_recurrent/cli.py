@@ -1,5 +1,6 @@
 """What the command-line programs share."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ USER_ERROR_STATUS = 2
 
 def run_main(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it was asked to do
     try:
         status = main() or 0
     except UserError as error:

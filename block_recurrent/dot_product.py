@@ -24,7 +24,7 @@ def unit(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
 
 
 def scaled_unit(
-    x: Float[Array, "*batch H M K"], scale: Float[Array, "H"]
+    x: Float[Array, "*batch H M K"], scale: Float[Array, " H"]
 ) -> Float[Array, "*batch H M K"]:
     """Unit queries times |scale| of their head: an attention logit is then a mere product."""
     return unit(x) * jnp.abs(scale)[:, None, None].astype(x.dtype)

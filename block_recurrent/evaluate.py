@@ -1,4 +1,4 @@
-"""Evaluates the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+"""Evaluates a run's newest checkpoint: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
 import json
@@ -7,7 +7,8 @@ from pathlib import Path
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
 from block_recurrent.data import load_documents
-from block_recurrent.evaluation import Evaluator
+from block_recurrent.errors import UserError
+from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.train_step import abstract_model
 from block_recurrent.workdir import read_config
 
@@ -23,28 +24,30 @@ def parse_arguments() -> argparse.Namespace:
         "--split", default="held_out", choices=("held_out", "train"), help="default: held_out"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
-    parser.add_argument("--batch_size", type=int, metavar="B", help="rows; default: as in training")
     parser.add_argument(
-        "--segment_length", type=int, metavar="T", help="tokens a row; default: as in training"
+        "--batch_size", type=int, metavar="B", help="rows; default: chosen by the documents"
+    )
+    parser.add_argument(
+        "--segment_length", type=int, metavar="T", help="tokens a row; default: likewise"
     )
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise UserError(f"no folder {arguments.json.parent} for --json={arguments.json}: make it")
     config = read_config(arguments.workdir)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract)
         step = checkpoints.latest_step
     documents = load_documents(config.data)[arguments.split]
-    evaluator = Evaluator(
-        graphdef,
-        documents,
-        config.model.window_length,
-        arguments.batch_size or config.train.batch_size,
-        arguments.segment_length or config.train.segment_length,
-    )
+    shape = config.train.batch_size, config.train.segment_length
+    if config.model.attention == "sliding":  # under full attention the segment is the context
+        shape = evaluation_shape(documents, *shape)
+    rows, length = arguments.batch_size or shape[0], arguments.segment_length or shape[1]
+    evaluator = Evaluator(graphdef, documents, config.model.window_length, rows, length)
     score = evaluator(params)
     result = {"step": step, "split": arguments.split, **score.metrics()}
     result |= {

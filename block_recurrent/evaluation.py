@@ -42,6 +42,19 @@ class Score:
         }
 
 
+def evaluation_shape(
+    documents: Documents, batch_size: int, segment_length: int, ways: int = 1
+) -> tuple[int, int]:
+    """Rows and segment length that waste little, with at most as many tokens as a training batch.
+
+    A document stays in one row, so that more rows than the longest document fits into all tokens
+    would stand idle: fewer rows of longer segments instead. Rows are a multiple of `ways`.
+    """
+    useful = -(-documents.num_tokens // int(np.max(documents.lengths)))
+    rows = min(batch_size, -(-useful // ways) * ways)
+    return rows, batch_size // rows * segment_length
+
+
 class Evaluator:
     """Scores every token of `documents` exactly once, each document walked whole.
 
@@ -69,7 +82,7 @@ class Evaluator:
 
         def step(
             params: dict[str, Any], model_state: ModelState, batch: Batch
-        ) -> tuple[Float[Array, "B"], ModelState]:
+        ) -> tuple[Float[Array, " B"], ModelState]:
             model = bind(graphdef, params)
             features, model_state = model.features(batch.inputs, model_state, batch.starts)
             nats = summed_loss(model, features, batch.targets, batch.weights)

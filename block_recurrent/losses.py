@@ -23,7 +23,7 @@ def summed_loss(
     features: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
     """Nats, summed over the positions of each row by weight.
 
     Works on chunks of the segment and computes their logits again for the gradient, so that memory

@@ -1,5 +1,6 @@
 """What a run reports: metrics.jsonl and TensorBoard for later, a progress line for now."""
 
+import contextlib
 import io
 import json
 import math
@@ -13,7 +14,23 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
-from tensorboardX import SummaryWriter
+
+
+@contextlib.contextmanager
+def hidden(module: str):
+    """As if the module were not installed, unless it is imported already."""
+    hide = module not in sys.modules
+    if hide:
+        sys.modules[module] = None
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[module]
+
+
+with hidden("torch"):  # which tensorboardX imports where it can: seconds, and for nothing here
+    from tensorboardX import SummaryWriter
 
 
 class MetricsLog:

@@ -9,7 +9,7 @@ NUM_BUCKETS = 32
 MAX_DISTANCE = 128
 
 
-def t5_bucket(distance: Int[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
+def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
     """Bucket of a distance (query − key ≥ 0): the first 16 exact, then log-spaced up to 128."""
     exact = NUM_BUCKETS // 2
     octaves = np.log(np.maximum(distance, exact) / exact) / np.log(MAX_DISTANCE / exact)
@@ -24,11 +24,11 @@ class T5RelativeBias(nnx.Module):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
         self.table = nnx.Param(init(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
 
-    def __call__(self, distance: Int[np.ndarray, "M"]) -> Float[Array, "H M"]:
+    def __call__(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
         return self.table[:, t5_bucket(np.maximum(distance, 0))]
 
 
-def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "M"]) -> Array:
+def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, " M"]) -> Array:
     """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) turns by position · θ_k."""
     half = x.shape[-1] // 2
     angle = positions[:, None] * 10_000.0 ** (-np.arange(half) / half)

@@ -82,7 +82,7 @@ class RecurrentCell(nnx.Module):
         return jnp.tile(self.initial[...], (batch_size, 1, 1))
 
     def restart(
-        self, state: Float[Array, "B S D"], starts: Bool[Array, "B"] | None
+        self, state: Float[Array, "B S D"], starts: Bool[Array, " B"] | None
     ) -> Float[Array, "B S D"]:
         """The initial state in the rows where a document starts."""
         if starts is None:

@@ -106,7 +106,7 @@ def make_train_step(
         )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         fresh = state.step % log_every_steps == 0
-        new = Sums(nats, tokens, optax.global_norm(grads), jnp.ones(()))
+        new = Sums(nats, tokens, optax.tree.norm(grads), jnp.ones(()))
         sums = jax.tree.map(lambda old, add: jnp.where(fresh, 0, old) + add, state.sums, new)
         after = TrainState(
             step=state.step + 1,

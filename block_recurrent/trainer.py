@@ -12,7 +12,7 @@ from block_recurrent.data import load_documents
 from block_recurrent.data.compressors import compressed_bits_per_byte
 from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 from block_recurrent.errors import UserError
-from block_recurrent.evaluation import Evaluator
+from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
@@ -53,9 +53,10 @@ class Trainer:
         self.lanes = Lanes(self.documents["train"], *shape, window, seed=train.seed)
         self.mesh = make_mesh(config.mesh, train.batch_size)
         self.graphdef, self.params = abstract_model(model)
-        self.evaluator = Evaluator(
-            self.graphdef, self.documents["held_out"], window, *shape, self.mesh
-        )
+        held_out = self.documents["held_out"]
+        if model.attention == "sliding":  # under full attention the segment is the context
+            shape = evaluation_shape(held_out, *shape, self.mesh.size // config.mesh.tensor)
+        self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.mesh)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer, train.num_steps)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
         abstract = jax.eval_shape(self.init)
@@ -72,13 +73,15 @@ class Trainer:
             progress = Progress(self.config.train.num_steps, first)
             with MetricsLog(self.workdir, first or None) as self.log, progress as self.progress:
                 state, position = self.loop(state, position, checkpoints, stop)
-        return int(state.step) == self.config.train.num_steps
+        return int(state.step) >= self.config.train.num_steps
 
     def summary(self) -> str:
         """What is about to run, in three lines."""
         train, model = self.config.train, self.config.model
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
-        memory = f"{model.num_states} states in layer {', '.join(map(str, model.recurrent_indices))}"
+        memory = (
+            f"{model.num_states} states in layer {', '.join(map(str, model.recurrent_indices))}"
+        )
         data = [
             f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.names):,} documents ({split})"
             for split, documents in self.documents.items()
@@ -87,7 +90,7 @@ class Trainer:
         return "\n".join(
             [
                 f"model  {count / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
-                f"{model.window_length}, {memory if model.recurrent_layers else 'no recurrence'}",
+                f"{model.window_length}, {memory}",
                 f"data   {self.config.data.corpus}: {', '.join(data)}",
                 f"run    {self.workdir}: {train.num_steps:,} steps of {train.batch_size} × "
                 f"{train.segment_length} tokens on {devices}",
@@ -111,7 +114,7 @@ class Trainer:
     ) -> tuple[TrainState, LanePosition]:
         """Steps until the end or a signal. Returns what was saved last."""
         train = self.config.train
-        if state.step == train.num_steps:
+        if state.step >= train.num_steps:
             print(f"all {train.num_steps:,} steps of this run are done")
             return state, position
         step = self.compile_step()

@@ -6,7 +6,6 @@ from pathlib import Path
 from block_recurrent.configs import RunConfig, differences, load, to_gin
 from block_recurrent.errors import UserError
 
-
 # These say how long a run goes on, what it reports and where it runs, not what it computes.
 MAY_CHANGE = (
     "train.num_steps",
@@ -53,4 +52,6 @@ def claim(workdir: Path, config: RunConfig):
         temporary.write_text(to_gin(config), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write to {workdir} ({error.strerror}): name another --workdir") from error
+        raise UserError(
+            f"cannot write to {workdir} ({error.strerror}): name another --workdir"
+        ) from error

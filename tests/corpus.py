@@ -29,7 +29,7 @@ def tiny_run(folder: Path, **train) -> RunConfig:
     steps = {"num_steps": 12, "log_every_steps": 5, "eval_every_steps": 6}
     steps |= {"batch_size": 4, "segment_length": 32, "checkpoint_every_steps": 4}
     return RunConfig(
-        model=dataclasses.replace(TINY, dropout_rate=0.1),
+        model=dataclasses.replace(TINY, num_layers=2, dropout_rate=0.1),
         train=TrainConfig(**steps | train),
         optimizer=OptimizerConfig(warmup_steps=2),
         data=DataConfig(corpus="text_files", path=str(folder), held_out_per_mille=200),

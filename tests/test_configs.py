@@ -40,7 +40,8 @@ def error_of(*bindings, files=(FIXED,)) -> str:
 def test_what_is_shipped():
     assert set(RECURRENT + BASELINES) <= set(shipped())
     scales = {
-        f"gin/scale/{name}.gin" for name in "tiny small paper_12l paper_13l paper_24l".split()
+        f"gin/scale/{name}.gin"
+        for name in "tiny small medium paper_12l paper_13l paper_24l".split()
     }
     assert scales <= set(SCALES)
     assert {"gin/data/embedded.gin", "gin/data/text_files.gin"} <= set(DATA)
@@ -83,7 +84,7 @@ def test_paper_scale_is_the_experiments():
     config = load([FIXED, "gin/scale/paper_12l.gin"], [])
     assert config.model == ModelConfig(vocab_size=260, dtype="bfloat16"), "as in FACTS"
     assert config.train.segment_length * config.train.batch_size == 131072
-    assert config.optimizer == OptimizerConfig(decay_steps=500_000)
+    assert config.optimizer == OptimizerConfig()
     assert math.isclose(config.optimizer.learning_rate, 1000**-0.5, rel_tol=1e-3)
 
 
@@ -99,9 +100,7 @@ def test_files_of_a_family_replace_each_other(family):
 
 
 def test_no_file_gives_the_defaults():
-    assert load([], []) == dataclasses.replace(
-        RunConfig(), optimizer=OptimizerConfig(decay_steps=RunConfig().train.num_steps)
-    )
+    assert load([], []) == RunConfig()
 
 
 def test_the_later_wins(elsewhere):

@@ -283,7 +283,9 @@ def test_home_folder(folder, monkeypatch):
 
 
 def test_mistakes_in_the_configuration(folder):
-    message = message_of(load_documents, DataConfig("pg20"))
+    unknown = DataConfig()
+    object.__setattr__(unknown, "corpus", "pg20")  # which types forbid, where they are checked
+    message = message_of(load_documents, unknown)
     assert message == "data.corpus = 'pg20' is unknown: choose 'standard_library' or 'text_files'"
     message = message_of(load_documents, DataConfig("text_files"))
     assert message == "data.corpus = 'text_files' needs a folder: set data.path"

@@ -33,18 +33,34 @@ def test_nine_models_are_recorded():
     assert len(FILES) == 9
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
 def recorded(request):
-    return load(request.param)
+    """The recording, the model, and what it makes of a segment: loss, logits, state, gradients."""
+    golden, model = load(request.param)
+    graphdef, params = nnx.split(model)
+    params = nnx.to_pure_dict(params)
+
+    def loss(params, tokens, state, starts):
+        logits, state = nnx.merge(graphdef, params)(tokens, state, starts)
+        log_probs = jax.nn.log_softmax(logits[:, :-1])
+        loss = -jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1).mean()
+        return loss, (logits, state)
+
+    compiled = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    num_blocks = golden["tokens"].shape[2] // model.config.window_length
+
+    def run(segment, state):
+        starts = block_starts(golden, segment, num_blocks)
+        return compiled(params, jnp.asarray(golden["tokens"][segment]), state, starts)
+
+    return golden, model, run
 
 
 def test_logits_and_states_of_three_segments(recorded):
-    golden, model = recorded
+    golden, model, run = recorded
     state = model.initial_state(golden["tokens"].shape[1])
-    step = jax.jit(lambda tokens, state, starts: model(tokens, state, starts))
-    num_blocks = golden["tokens"].shape[2] // model.config.window_length
-    for segment, tokens in enumerate(golden["tokens"]):
-        logits, state = step(tokens, state, block_starts(golden, segment, num_blocks))
+    for segment in range(len(golden["tokens"])):
+        (_, (logits, state)), _ = run(segment, state)
         np.testing.assert_allclose(logits, golden["logits"][segment], **TOLERANCE)
         for index in model.config.recurrent_indices:
             name = f"recurrent_state/{segment}/transformer{index}/recurrent_state_train"
@@ -52,21 +68,11 @@ def test_logits_and_states_of_three_segments(recorded):
 
 
 def test_loss_and_every_gradient(recorded):
-    golden, model = recorded
-    graphdef, params = nnx.split(model)
-    tokens = jnp.asarray(golden["tokens"][0])
-    starts = block_starts(golden, 0, tokens.shape[1] // model.config.window_length)
-    state = model.initial_state(tokens.shape[0])
-
-    def loss(params):
-        logits, _ = nnx.merge(graphdef, params)(tokens, state, starts)
-        log_probs = jax.nn.log_softmax(logits[:, :-1])
-        return -jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1).mean()
-
-    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    golden, model, run = recorded
+    (value, _), grads = run(0, model.initial_state(golden["tokens"].shape[1]))
     np.testing.assert_allclose(value, golden["loss"], **TOLERANCE)
     seen = set()
-    for path, grad in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(grads)):
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         name = meliad_name(jax.tree_util.keystr(path, simple=True, separator="/"))
         np.testing.assert_allclose(grad, golden[f"grads/{name}"], **TOLERANCE, err_msg=name)
         seen.add(f"grads/{name}")

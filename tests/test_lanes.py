@@ -21,12 +21,15 @@ class Numbered:
         self.lengths = np.array(lengths, np.int64)
         self.names = [f"document {i}" for i in range(len(lengths))]
         self.firsts = 1 + np.cumsum(self.lengths) - self.lengths
-        self.num_tokens = int(self.lengths.sum())
+        self.num_tokens = self.num_bytes = int(self.lengths.sum())
         self.vocabulary = type("Vocabulary", (), {"size": vocab_size})()
 
     def tokens(self, document, start, stop):
         assert 0 <= start < stop <= self.lengths[document], "a read outside the document"
         return (self.firsts[document] + np.arange(start, stop)).astype(np.uint32)
+
+    def raw(self, document):
+        raise AssertionError("lanes read tokens")
 
 
 def read_all(lanes):

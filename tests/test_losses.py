@@ -31,5 +31,7 @@ def test_chunked_loss_and_gradient_equal_the_plain_ones(monkeypatch):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients(), plain_gradients
     )
-    text = str(jax.make_jaxpr(lambda p, f: jax.grad(lambda p: loss(p, f).sum())(p))(params, features))
+    text = str(
+        jax.make_jaxpr(lambda p, f: jax.grad(lambda p: loss(p, f).sum())(p))(params, features)
+    )
     assert "f32[2,24,260]" not in text, "the logits of the whole segment exist"

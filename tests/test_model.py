@@ -7,7 +7,16 @@ import pytest
 from flax import nnx
 
 from block_recurrent import BlockRecurrentTransformer, UserError
-from tiny import TINY, VARIANTS, make_model, make_tokens
+from tiny import (
+    QUICK,
+    TINY,
+    VARIANTS,
+    forward,
+    make_model,
+    make_tokens,
+    split,
+    variant_model,
+)
 
 W = TINY.window_length
 CARRYING = [name for name in VARIANTS if name != "full_attention"]
@@ -26,9 +35,9 @@ def close(actual, expected, name):
 
 
 def test_shapes_and_state(variant):
-    model = make_model(**VARIANTS[variant])
+    model = variant_model(variant)
     state = model.initial_state(2)
-    logits, after = model(make_tokens(2, 3 * W), state)
+    logits, after = jax.eval_shape(model, make_tokens(2, 3 * W), state)
     assert logits.shape == (2, 3 * W, TINY.vocab_size) and logits.dtype == jnp.float32
     assert len(state) == TINY.num_layers
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, after)
@@ -37,9 +46,8 @@ def test_shapes_and_state(variant):
 
 def test_no_logit_depends_on_a_later_token(variant):
     """d logits[i] / d embedded token[j] is zero for j > i, and not for j = i, across windows."""
-    model = make_model(**VARIANTS[variant])
-    graphdef, params = nnx.split(model)
-    params = nnx.to_pure_dict(params)
+    model = variant_model(variant)
+    graphdef, params = split(model)
     length = 3 * W
     distinct = jnp.arange(length, dtype=jnp.int32)[None]  # every position has a row of its own
     state = model.initial_state(1)
@@ -50,8 +58,8 @@ def test_no_logit_depends_on_a_later_token(variant):
         features, _ = bound.features(distinct, state)
         return features[0].astype(jnp.float32) @ params["embedding"].T @ probe
 
-    jacobian = jax.jit(jax.jacrev(readings))(params["embedding"])[:, :length]  # [position, token, D]
-    influence = np.abs(np.asarray(jacobian)).max(axis=-1)
+    jacobian = jax.jit(jax.jacrev(readings), compiler_options=QUICK)(params["embedding"])
+    influence = np.abs(np.asarray(jacobian[:, :length])).max(axis=-1)  # of [position, token, D]
     later = np.triu(np.ones((length, length), bool), 1)
     assert influence[later].max() == 0
     assert influence.diagonal().min() > 0
@@ -61,68 +69,73 @@ def test_no_logit_depends_on_a_later_token(variant):
 
 @pytest.mark.parametrize("variant", CARRYING)
 def test_one_pass_equals_two_with_the_state_carried(variant):
-    model = make_model(**VARIANTS[variant])
+    model = variant_model(variant)
     tokens = make_tokens(2, 4 * W)
-    whole, after_whole = model(tokens, model.initial_state(2))
-    first, state = model(tokens[:, : 2 * W], model.initial_state(2))
-    second, after = model(tokens[:, 2 * W :], state)
+    nowhere = jnp.zeros((2, 4), bool)
+    whole, after_whole = forward(model, tokens, model.initial_state(2), nowhere)
+    first, state = forward(model, tokens[:, : 2 * W], model.initial_state(2))
+    second, after = forward(model, tokens[:, 2 * W :], state)
     close(jnp.concatenate([first, second], axis=1), whole, variant)
     jax.tree.map(lambda a, b: close(a, b, variant), after, after_whole)
-    restarted, _ = model(tokens[:, 2 * W :], model.initial_state(2))
+    restarted, _ = forward(model, tokens[:, 2 * W :], model.initial_state(2))
     assert np.abs(np.asarray(restarted - second)).max() > 1e-3, "the state carries nothing"
 
 
 def test_reading_token_by_token_equals_one_pass(variant):
     """A growing last block, as in decoding: what comes later changes no logit before it."""
-    model = make_model(**VARIANTS[variant])
-    tokens = make_tokens(2, 3 * W)
-    whole, _ = model(tokens, model.initial_state(2))
-    step = jax.jit(lambda tokens, state: model(tokens, state))
-    state, begin = model.initial_state(2), 0
-    for position in range(3 * W):
-        if variant != "full_attention":
-            begin = position // W * W
+    model = variant_model(variant)
+    is_full = variant == "full_attention"
+    tokens, nowhere = make_tokens(2, 4 * W), jnp.zeros((2, 4), bool)
+    whole, _ = forward(model, tokens, model.initial_state(2), nowhere)
+    state, width = model.initial_state(2), 4 * W if is_full else W
+    for position in range(4 * W):
+        begin = position // width * width
         known = tokens[:, begin : position + 1]
-        width = W if variant != "full_attention" else 3 * W
         filler = jnp.full((2, width - known.shape[1]), 259, jnp.int32)
-        logits, after = step(jnp.concatenate([known, filler], axis=1), state)
+        so_far = jnp.concatenate([known, filler], axis=1)
+        logits, after = forward(model, so_far, state, nowhere if is_full else None)
         close(logits[:, position - begin], whole[:, position], variant)
-        if variant != "full_attention" and position % W == W - 1:
+        if position % width == width - 1:
             state = after
 
 
 def test_a_document_start_blocks_every_leak(variant):
     """From a start on, logits are those of a model that has seen nothing before."""
-    model = make_model(**VARIANTS[variant])
+    model = variant_model(variant)
     tokens = make_tokens(2, 4 * W)
-    _, state = model(make_tokens(2, 2 * W, seed=9), model.initial_state(2))
+    fresh, nowhere = model.initial_state(2), jnp.zeros((2, 4), bool)
+    _, state = forward(model, make_tokens(2, 2 * W, seed=9), fresh)
     starts = jnp.array([[False, False, True, False], [True, False, False, True]])
-    logits, after = model(tokens, state, starts)
-    alone, after_alone = model(tokens[:1, 2 * W :], model.initial_state(1))
-    close(logits[:1, 2 * W :], alone, variant)
-    first, _ = model(tokens[1:, : 3 * W], model.initial_state(1))
-    close(logits[1:, : 3 * W], first, variant)
-    last, _ = model(tokens[1:, 3 * W :], model.initial_state(1))
-    close(logits[1:, 3 * W :], last, variant)
-    jax.tree.map(lambda a, b: close(a[:1], b, variant), after, after_alone)
-    unmarked, _ = model(tokens, state)
+    logits, after = forward(model, tokens, state, starts)
+    alone, after_alone = forward(model, tokens[:, 2 * W :], fresh)
+    close(logits[0, 2 * W :], alone[0], variant)
+    jax.tree.map(lambda a, b: close(a[0], b[0], variant), after, after_alone)
+    first, _ = forward(model, tokens, fresh, nowhere)
+    close(logits[1, : 3 * W], first[1, : 3 * W], variant)
+    last, _ = forward(model, tokens[:, 3 * W :], fresh)
+    close(logits[1, 3 * W :], last[1], variant)
+    unmarked, _ = forward(model, tokens, state, nowhere)
     assert np.abs(np.asarray(unmarked - logits)[0, 2 * W :]).max() > 1e-3
 
 
 @pytest.mark.parametrize("variant", CARRYING)
 def test_no_gradient_flows_into_the_state(variant):
-    model = make_model(**VARIANTS[variant])
+    model = variant_model(variant)
     tokens = make_tokens(1, 2 * W)
-    grads = jax.grad(lambda state: model(tokens, state)[0].sum())(model.initial_state(1))
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
+    gradient = jax.jit(
+        jax.grad(lambda state: model(tokens, state)[0].sum()), compiler_options=QUICK
+    )
+    leaves = jax.tree.leaves(gradient(model.initial_state(1)))
+    assert leaves and all(not np.any(leaf) for leaf in leaves)
 
 
 def test_dropout_needs_a_key_and_follows_it(variant):
     model = make_model(**VARIANTS[variant] | {"dropout_rate": 0.3})
-    tokens = make_tokens(2, 2 * W)
-    call = jax.jit(lambda key: model(tokens, model.initial_state(2), dropout_key=key)[0])
-    one, again, other = (call(jax.random.key(seed)) for seed in (0, 0, 1))
-    without, _ = model(tokens, model.initial_state(2))
+    tokens, state = make_tokens(2, 2 * W), model.initial_state(2)
+    one, again, other = (
+        forward(model, tokens, state, dropout_key=jax.random.key(seed))[0] for seed in (0, 0, 1)
+    )
+    without, _ = forward(model, tokens, state)
     assert np.array_equal(one, again)
     assert not np.allclose(one, other, atol=1e-3)
     assert not np.allclose(one, without, atol=1e-3)
@@ -132,11 +145,10 @@ def test_a_window_sees_exactly_w_tokens_back():
     """In one layer: W tokens back reaches the logit, W + 1 does not, and nor does the own key."""
     model = make_model(num_layers=1, recurrent_layers=())
     tokens = make_tokens(1, 3 * W)
-    base, _ = model(tokens, model.initial_state(1))
+    base, _ = forward(model, tokens, model.initial_state(1))
     for position in (0, 5, W, W + 3):
-        changed, _ = model(
-            tokens.at[0, position].set((tokens[0, position] + 1) % 260), model.initial_state(1)
-        )
+        other = tokens.at[0, position].set((tokens[0, position] + 1) % 260)
+        changed, _ = forward(model, other, model.initial_state(1))
         differs = np.abs(np.asarray(changed - base)).max(axis=(0, 2)) > 1e-6
         expected = np.zeros(3 * W, bool)
         expected[position : position + W + 1] = True
@@ -165,6 +177,9 @@ def test_impossible_configurations(fields, message):
 
 
 def test_configuration_by_mapping_object_or_keywords():
-    by_mapping = BlockRecurrentTransformer({"num_layers": 3, "vocab_size": 9}, rngs=nnx.Rngs(0),
-                                           embedding_size=8, mlp_dim=8, num_states=2)
+    by_mapping = nnx.eval_shape(
+        lambda: BlockRecurrentTransformer(
+            {"num_layers": 3, "vocab_size": 9}, rngs=nnx.Rngs(0), embedding_size=8, mlp_dim=8
+        )
+    )
     assert by_mapping.config.num_layers == 3 and by_mapping.embedding.shape == (9, 8)

@@ -29,8 +29,8 @@ def slow_attention(attention, x):
             for distance in range(1, window + 1):
                 j = i - distance
                 content = q[i, h] @ k[j, h] if j >= 0 else 0.0
-                bucket = distance if distance < 16 else 16 + int(
-                    np.log(distance / 16) / np.log(8) * 16
+                bucket = (
+                    distance if distance < 16 else 16 + int(np.log(distance / 16) / np.log(8) * 16)
                 )
                 logits.append(scale[h] * (content + table[h, min(bucket, 31)]))
                 values.append(v[j, h] if j >= 0 else np.zeros_like(v[0, h]))

@@ -1,5 +1,7 @@
 """A model small enough for tests, and its variants."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,33 @@ def make_model(seed: int = 0, **fields) -> BlockRecurrentTransformer:
     nnx.replace_by_pure_dict(state, params)
     nnx.update(model, state)
     return model
+
+
+# Tests of the architecture compile much and compute little: without LLVM's optimizer in half the
+# time, and each shape of each model once.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@functools.cache
+def variant_model(name: str) -> BlockRecurrentTransformer:
+    """The model of that variant; one for all tests, which leave it as it is."""
+    return make_model(**VARIANTS[name])
+
+
+def split(model: BlockRecurrentTransformer) -> tuple[nnx.GraphDef, dict]:
+    """The structure, and the parameters as a pure dict."""
+    graphdef, params = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(params)
+
+
+def forward(model: BlockRecurrentTransformer, tokens, state, starts=None, *, dropout_key=None):
+    """``model(…)``, compiled."""
+    return _forward(*split(model), tokens, state, starts, dropout_key)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def _forward(graphdef, params, tokens, state, starts, dropout_key):
+    return nnx.merge(graphdef, params)(tokens, state, starts, dropout_key=dropout_key)
 
 
 def make_tokens(batch: int, length: int, seed: int = 0):

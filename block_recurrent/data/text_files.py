@@ -12,7 +12,7 @@ from block_recurrent.errors import UserError
 
 
 def load_text_files(
-    path: str, glob: str = "**/*", held_out_per_mille: int = 20
+    path: str | Path, glob: str = "**/*", held_out_per_mille: int = 20
 ) -> dict[str, ByteDocuments]:
     """The files of a folder that match, as "train" and "held_out"; see `split_held_out`.
 
