@@ -46,7 +46,8 @@ def main():
     shape = config.train.batch_size, config.train.segment_length
     if config.model.attention == "sliding":  # under full attention the segment is the context
         shape = evaluation_shape(documents, *shape)
-    rows, length = arguments.batch_size or shape[0], arguments.segment_length or shape[1]
+    asked = arguments.batch_size, arguments.segment_length
+    rows, length = (n if given is None else given for n, given in zip(shape, asked, strict=True))
     evaluator = Evaluator(graphdef, documents, config.model.window_length, rows, length)
     score = evaluator(params)
     result = {"step": step, "split": arguments.split, **score.metrics()}

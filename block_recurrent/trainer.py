@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -66,22 +67,26 @@ class Trainer:
     def run(self) -> bool:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
         claim(self.workdir, self.config)
-        print(self.summary())
+        print(self.summary(), flush=True)
+        num_steps = self.config.train.num_steps
         with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
             state, position = self.start(checkpoints)
             first = int(state.step)
-            progress = Progress(self.config.train.num_steps, first)
+            if first >= num_steps:
+                print(f"all {num_steps:,} steps of this run are done")
+                return True
+            step = self.compile_step()
+            progress = Progress(num_steps, first)
             with MetricsLog(self.workdir, first or None) as self.log, progress as self.progress:
-                state, position = self.loop(state, position, checkpoints, stop)
-        return int(state.step) >= self.config.train.num_steps
+                done = self.loop(step, state, position, checkpoints, stop)
+        return done == num_steps
 
     def summary(self) -> str:
         """What is about to run, in three lines."""
         train, model = self.config.train, self.config.model
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
-        memory = (
-            f"{model.num_states} states in layer {', '.join(map(str, model.recurrent_indices))}"
-        )
+        layers = ", ".join(map(str, model.recurrent_indices))
+        memory = f"{model.num_states} states in layer {layers}" if layers else "no recurrence"
         data = [
             f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.names):,} documents ({split})"
             for split, documents in self.documents.items()
@@ -102,22 +107,19 @@ class Trainer:
         position = self.lanes.initial_position()
         if checkpoints.latest_step is None:
             return jax.jit(self.init, out_shardings=self.shardings)(), position
-        print(f"continuing from step {checkpoints.latest_step:,}")
+        print(f"continuing from step {checkpoints.latest_step:,}", flush=True)
         return checkpoints.restore(self.abstract, position)
 
     def loop(
         self,
+        step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
         state: TrainState,
         position: LanePosition,
         checkpoints: Checkpoints,
         stop: StopSignal,
-    ) -> tuple[TrainState, LanePosition]:
-        """Steps until the end or a signal. Returns what was saved last."""
+    ) -> int:
+        """Steps until the end or a signal, when all is saved. Returns how many are done."""
         train = self.config.train
-        if state.step >= train.num_steps:
-            print(f"all {train.num_steps:,} steps of this run are done")
-            return state, position
-        step = self.compile_step()
         self.clock = time.perf_counter()
         unreported = None
         for done in range(int(state.step) + 1, train.num_steps + 1):
@@ -125,11 +127,11 @@ class Trainer:
             state, sums = step(state, self.put(batch))
             if unreported:  # one step late, so that the device is at work again meanwhile
                 unreported = self.report(*unreported)
-            last = done == train.num_steps
+            last, stopping = done == train.num_steps, stop.received
             if last or done % train.log_every_steps == 0:
                 unreported = (done, sums)
             evaluate = last or done % train.eval_every_steps == 0
-            save = last or done % train.checkpoint_every_steps == 0 or stop.received
+            save = last or done % train.checkpoint_every_steps == 0 or stopping
             if unreported and (evaluate or save):
                 unreported = self.report(*unreported)
             paused = time.perf_counter()
@@ -138,12 +140,12 @@ class Trainer:
             if save:
                 checkpoints.save(state, position)
             self.clock += time.perf_counter() - paused
-            if stop.received:
+            if stopping:
                 break
         checkpoints.wait()
-        return state, position
+        return done
 
-    def compile_step(self):
+    def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
         """The compiled step, so that no measured step contains its compilation."""
         step = make_train_step(self.graphdef, self.optimizer, self.config.train.log_every_steps)
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))

@@ -229,3 +229,13 @@ def test_kill_at_random_moments(corpus, tmp_path):
             kills += 1
     assert kills >= 2, "the run was over before it could be killed"
     assert_same_end(tmp_path / "killed", tmp_path / "calm", config)
+
+
+@pytest.mark.parametrize(
+    "layers, text", [((-1,), "6 states in layer 1"), ((0, 1), "layer 0, 1"), ((), "no recurrence")]
+)
+def test_summary_names_the_memory(layers, text, corpus, tmp_path):
+    config = tiny_run(corpus)
+    model = dataclasses.replace(config.model, recurrent_layers=layers)
+    summary = Trainer(dataclasses.replace(config, model=model), tmp_path).summary()
+    assert text in summary and "window 8" in summary and "12 steps of 4 × 32 tokens" in summary
