@@ -44,8 +44,7 @@ def main():
         step = checkpoints.latest_step
     documents = load_documents(config.data)[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
-    if config.model.attention == "sliding":  # under full attention the segment is the context
-        shape = evaluation_shape(documents, *shape)
+    shape = evaluation_shape(documents, config.model.attention, *shape)
     asked = arguments.batch_size, arguments.segment_length
     rows, length = (n if given is None else given for n, given in zip(shape, asked, strict=True))
     evaluator = Evaluator(graphdef, documents, config.model.window_length, rows, length)

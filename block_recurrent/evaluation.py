@@ -14,7 +14,6 @@ from block_recurrent.data.documents import Documents
 from block_recurrent.data.lanes import Batch, Lanes
 from block_recurrent.losses import summed_loss
 from block_recurrent.sharding import shard_rows
-from block_recurrent.train_step import bind
 from block_recurrent.types import ModelState
 
 
@@ -43,13 +42,16 @@ class Score:
 
 
 def evaluation_shape(
-    documents: Documents, batch_size: int, segment_length: int, ways: int = 1
+    documents: Documents, attention: str, batch_size: int, segment_length: int, ways: int = 1
 ) -> tuple[int, int]:
     """Rows and segment length that waste little, with at most as many tokens as a training batch.
 
     A document stays in one row, so that more rows than the longest document fits into all tokens
-    would stand idle: fewer rows of longer segments instead. Rows are a multiple of `ways`.
+    would stand idle: fewer rows of longer segments instead. Rows are a multiple of `ways`. Under
+    full attention the segment is the context, and both stay as in training.
     """
+    if attention == "full":
+        return batch_size, segment_length
     useful = -(-documents.num_tokens // int(np.max(documents.lengths)))
     rows = min(batch_size, -(-useful // ways) * ways)
     return rows, batch_size // rows * segment_length
@@ -75,7 +77,7 @@ class Evaluator:
         segment_length: int,
         mesh: Mesh | None = None,
     ):
-        self.documents, self.batch_size, self.mesh = documents, batch_size, mesh
+        self.documents, self.mesh = documents, mesh
         self.lanes = Lanes(
             documents, batch_size, segment_length, window_length, shuffle=False, repeat=False
         )
@@ -83,12 +85,12 @@ class Evaluator:
         def step(
             params: dict[str, Any], model_state: ModelState, batch: Batch
         ) -> tuple[Float[Array, " B"], ModelState]:
-            model = bind(graphdef, params)
+            model = nnx.merge(graphdef, params)
             features, model_state = model.features(batch.inputs, model_state, batch.starts)
             nats = summed_loss(model, features, batch.targets, batch.weights)
             return nats, model_state
 
-        self.initial = jax.jit(lambda params: bind(graphdef, params).initial_state(batch_size))
+        self.initial = jax.jit(lambda params: nnx.merge(graphdef, params).initial_state(batch_size))
         self.step = jax.jit(step, donate_argnums=1)
 
     def __call__(self, params: dict[str, Any]) -> Score:

@@ -1,7 +1,6 @@
 """Where arrays live: the device mesh, and the rules that lay parameters over it."""
 
 import dataclasses
-import math
 import re
 
 import jax
@@ -69,7 +68,7 @@ def shard_parameters(mesh: Mesh, tree):
 
 def divides(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> bool:
     """Whether every axis of the shape splits evenly; factored optimizer state has other ranks."""
-    ways = [math.prod(mesh.shape[axis] for axis in (name,) if axis) for name in spec]
+    ways = [1 if axis is None else mesh.shape[axis] for axis in spec]
     return len(shape) == len(spec) and all(n % w == 0 for n, w in zip(shape, ways, strict=True))
 
 

@@ -43,11 +43,6 @@ def parameters(model: BlockRecurrentTransformer) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.state(model))
 
 
-def bind(graphdef: nnx.GraphDef, params: dict[str, Any]) -> BlockRecurrentTransformer:
-    """The model with these parameters, inside or outside of a trace."""
-    return nnx.merge(graphdef, params)
-
-
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The model's structure, and its parameters as shapes; nothing is computed."""
     model = nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
@@ -91,7 +86,7 @@ def make_train_step(
     """The step. Its sums begin anew after every `log_every_steps` steps, without the host."""
 
     def loss_fn(params, model_state, batch, dropout_key):
-        model = bind(graphdef, params)
+        model = nnx.merge(graphdef, params)
         features, model_state = model.features(
             batch.inputs, model_state, batch.starts, dropout_key=dropout_key
         )

@@ -55,8 +55,8 @@ class Trainer:
         self.mesh = make_mesh(config.mesh, train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         held_out = self.documents["held_out"]
-        if model.attention == "sliding":  # under full attention the segment is the context
-            shape = evaluation_shape(held_out, *shape, self.mesh.size // config.mesh.tensor)
+        ways = self.mesh.size // config.mesh.tensor
+        shape = evaluation_shape(held_out, model.attention, *shape, ways)
         self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.mesh)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer, train.num_steps)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from block_recurrent import ModelConfig, train_step
 from block_recurrent.configs import RunConfig, load
@@ -75,7 +76,7 @@ def forward_shapes(config: RunConfig, batch_size: int):
     graphdef, params = abstract_model(config.model)
 
     def forward(params):
-        model = train_step.bind(graphdef, params)
+        model = nnx.merge(graphdef, params)
         before = model.initial_state(batch_size)
         tokens = jnp.zeros((batch_size, config.train.segment_length), jnp.int32)
         return before, *model(tokens, before)
