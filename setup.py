@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
+DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
     name="block_recurrent",
@@ -21,17 +22,19 @@ setup(
     install_requires=[
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
+        "grain>=0.2.13,<0.3",
         "jax>=0.10,<0.13",
         "jaxtyping>=0.3,<0.4",
         "numpy>=2,<3",
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.11,<0.13",
         "rich>=13",
+        "sentencepiece>=0.2,<0.3",
         "tensorboardX>=2.6,<3",
     ],
     extras_require={
-        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.9"],
-        "data": ["seqio>=0.0.20", "tensorflow>=2.17", "tensorflow-datasets>=4.9.4"],
+        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.9", *DATA],
+        "data": DATA,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],

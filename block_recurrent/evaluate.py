@@ -21,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run")
     parser.add_argument(
-        "--split", default="held_out", choices=("held_out", "train"), help="default: held_out"
+        "--split", default="held_out", help="held_out (default), train, or another of the store's"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument(
@@ -42,7 +42,10 @@ def main():
     with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract)
         step = checkpoints.latest_step
-    documents = load_documents(config.data)[arguments.split]
+    splits = load_documents(config.data)
+    if arguments.split not in splits:
+        raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
+    documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
     shape = evaluation_shape(documents, config.model.attention, *shape)
     asked = arguments.batch_size, arguments.segment_length
@@ -51,9 +54,10 @@ def main():
     score = evaluator(params)
     result = {"step": step, "split": arguments.split, **score.metrics()}
     result |= {
-        "documents": len(documents.names),
+        "documents": len(documents.lengths),
         "tokens": score.num_tokens,
         "bytes": score.num_bytes,
+        "words": score.num_words,
     }
     for name, value in result.items():
         print(f"{name:<16}{value:.6f}" if isinstance(value, float) else f"{name:<16}{value}")

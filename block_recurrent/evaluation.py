@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.lanes import Batch, Lanes
+from block_recurrent.data.prefetch import prefetch
 from block_recurrent.losses import summed_loss
 from block_recurrent.sharding import shard_rows
 from block_recurrent.types import ModelState
@@ -25,19 +26,27 @@ class Score:
       nats: the sum.
       num_tokens: tokens predicted, the end of every document among them.
       num_bytes: raw bytes of the documents.
+      num_words: words of the raw documents.
     """
 
     nats: float
     num_tokens: int
     num_bytes: int
+    num_words: int
 
     def metrics(self) -> dict[str, float]:
-        """loss (nats a token), bits_per_token and bits_per_byte."""
+        """loss (nats a token), bits_per_token, bits_per_byte and word_perplexity.
+
+        The last is e to the nats a word, as the authors of PG19 report it (Rae et al. 2020): it
+        compares models of different vocabularies. Where there are no words it is infinite.
+        """
         bits = self.nats / math.log(2)
+        nats_per_word = self.nats / self.num_words if self.num_words else math.inf
         return {
             "loss": self.nats / self.num_tokens,
             "bits_per_token": bits / self.num_tokens,
             "bits_per_byte": bits / self.num_bytes,
+            "word_perplexity": math.exp(nats_per_word) if nats_per_word < 700 else math.inf,
         }
 
 
@@ -94,15 +103,14 @@ class Evaluator:
         self.step = jax.jit(step, donate_argnums=1)
 
     def __call__(self, params: dict[str, Any]) -> Score:
-        position = self.lanes.initial_position()
         state = self.initial(params)
         nats, tokens = [], 0
-        while not self.lanes.exhausted(position):
-            batch, position = self.lanes.read(position)
-            tokens += int(batch.weights.sum())
-            if self.mesh is not None:
-                batch = jax.device_put(batch, shard_rows(self.mesh, batch))
-            row_nats, state = self.step(params, state, batch)
-            nats.append(row_nats)
+        with prefetch(self.lanes, self.lanes.initial_position()) as batches:
+            for batch, _ in batches:
+                tokens += int(batch.weights.sum())
+                if self.mesh is not None:
+                    batch = jax.device_put(batch, shard_rows(self.mesh, batch))
+                row_nats, state = self.step(params, state, batch)
+                nats.append(row_nats)
         total = float(np.sum(jax.device_get(nats), dtype=np.float64))
-        return Score(total, tokens, self.documents.num_bytes)
+        return Score(total, tokens, self.documents.num_bytes, self.documents.num_words)

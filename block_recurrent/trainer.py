@@ -1,8 +1,9 @@
 """The training loop: data in; steps, metrics, evaluations and checkpoints out."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -11,10 +12,14 @@ from block_recurrent.checkpoints import Checkpoints, with_shardings
 from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
 from block_recurrent.data.compressors import compressed_bits_per_byte
+from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.lanes import Batch, LanePosition, Lanes
+from block_recurrent.data.prefetch import prefetch
+from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.metrics_log import MetricsLog, Progress
+from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.sharding import make_mesh, shard_rows
@@ -40,15 +45,11 @@ class Trainer:
 
     def __init__(self, config: RunConfig, workdir: Path):
         train, model = config.train, config.model
-        self.config, self.workdir = config, workdir
         self.documents = load_documents(config.data)
-        for documents in self.documents.values():
-            if documents.vocabulary.size > model.vocab_size:
-                raise UserError(
-                    f"the corpus has tokens up to {documents.vocabulary.size - 1}, but the model's "
-                    f"vocab_size is {model.vocab_size}: set BlockRecurrentTransformer.vocab_size "
-                    f"= {documents.vocabulary.size}"
-                )
+        vocabulary = self.documents["train"].vocabulary
+        check_vocabulary(vocabulary, model)
+        self.config = dataclasses.replace(config, data=config.data.resolved(vocabulary))
+        self.workdir = workdir
         shape = (train.batch_size, train.segment_length)
         window = model.window_length
         self.lanes = Lanes(self.documents["train"], *shape, window, seed=train.seed)
@@ -76,9 +77,12 @@ class Trainer:
                 print(f"all {num_steps:,} steps of this run are done")
                 return True
             step = self.compile_step()
-            progress = Progress(num_steps, first)
-            with MetricsLog(self.workdir, first or None) as self.log, progress as self.progress:
-                done = self.loop(step, state, position, checkpoints, stop)
+            with (
+                MetricsLog(self.workdir, first or None) as self.log,
+                Progress(num_steps, first) as self.progress,
+                prefetch(self.lanes, position) as batches,
+            ):
+                done = self.loop(step, state, batches, checkpoints, stop)
         return done == num_steps
 
     def summary(self) -> str:
@@ -88,7 +92,7 @@ class Trainer:
         layers = ", ".join(map(str, model.recurrent_indices))
         memory = f"{model.num_states} states in layer {layers}" if layers else "no recurrence"
         data = [
-            f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.names):,} documents ({split})"
+            f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.lengths):,} documents ({split})"
             for split, documents in self.documents.items()
         ]
         devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
@@ -114,16 +118,18 @@ class Trainer:
         self,
         step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
         state: TrainState,
-        position: LanePosition,
+        batches: Iterator[tuple[Batch, LanePosition]],
         checkpoints: Checkpoints,
         stop: StopSignal,
     ) -> int:
         """Steps until the end or a signal, when all is saved. Returns how many are done."""
         train = self.config.train
-        self.clock = time.perf_counter()
+        self.clock, self.waited = time.perf_counter(), 0.0
         unreported = None
         for done in range(int(state.step) + 1, train.num_steps + 1):
-            batch, position = self.lanes.read(position)
+            asked = time.perf_counter()
+            batch, position = next(batches)
+            self.waited += time.perf_counter() - asked
             state, sums = step(state, self.put(batch))
             if unreported:  # one step late, so that the device is at work again meanwhile
                 unreported = self.report(*unreported)
@@ -161,15 +167,17 @@ class Trainer:
         nats, tokens, grad_norm, steps = (float(x) for x in jax.device_get(sums))
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
-        train, documents = self.config.train, self.documents["train"]
+        waited, self.waited = self.waited, 0.0
+        train = self.config.train
         bits_per_token = nats / max(tokens, 1) / math.log(2)
         metrics = {
             "loss": nats / max(tokens, 1),
             "bits_per_token": bits_per_token,
-            "bits_per_byte": bits_per_token * documents.num_tokens / documents.num_bytes,
+            "bits_per_byte": bits_per_token / self.lanes.documents.bytes_per_token,
             "tokens_per_second": tokens / seconds,
             "learning_rate": float(self.learning_rate(step - 1)),
             "gradient_norm": grad_norm / steps,
+            "waiting_for_data": waited / seconds,
             "padding": 1 - tokens / (steps * train.batch_size * train.segment_length),
         }
         self.log.write(step, "train", metrics)
@@ -177,11 +185,26 @@ class Trainer:
 
     def evaluate(self, step: int, state: TrainState):
         """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
-        metrics = self.evaluator(state.params).metrics()
+        documents, metrics = self.documents["held_out"], self.evaluator(state.params).metrics()
         self.log.write(step, "held_out", metrics)
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
-        if step == self.config.train.num_steps:
-            others = compressed_bits_per_byte(self.documents["held_out"])
+        if step == self.config.train.num_steps and isinstance(documents, ByteDocuments):
+            others = compressed_bits_per_byte(documents)
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         self.progress.note(line)
+
+
+def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):
+    """Raises UserError where the model's embedding is not made for the corpus's tokens."""
+    mend = f"set BlockRecurrentTransformer.vocab_size = {vocabulary.size}"
+    if vocabulary.size > model.vocab_size:
+        raise UserError(
+            f"the corpus has tokens up to {vocabulary.size - 1}, but the model's vocab_size is "
+            f"{model.vocab_size}: {mend}"
+        )
+    if vocabulary.size <= model.vocab_size // 2:  # a padded vocabulary has a few rows more
+        raise UserError(
+            f"the corpus has the {vocabulary.size} tokens of the vocabulary {vocabulary.name}, but "
+            f"the model's vocab_size is {model.vocab_size}: {mend}, or name another corpus"
+        )

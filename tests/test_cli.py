@@ -134,7 +134,8 @@ def test_unreadable_corpus(refuse, monkeypatch):
 
 
 def test_workdir_that_holds_another_configuration(refuse, place):
-    config = load([argument.partition("=")[2] for argument in TINY], ["data.path = 'texts'"])
+    data = [f"data.path = '{place}/texts'", "data.vocabulary = 'bytes'"]
+    config = load([argument.partition("=")[2] for argument in TINY], data)
     (place / "mine").mkdir()
     (place / "mine" / "config.gin").write_text(to_gin(config))
     changes = bind(data__path="texts", train__seed=7, optimizer__learning_rate=0.5)
@@ -191,7 +192,7 @@ def test_help(program, run):
 # From the first step to the evaluation
 
 
-def test_a_stop_and_the_same_command_again(place, run):
+def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     """SIGTERM saves and exits with 75; then the run goes on; then it is evaluated."""
     steps = bind(train__num_steps=400, train__log_every_steps=2, train__eval_every_steps=400)
     quick = bind(BlockRecurrentTransformer__num_layers=2, optimizer__name="adamw")  # to compile
@@ -220,12 +221,13 @@ def test_a_stop_and_the_same_command_again(place, run):
     assert trained == list(range(2, 401, 2))
 
     before = contents(workdir)
+    monkeypatch.chdir(place.parent)  # the run knows where its corpus is
     status, out, err = run("evaluate", f"--workdir={workdir}", "--json=nowhere/score.json")
     assert (status, out) == (2, "")
     assert err == "error: no folder nowhere for --json=nowhere/score.json: make it\n"
     status, out, err = run("evaluate", f"--workdir={workdir}", "--json=score.json")
     assert (status, err) == (0, "")
-    score = json.loads((place / "score.json").read_text())
+    score = json.loads((place.parent / "score.json").read_text())
     assert (score["step"], score["split"]) == (400, "held_out")
     printed = dict(line.split() for line in out.splitlines())
     assert list(printed) == list(score)

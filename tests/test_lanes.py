@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.data.lanes import LanePosition, Lanes
+from block_recurrent.data.lanes import Batch, LanePosition, Lanes, _Queue
+from block_recurrent.data.mixture import Mixture
+from block_recurrent.data.prefetch import prefetch
 from block_recurrent.errors import UserError
 
 W = 4
@@ -21,15 +23,13 @@ class Numbered:
         self.lengths = np.array(lengths, np.int64)
         self.names = [f"document {i}" for i in range(len(lengths))]
         self.firsts = 1 + np.cumsum(self.lengths) - self.lengths
-        self.num_tokens = self.num_bytes = int(self.lengths.sum())
-        self.vocabulary = type("Vocabulary", (), {"size": vocab_size})()
+        self.num_tokens = self.num_bytes = self.num_words = int(self.lengths.sum())
+        self.fingerprint = hash(tuple(lengths)) % 2**63
+        self.vocabulary = type("Vocabulary", (), {"size": vocab_size, "name": "numbers"})()
 
     def tokens(self, document, start, stop):
         assert 0 <= start < stop <= self.lengths[document], "a read outside the document"
         return (self.firsts[document] + np.arange(start, stop)).astype(np.uint32)
-
-    def raw(self, document):
-        raise AssertionError("lanes read tokens")
 
 
 def read_all(lanes):
@@ -51,6 +51,15 @@ def read_some(lanes, number, position=None):
 def assert_equal(one, other):
     for name in one._fields:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def order_of(lanes, epoch):
+    """The documents that have tokens, in the order of an epoch of lanes with one source."""
+    start = lanes.initial_position()
+    queue = _Queue(lanes, start._replace(epoch=start.epoch + epoch))
+    taken = [queue.take() for _ in range(np.count_nonzero(lanes.documents.lengths))]
+    assert queue.epoch == [epoch]
+    return taken
 
 
 def slow_lanes(documents, order, batch_size, segment_length):
@@ -78,7 +87,7 @@ def slow_lanes(documents, order, batch_size, segment_length):
 def test_equals_slow_reference_over_epochs(batch_size, segment_length):
     documents = Numbered(LENGTHS)
     lanes = Lanes(documents, batch_size, segment_length, W, seed=3)
-    order = (int(d) for epoch in itertools.count() for d in lanes._order(epoch))
+    order = (d for epoch in itertools.count() for d in order_of(lanes, epoch))
     number = 3 * documents.num_tokens // (batch_size * segment_length) + 5
     batches, position = read_some(lanes, number)
     expected = slow_lanes(documents, order, batch_size, segment_length)
@@ -134,7 +143,7 @@ def test_types_and_shapes():
     assert [array.dtype for array in batch] == [np.int32, np.int32, np.float32, bool]
     assert all(isinstance(array, np.ndarray) for array in position)
     assert {array.dtype for array in position} == {np.dtype(np.int64)}
-    assert [array.shape for array in position] == [(), (), (2,), (2,)]
+    assert [array.shape for array in position] == [(), (1,), (1,), (1,), (2,), (2,)]
 
 
 def test_read_leaves_its_position_alone():
@@ -156,12 +165,167 @@ def test_read_leaves_its_position_alone():
 def test_resumes_from_any_position(number):
     _, position = read_some(Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5), number)
     stored = [array.tolist() for array in position]
-    restored = LanePosition(*(np.asarray(value, np.int32) for value in stored))
+    restored = LanePosition(*(np.asarray(value) for value in stored))
     straight, end = read_some(Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5), number + 30)
     resumed, end_resumed = read_some(Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5), 30, restored)
     for batch, expected in zip(resumed, straight[number:], strict=True):
         assert_equal(batch, expected)
     assert_equal(end_resumed, end)
+
+
+# Hosts
+
+
+def host_rows(batch_size, hosts):
+    size = batch_size // hosts
+    return [slice(host * size, (host + 1) * size) for host in range(hosts)]
+
+
+def read_as_hosts(hosts, position, number):
+    """Global batches put together from what each host reads by lanes of its own."""
+    readers = [Lanes(Numbered(LENGTHS), 8, 2 * W, W, seed=1) for _ in range(hosts)]
+    batches = []
+    for _ in range(number):
+        parts, positions = zip(
+            *(
+                lanes.read(position, rows)
+                for lanes, rows in zip(readers, host_rows(8, hosts), strict=True)
+            ),
+            strict=True,
+        )
+        batches.append(Batch(*map(np.concatenate, zip(*parts, strict=True))))
+        position = positions[0]
+        for other in positions[1:]:
+            assert_equal(other, position)
+    return batches, position
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_read_the_same_global_batches(hosts):
+    lanes = Lanes(Numbered(LENGTHS), 8, 2 * W, W, seed=1)
+    expected, end = read_some(lanes, 30)
+    batches, position = read_as_hosts(hosts, lanes.initial_position(), 30)
+    for batch, other in zip(batches, expected, strict=True):
+        assert_equal(batch, other)
+    assert_equal(position, end)
+
+
+@pytest.mark.parametrize("before, after", [(2, 4), (4, 1), (1, 8)])
+def test_resumes_on_another_number_of_hosts(before, after):
+    lanes = Lanes(Numbered(LENGTHS), 8, 2 * W, W, seed=1)
+    expected, end = read_some(lanes, 30)
+    first, position = read_as_hosts(before, lanes.initial_position(), 13)
+    second, position = read_as_hosts(after, position, 17)
+    for batch, other in zip(first + second, expected, strict=True):
+        assert_equal(batch, other)
+    assert_equal(position, end)
+
+
+# Mixtures
+
+
+def mixture(*lengths, weights):
+    return Mixture([Numbered(each) for each in lengths], weights)
+
+
+def share_of_sources(documents, number, **options):
+    """Tokens read of each source, of documents whose sources' tokens all differ in size."""
+    lanes = Lanes(documents, 4, 4 * W, W, **options)
+    _, position = read_some(lanes, number)
+    return position.taken / position.taken.sum(), position
+
+
+def test_sources_are_read_by_their_weights():
+    documents = mixture([50] * 7, [10, 400, 3], [90] * 20, weights=[1.0, 5.0, 2.0])
+    share, position = share_of_sources(documents, 2000)
+    np.testing.assert_allclose(share, np.array([1, 5, 2]) / 8, atol=0.01)
+    assert (position.epoch >= 1).all()
+
+
+def test_weights_by_size_take_each_source_once():
+    """Up to the one document with which a source may be ahead of the others."""
+    lengths = [7] * 30, [11] * 10, [20] * 20
+    documents = mixture(*lengths, weights=[float(sum(each)) for each in lengths])
+    queue = _Queue(lanes := Lanes(documents, 1, W, W), lanes.initial_position())
+    taken = [queue.take() for _ in range(60)]
+    assert len(set(taken)) >= 57
+
+
+def test_a_mixture_reads_every_document_once_in_evaluation():
+    documents = mixture([3, 9, 0], [2, 40], weights=[1.0, 9.0])
+    batches = read_all(Lanes(documents, 2, 2 * W, W, shuffle=False, repeat=False))
+    assert sum(int(batch.weights.sum()) for batch in batches) == documents.num_tokens == 54
+    targets = np.concatenate([batch.targets[batch.weights == 1] for batch in batches])
+    assert sorted(targets.tolist()) == sorted([*range(1, 13), *range(1, 43)])
+
+
+def test_a_mixture_resumes():
+    def lanes():
+        documents = mixture([50] * 7, [10, 400, 3], weights=[1.0, 2.0])
+        return Lanes(documents, 3, 2 * W, W)
+
+    expected, end = read_some(lanes(), 60)
+    _, position = read_some(lanes(), 23)
+    rest, position = read_some(lanes(), 37, position)
+    for batch, other in zip(rest, expected[23:], strict=True):
+        assert_equal(batch, other)
+    assert_equal(position, end)
+
+
+def test_training_bytes_a_token_follow_the_weights():
+    documents = mixture([10], [10], weights=[1.0, 3.0])
+    documents.sources[0].num_bytes, documents.sources[1].num_bytes = 20, 40
+    assert documents.bytes_per_token == (2 * 1 + 4 * 3) / 4
+
+
+# Padding, prefetching
+
+
+def test_padding_of_books_is_under_two_percent():
+    """PG19's books have some 100,000 tokens; half as long, and many short ones, is harder."""
+    rng = np.random.default_rng(0)
+    lengths = np.maximum(rng.lognormal(np.log(50_000), 1.0, 2000).astype(int), 1)
+    lanes = Lanes(Zeros(lengths), 32, 4096, 512)
+    batches, _ = read_some(lanes, 100)
+    padding = 1 - np.mean([batch.weights.mean() for batch in batches])
+    assert 0 < padding < 0.02
+
+
+class Zeros(Numbered):
+    """Documents of nothing but 0."""
+
+    def tokens(self, document, start, stop):
+        return np.zeros(stop - start, np.uint16)
+
+
+def test_prefetch_reads_the_same():
+    lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W, seed=5)
+    expected, _ = read_some(lanes, 40)
+    with prefetch(lanes, lanes.initial_position()) as batches:
+        for batch in expected[:20]:
+            read, position = next(batches)
+            assert_equal(read, batch)
+    with prefetch(lanes, position, slice(1, 3)) as batches:  # resumed, whatever was read ahead
+        for batch in expected[20:]:
+            assert_equal(next(batches)[0], Batch(*(array[1:3] for array in batch)))
+
+
+def test_prefetch_ends_with_the_documents():
+    lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W, repeat=False)
+    with prefetch(lanes, lanes.initial_position()) as batches:
+        read = [batch for batch, _ in batches]
+    for batch, other in zip(read, read_all(lanes), strict=True):
+        assert_equal(batch, other)
+
+
+def test_prefetch_raises_what_the_reader_raises():
+    lanes = Lanes(Numbered([3, 5], vocab_size=8), 1, W, W, shuffle=False)
+    with prefetch(lanes, lanes.initial_position()) as batches, pytest.raises(UserError):
+        for _ in range(4):
+            next(batches)
+
+
+# Order
 
 
 def first_tokens(lanes, number):
@@ -183,11 +347,11 @@ def test_seeds_and_epochs_order_documents_differently():
 
 
 def test_the_order_stays_that_of_older_runs():
-    """Pinned: a run must resume the same under another NumPy."""
+    """Pinned: a run must resume the same under another NumPy and another grain."""
     lanes = Lanes(Numbered([W] * 8), 1, W, W, seed=0)
-    assert [lanes._order(epoch).tolist() for epoch in (0, 1)] == [
-        [3, 2, 1, 6, 0, 7, 4, 5],
-        [7, 4, 5, 1, 6, 2, 0, 3],
+    assert [order_of(lanes, epoch) for epoch in (0, 1)] == [
+        [5, 3, 6, 7, 4, 2, 1, 0],
+        [3, 0, 6, 2, 7, 4, 1, 5],
     ]
 
 
@@ -228,7 +392,7 @@ def test_a_huge_document_is_read_in_pieces():
     huge = Numbered([10**12, W], vocab_size=2**40)
     lanes = Lanes(huge, 1, 2 * W, W, shuffle=False)
     position = lanes.initial_position()._replace(
-        next_document=np.array(1), document=np.array([0]), offset=np.array([10**9])
+        next_document=np.array([1]), document=np.array([0]), offset=np.array([10**9])
     )
     batch, after = lanes.read(position)
     assert batch.targets[0].tolist() == [10**9 + 1 + i for i in range(2 * W)]
@@ -282,5 +446,5 @@ def test_a_position_of_other_lanes_is_refused():
     with pytest.raises(UserError, match="has 2 rows, but the batch size is 3"):
         Lanes(Numbered([3, 50, 50]), 3, W, W).read(position)
     for lengths in ([50], [50, 3, 50]):
-        with pytest.raises(UserError, match="not the one of before"):
+        with pytest.raises(UserError, match="not the one that this run has read"):
             Lanes(Numbered(lengths), 2, W, W).read(position)

@@ -19,7 +19,8 @@ READING_ORDER = """
     errors types
     positions dropout dot_product attention full_attention gates feed_forward recurrent_cell
     model_config layers model block_recurrent interop
-    data.vocabularies data.documents data.text_files data.embedded data.compressors data data.lanes
+    data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
+    data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
     losses optimizers sharding train_config train_step evaluation
     gin_files gin_names field_values configs workdir checkpoints
     metrics_log preemption trainer

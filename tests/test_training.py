@@ -35,7 +35,7 @@ class SharingTrainer(Trainer):
 
     def __init__(self, config, workdir):
         super().__init__(config, workdir)
-        known = self.first.setdefault(config, self)
+        known = self.first.setdefault(self.config, self)
         self.init, self.evaluator.initial = known.init, known.evaluator.initial
         self.evaluator.step = known.evaluator.step
 
@@ -63,7 +63,8 @@ def metrics(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("tokens_per_second", None)
+        for of_the_clock in ("tokens_per_second", "waiting_for_data"):
+            line.pop(of_the_clock, None)
     return lines
 
 

@@ -3,10 +3,10 @@
 import gzip
 import lzma
 
-from block_recurrent.data.documents import Documents
+from block_recurrent.data.documents import ByteDocuments
 
 
-def compressed_bits_per_byte(documents: Documents) -> dict[str, float]:
+def compressed_bits_per_byte(documents: ByteDocuments) -> dict[str, float]:
     """Bits of the compressed documents over bytes of the raw ones, by compressor.
 
     Every document is compressed by itself, one at a time, as a model reads it.

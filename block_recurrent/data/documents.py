@@ -1,9 +1,10 @@
 """A collection of documents, as tokens, and its division into train and held-out."""
 
 import copy
+import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +12,10 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
+from block_recurrent.data.words import WordCounter
 from block_recurrent.errors import UserError
+
+PIECE = 2**20  # bytes read at a time, where a whole document may be too many
 
 
 @runtime_checkable
@@ -23,20 +27,21 @@ class Documents(Protocol):
       lengths: tokens a document, its end included.
       num_tokens: sum of the lengths.
       num_bytes: bytes of all documents before they became tokens.
+      num_words: words of all documents, as white space parts them.
       vocabulary: what the tokens mean.
+      fingerprint: a number that another collection would not have.
     """
 
     names: Sequence[str]
     lengths: Int64[np.ndarray, " documents"]
     num_tokens: int
     num_bytes: int
+    num_words: int
     vocabulary: Vocabulary
+    fingerprint: int
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         """Tokens start … stop − 1 of one document, or those of them that there are."""
-
-    def raw(self, document: int) -> bytes:
-        """One document whole, as bytes."""
 
 
 class ByteDocuments:
@@ -67,6 +72,22 @@ class ByteDocuments:
     def num_bytes(self) -> int:
         return int(self._sizes.sum())
 
+    @functools.cached_property
+    def num_words(self) -> int:
+        """Read off all the documents the first time that somebody asks."""
+        total = 0
+        for document, size in enumerate(self._sizes.tolist()):
+            words = WordCounter()
+            for start in range(0, size, PIECE):
+                words.add(self._read(document, start, min(start + PIECE, size)))
+            total += words.count
+        return total
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        sizes = zip(self.names, self._sizes.tolist(), strict=True)
+        return fingerprint(f"{size} {name}" for name, size in sizes)
+
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         size = int(self._sizes[document])
         tokens = self.vocabulary.encode(self._read(document, start, min(stop, size)))
@@ -75,6 +96,7 @@ class ByteDocuments:
         return tokens
 
     def raw(self, document: int) -> bytes:
+        """One document whole, as bytes."""
         return self._read(document, 0, int(self._sizes[document]))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "ByteDocuments":
@@ -83,6 +105,8 @@ class ByteDocuments:
         chosen.names = [self.names[i] for i in indices]
         chosen._sources = [self._sources[i] for i in indices]
         chosen._sizes, chosen.lengths = self._sizes[indices], self.lengths[indices]
+        for cached in ("num_words", "fingerprint"):
+            chosen.__dict__.pop(cached, None)
         return chosen
 
     def _read(self, document: int, start: int, stop: int) -> bytes:
@@ -101,6 +125,14 @@ class ByteDocuments:
                 "the start: restore it, or start a new run on the files as they are now"
             )
         return data
+
+
+def fingerprint(parts: Iterable[str]) -> int:
+    """63 bits that depend on every part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\n")
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 def is_held_out(name: str, per_mille: int) -> bool:

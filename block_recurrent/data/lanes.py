@@ -3,16 +3,18 @@
 from typing import NamedTuple
 
 import numpy as np
+from grain.experimental import index_shuffle
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from block_recurrent.data.documents import Documents
+from block_recurrent.data.mixture import Mixture
 from block_recurrent.errors import UserError
 
 NONE = -1  # as a document: the row holds none
 
 
 class Batch(NamedTuple):
-    """One segment of every lane.
+    """One segment of every lane, or of some of them.
 
     Attributes:
       inputs: the tokens shifted by one, after a 0 at a document's start; 0 on padding.
@@ -28,17 +30,21 @@ class Batch(NamedTuple):
 
 
 class LanePosition(NamedTuple):
-    """Where the lanes stand before a batch: all there is to resume from.
+    """Where the lanes stand before a batch: all there is to resume from, on any number of hosts.
 
     Attributes:
-      epoch: passes over the documents begun, less one.
-      next_document: how many documents of the epoch's order rows have taken.
+      corpus: the fingerprint of the documents.
+      epoch: passes begun over each source of the mixture, less one.
+      next_document: how many documents of the epoch's order rows have taken from each source.
+      taken: tokens of all documents ever taken from each source.
       document: the index that each row is in the middle of, or −1.
       offset: tokens of it that the row has read.
     """
 
-    epoch: Int64[np.ndarray, ""]
-    next_document: Int64[np.ndarray, ""]
+    corpus: Int64[np.ndarray, ""]
+    epoch: Int64[np.ndarray, " sources"]
+    next_document: Int64[np.ndarray, " sources"]
+    taken: Int64[np.ndarray, " sources"]
     document: Int64[np.ndarray, " B"]
     offset: Int64[np.ndarray, " B"]
 
@@ -62,7 +68,7 @@ class Lanes:
     seed and the position.
 
     Args:
-      documents: those without tokens are left out.
+      documents: one collection, or a `Mixture` of several; documents without tokens are left out.
       batch_size: rows B of the global batch.
       segment_length: tokens T of a row in one batch.
       window_length: tokens W of a block.
@@ -76,7 +82,7 @@ class Lanes:
 
     def __init__(
         self,
-        documents: Documents,
+        documents: Documents | Mixture,
         batch_size: int,
         segment_length: int,
         window_length: int,
@@ -86,37 +92,43 @@ class Lanes:
         repeat: bool = True,
     ):
         _check_lengths(batch_size, segment_length, window_length, seed)
+        if not isinstance(documents, Mixture):
+            documents = Mixture([documents], [1.0])
+        if not all(source.num_tokens for source in documents.sources):
+            raise UserError("the corpus has no documents: name another by data.path or data.glob")
         self.documents, self.batch_size = documents, batch_size
         self.segment_length, self.window_length = segment_length, window_length
         self.seed, self.shuffle, self.repeat = seed, shuffle, repeat
-        self._lengths = np.asarray(documents.lengths, np.int64)
-        self._candidates = np.flatnonzero(self._lengths > 0)
-        if not len(self._candidates):
-            raise UserError("the corpus has no documents: name another by data.path or data.glob")
-        self._epoch_order = NONE, self._candidates  # the order last asked for, and its epoch
+        self.counts = [len(source.lengths) for source in documents.sources]
 
     def initial_position(self) -> LanePosition:
         """Before the first batch."""
         return LanePosition(
-            epoch=np.zeros((), np.int64),
-            next_document=np.zeros((), np.int64),
+            np.array(self.documents.fingerprint, np.int64),
+            *np.zeros((3, len(self.counts)), np.int64),
             document=np.full(self.batch_size, NONE, np.int64),
             offset=np.zeros(self.batch_size, np.int64),
         )
 
     def exhausted(self, position: LanePosition) -> bool:
         """Whether nothing is left to read; never so with `repeat`."""
-        all_taken = int(position.next_document) == len(self._candidates)
+        all_taken = bool(np.all(np.asarray(position.next_document) == self.counts))
         return not self.repeat and all_taken and bool(np.all(np.asarray(position.document) == NONE))
 
-    def read(self, position: LanePosition) -> tuple[Batch, LanePosition]:
+    def read(self, position: LanePosition, rows: slice = slice(None)) -> tuple[Batch, LanePosition]:
         """The batch at `position`, which stays as it is, and the position after it.
+
+        Args:
+          position: of the global batch.
+          rows: those that the batch is to hold, for a host that feeds only its own devices. The
+            position after it is that of the global batch whatever they are.
 
         Raises:
           UserError: the position belongs to other lanes, or a file cannot be read any more.
         """
         spans, after = self._plan(position)
-        shape = self.batch_size, self.segment_length
+        chosen = range(self.batch_size)[rows]
+        shape = len(chosen), self.segment_length
         batch = Batch(
             inputs=np.zeros(shape, np.int32),
             targets=np.zeros(shape, np.int32),
@@ -124,15 +136,17 @@ class Lanes:
             starts=np.zeros((shape[0], shape[1] // self.window_length), bool),
         )
         for span in spans:
-            self._copy(span, batch)
+            if span.row in chosen:
+                self._copy(span, batch, chosen.index(span.row))
         return batch, after
 
     def _plan(self, position: LanePosition) -> tuple[list[Span], LanePosition]:
         """What to copy where: known from lengths alone, without reading a token."""
         self._check(position)
-        queue = _Queue(self, int(position.epoch), int(position.next_document))
+        queue = _Queue(self, position)
         documents = np.array(position.document, np.int64)
         offsets = np.array(position.offset, np.int64)
+        lengths = self.documents.lengths
         spans = []
         for row in range(self.batch_size):
             document, offset, place = int(documents[row]), int(offsets[row]), 0
@@ -141,18 +155,23 @@ class Lanes:
                     document, offset = queue.take(), 0
                     if document == NONE:
                         break
-                left = int(self._lengths[document]) - offset
+                left = int(lengths[document]) - offset
                 count = min(left, self.segment_length - place)
                 spans.append(Span(row, place, document, offset, count))
                 place += -(-count // self.window_length) * self.window_length
                 document, offset = (NONE, 0) if count == left else (document, offset + count)
             documents[row], offsets[row] = document, offset
-        epoch, next_document = np.array(queue.epoch, np.int64), np.array(queue.taken, np.int64)
-        return spans, LanePosition(epoch, next_document, documents, offsets)
+        after = LanePosition(
+            np.array(position.corpus, np.int64),
+            *(np.array(numbers, np.int64) for numbers in (queue.epoch, queue.next, queue.taken)),
+            document=documents,
+            offset=offsets,
+        )
+        return spans, after
 
-    def _copy(self, span: Span, batch: Batch):
-        """Writes one piece of a document into the batch."""
-        row, place, document, offset, count = span
+    def _copy(self, span: Span, batch: Batch, row: int):
+        """Writes one piece of a document into a row of the batch."""
+        _, place, document, offset, count = span
         # Within a document the first input is the token before the piece.
         before = min(offset, 1)
         tokens = self.documents.tokens(document, offset - before, offset + count)
@@ -169,52 +188,64 @@ class Lanes:
         if offset == 0:
             batch.starts[row, place // self.window_length] = True
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """The documents in the order of an epoch."""
-        if self._epoch_order[0] != epoch:
-            if self.shuffle:
-                # Raw bits, because NumPy promises to keep these, but no Generator, as they are.
-                bits = np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
-                keys = bits.random_raw(len(self._candidates))
-            else:
-                keys = -self._lengths[self._candidates]
-            self._epoch_order = epoch, self._candidates[np.argsort(keys, kind="stable")]
-        return self._epoch_order[1]
-
     def _check(self, position: LanePosition):
-        """Refuses a position of another batch size or another corpus, where that shows."""
-        document, offset = np.asarray(position.document), np.asarray(position.offset)
-        if len(document) != self.batch_size:
+        """Refuses a position of another batch size or another corpus."""
+        rows = len(np.asarray(position.document))
+        if rows != self.batch_size:
             raise UserError(
-                f"the position in the data has {len(document)} rows, but the batch size is "
+                f"the position in the data has {rows} rows, but the batch size is "
                 f"{self.batch_size}: resume with the batch size of before, or start a new run"
             )
-        fits = document.max() < len(self._lengths) and np.all(
-            (document == NONE) | (offset < self._lengths[document])
-        )
-        if not fits or int(position.next_document) > len(self._candidates):
+        if int(position.corpus) != self.documents.fingerprint:
             raise UserError(
-                "the position in the data lies outside the corpus, which is not the one of before: "
-                "resume with that, or start a new run"
+                "the corpus is not the one that this run has read up to now: restore it as it was, "
+                "or start a new run"
             )
 
 
 class _Queue:
     """The documents that no row has taken yet, over the epochs."""
 
-    def __init__(self, lanes: Lanes, epoch: int, taken: int):
-        self.lanes, self.epoch, self.taken = lanes, epoch, taken
+    def __init__(self, lanes: Lanes, position: LanePosition):
+        self.lanes, self.mixture = lanes, lanes.documents
+        self.epoch = [int(epoch) for epoch in position.epoch]
+        self.next = [int(document) for document in position.next_document]
+        self.taken = [int(tokens) for tokens in position.taken]
 
     def take(self) -> int:
-        """The next document, or −1 where there is none."""
-        order = self.lanes._order(self.epoch)
-        if self.taken == len(order):
-            if not self.lanes.repeat:
-                return NONE
-            self.epoch, self.taken = self.epoch + 1, 0
-            order = self.lanes._order(self.epoch)
-        self.taken += 1
-        return int(order[self.taken - 1])
+        """The next document that has tokens, or −1 where there is none."""
+        while (source := self._most_behind()) != NONE:
+            if self.next[source] == self.lanes.counts[source]:
+                self.epoch[source], self.next[source] = self.epoch[source] + 1, 0
+            document = self._document(source)
+            self.next[source] += 1
+            length = int(self.mixture.lengths[document])
+            self.taken[source] += length
+            if length:
+                return document
+        return NONE
+
+    def _most_behind(self) -> int:
+        """The source that has given least for its weight, of those that have documents left."""
+        shares = [
+            (taken / weight, source)
+            for source, (taken, weight) in enumerate(
+                zip(self.taken, self.mixture.weights, strict=True)
+            )
+            if self.lanes.repeat or self.next[source] < self.lanes.counts[source]
+        ]
+        return min(shares, default=(0, NONE))[1]
+
+    def _document(self, source: int) -> int:
+        """The next one in the order of the source's epoch, which is computed, not stored."""
+        count, place = self.lanes.counts[source], self.next[source]
+        if self.lanes.shuffle:
+            seeds = np.random.SeedSequence([self.lanes.seed, source, self.epoch[source]])
+            seed = int(seeds.generate_state(1)[0])
+            place = index_shuffle(place, max_index=count - 1, seed=seed, rounds=4)
+        else:
+            place = int(self.mixture.longest_first[source][place])
+        return self.mixture.firsts[source] + place
 
 
 def _check_lengths(batch_size: int, segment_length: int, window_length: int, seed: int):

@@ -1,10 +1,15 @@
 """Vocabularies: between bytes and token ids."""
 
+import functools
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer, UInt16
+
+from block_recurrent.errors import UserError
 
 PADDING = 0  # also what a model reads before a document's first token
 END = 1  # the last token of every document
@@ -14,9 +19,15 @@ SPECIAL = 3  # ids before the first byte
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What the rest of the package asks of a vocabulary; ids are below `size`."""
+    """What the rest of the package asks of a vocabulary; ids are below `size`.
+
+    Attributes:
+      size: number of ids.
+      name: tells it from any other vocabulary.
+    """
 
     size: int
+    name: str
 
     def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
         """The ids of `text`, with no end of document."""
@@ -32,6 +43,7 @@ class ByteVocabulary:
     """
 
     size = 260
+    name = "bytes"
 
     def encode(self, text: bytes) -> UInt16[np.ndarray, " length"]:
         return np.add(np.frombuffer(text, np.uint8), SPECIAL, dtype=np.uint16)
@@ -40,3 +52,64 @@ class ByteVocabulary:
         ids = np.asarray(ids, np.int64)
         is_byte = (ids >= SPECIAL) & (ids < SPECIAL + 256)
         return (ids[is_byte] - SPECIAL).astype(np.uint8).tobytes()
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model, for example the one of T5 with its 32,000 pieces.
+
+    Args:
+      path: the .model file; read when it is needed, which training does not.
+      size: of its ids, those that were added to the model's pieces included.
+    """
+
+    def __init__(self, path: Path, size: int):
+        self.path, self.size = path, size
+
+    @functools.cached_property
+    def name(self) -> str:
+        digest = hashlib.sha256(self._bytes()).hexdigest()
+        return f"sentencepiece-{digest[:16]}-{self.size}"
+
+    def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
+        return np.array(self._model.encode(text.decode("utf-8", "replace")), np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        pieces = [int(i) for i in ids if 0 <= i < self._model.get_piece_size()]
+        return self._model.decode(pieces).encode()
+
+    @functools.cached_property
+    def _model(self):
+        from sentencepiece import SentencePieceProcessor
+
+        return SentencePieceProcessor(model_proto=self._bytes())
+
+    def _bytes(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"cannot read the SentencePiece model {self.path} ({error.strerror}): restore it"
+            ) from error
+
+
+class OtherVocabulary:
+    """One that only its seqio Task knows: a model can be trained on its ids, and no more.
+
+    Args:
+      size: number of ids.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.name = size, f"other-{size}"
+
+    def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
+        raise self._unknown()
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        raise self._unknown()
+
+    def _unknown(self) -> UserError:
+        return UserError(
+            "the token store was made with a vocabulary of one's own, which it does not hold: "
+            "encode and decode with that, or prepare it with bytes or SentencePiece"
+        )

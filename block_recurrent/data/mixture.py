@@ -1,0 +1,81 @@
+"""Several collections of documents, each read in a share of its own."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from block_recurrent.data.documents import Documents, fingerprint
+from block_recurrent.errors import UserError
+
+
+class Mixture:
+    """Documents of several sources in a row, with the weight that each has in training.
+
+    Args:
+      sources: at least one, of one vocabulary.
+      weights: one a source: the tokens that training reads of each are in this proportion.
+
+    Attributes:
+      firsts: the index of each source's first document.
+
+    Raises:
+      UserError: weights that are not positive or not one a source, or vocabularies that differ.
+    """
+
+    def __init__(self, sources: Sequence[Documents], weights: Sequence[float]):
+        if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
+            raise UserError(
+                f"data.weights = {tuple(weights)}: give {len(sources)} positive numbers, one for "
+                "each store"
+            )
+        vocabularies = sorted({source.vocabulary.name for source in sources})
+        if len(vocabularies) > 1:
+            raise UserError(
+                f"the sources of a mixture have the vocabularies {' and '.join(vocabularies)}: "
+                "prepare them with the same one"
+            )
+        self.sources, self.weights = list(sources), list(weights)
+        self.vocabulary = sources[0].vocabulary
+        lengths = [source.lengths for source in sources]
+        self.lengths: Int64[np.ndarray, " documents"] = (
+            lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
+        )
+        self.firsts = [0, *np.cumsum([len(one) for one in lengths[:-1]]).tolist()]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for source in self.sources for name in source.names]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(source.num_tokens for source in self.sources)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(source.num_bytes for source in self.sources)
+
+    @property
+    def num_words(self) -> int:
+        return sum(source.num_words for source in self.sources)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """In the proportion in which training reads the sources."""
+        rates = [source.num_bytes / source.num_tokens for source in self.sources]
+        return float(np.average(rates, weights=self.weights))
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        numbers = zip(self.sources, self.weights, strict=True)
+        return fingerprint(f"{source.fingerprint} {weight}" for source, weight in numbers)
+
+    @functools.cached_property
+    def longest_first(self) -> list[Int64[np.ndarray, " documents"]]:
+        """The documents of each source by length, as indices in the source."""
+        return [np.argsort(-source.lengths, kind="stable") for source in self.sources]
+
+    def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
+        source = int(np.searchsorted(self.firsts, document, side="right")) - 1
+        return self.sources[source].tokens(document - self.firsts[source], start, stop)

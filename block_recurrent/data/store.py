@@ -1,0 +1,180 @@
+"""Reading a token store: documents whose tokens lie ready on disk."""
+
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from block_recurrent.data.documents import fingerprint
+from block_recurrent.data.store_format import (
+    VOCABULARY_MODEL,
+    read_json,
+    read_metadata,
+    sha256,
+    shard_files,
+    shard_metadata,
+    token_type,
+)
+from block_recurrent.data.vocabularies import (
+    ByteVocabulary,
+    OtherVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+)
+from block_recurrent.errors import UserError
+
+COLUMNS = 3  # of a row of .documents: tokens, bytes, words
+
+
+class TokenStore:
+    """One split of a store, as `Documents`.
+
+    Tokens are read by position when they are asked for and never kept, so that memory does not grow
+    with the store: 16 bytes a document stay. Unlike a memory map, that survives a file which
+    another program cuts short.
+
+    Args:
+      folder: the store.
+      split: 'train', 'held_out', …
+      metadata: its store.json.
+
+    Raises:
+      UserError: a file is missing or not as it was written, as far as sizes and the checksums of
+        small files tell; `verify` reads all.
+    """
+
+    def __init__(self, folder: Path, split: str, metadata: Mapping[str, Any]):
+        counts = metadata["splits"][split]
+        self.vocabulary = _vocabulary(folder, metadata["vocabulary"])
+        self.num_tokens, self.num_bytes = counts["tokens"], counts["bytes"]
+        self.num_words = counts["words"]
+        self.fingerprint = fingerprint([json.dumps(metadata, sort_keys=True), split])
+        self._type = token_type(self.vocabulary.size)
+        self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]
+        files = metadata["files"]
+        lengths = [_read_shard(folder, split, shard, files) for shard in range(counts["shards"])]
+        offsets = [np.cumsum(numbers) - numbers for numbers in lengths]
+        # Of each shard the first document, of each document its place in the shard's tokens.
+        self._firsts = np.cumsum([0, *(len(numbers) for numbers in lengths[:-1])])
+        self.lengths: Int64[np.ndarray, " documents"] = np.concatenate(lengths)
+        self._offsets = np.concatenate(offsets)
+        self._open_files: dict[int, int] = {}
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Of all documents; read when asked for."""
+        lines = (line for _, _, path in self._shards for line in path.read_text().splitlines())
+        return [json.loads(line) for line in lines]
+
+    def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
+        stop = min(stop, int(self.lengths[document]))
+        tokens = np.empty(max(stop - start, 0), self._type)
+        shard = int(np.searchsorted(self._firsts, document, side="right")) - 1
+        place = (int(self._offsets[document]) + start) * self._type.itemsize
+        try:
+            count = os.preadv(self._file(shard), [tokens], place)
+        except OSError as error:
+            raise _damaged(self._shards[shard][0], error.strerror) from error
+        if count < tokens.nbytes:
+            raise _damaged(self._shards[shard][0], "it has become shorter")
+        return tokens
+
+    def _file(self, shard: int) -> int:
+        """The descriptor of a shard's tokens, open from the first read on."""
+        if shard not in self._open_files:
+            self._open_files[shard] = os.open(self._shards[shard][0], os.O_RDONLY)
+        return self._open_files[shard]
+
+    def __del__(self):
+        for descriptor in getattr(self, "_open_files", {}).values():
+            os.close(descriptor)
+
+
+def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]:
+    """The stores of a folder, each with its weight, by split: a mixture has several.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    found: dict[str, list[tuple[TokenStore, float]]] = {}
+    for store, metadata, weight in _stores(Path(folder)):
+        for split in metadata["splits"]:
+            found.setdefault(split, []).append((TokenStore(store, split, metadata), weight))
+    return found
+
+
+def verify(folder: str | Path) -> Iterator[str]:
+    """Reads every byte of a store and yields a line for every file that is not as it was written.
+
+    Raises:
+      UserError: there is no store.
+    """
+    for store, metadata, _ in _stores(Path(folder)):
+        for name, written in metadata["files"].items():
+            if difference := _difference(store, name, written):
+                yield difference
+            elif name.endswith(".json"):  # of a shard, which describes files of its own
+                files = read_json(store / name)["files"]
+                yield from filter(None, (_difference(store, *file) for file in files.items()))
+
+
+def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
+    """Folder, metadata and weight of each store in a folder."""
+    metadata = read_metadata(folder)
+    if "mixture" not in metadata:
+        yield folder, metadata, 1.0
+        return
+    for name, weight in metadata["mixture"].items():
+        yield folder / name, read_metadata(folder / name), weight
+
+
+def _difference(folder: Path, name: str, written: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file of the folder."""
+    path = folder / Path(name).name
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != written["bytes"]:
+        return f"{path} has {path.stat().st_size:,} bytes, and {written['bytes']:,} were written"
+    if sha256(path) != written["sha256"]:
+        return f"{path} holds other bytes than were written"
+    return None
+
+
+def _read_shard(
+    folder: Path, split: str, shard: int, files: Mapping[str, Any]
+) -> Int64[np.ndarray, " documents"]:
+    """Tokens of each document of a shard. Every file must have its size, small ones their bytes."""
+    description = shard_metadata(folder, split, shard)
+    metadata = read_json(description)
+    if sha256(description) != files[description.name]["sha256"]:
+        raise _damaged(description, "it holds other bytes than were written")
+    tokens, documents, names = shard_files(folder, split, shard)
+    for path in (tokens, documents, names):
+        written = metadata["files"][path.name]["bytes"]
+        size = path.stat().st_size if path.is_file() else 0
+        if size != written:
+            raise _damaged(path, f"{size:,} bytes are there, and {written:,} were written")
+    if sha256(documents) != metadata["files"][documents.name]["sha256"]:
+        raise _damaged(documents, "it holds other bytes than were written")
+    table = np.fromfile(documents, "<i8").reshape(-1, COLUMNS)
+    return np.ascontiguousarray(table[:, 0])
+
+
+def _vocabulary(folder: Path, described: Mapping[str, Any]) -> Vocabulary:
+    if described["kind"] == "bytes":
+        return ByteVocabulary()
+    if described["kind"] == "sentencepiece":
+        return SentencePieceVocabulary(folder / VOCABULARY_MODEL, described["size"])
+    return OtherVocabulary(described["size"])
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(
+        f"the token store is damaged: {path}: {what}; restore it or prepare it again (python -m "
+        "block_recurrent.prepare_data)"
+    )
