@@ -8,6 +8,8 @@ from typing import Any, get_type_hints
 import gin
 
 from block_recurrent.data import DataConfig
+from block_recurrent.data.lanes import check_segment
+from block_recurrent.data.prepare_config import PrepareConfig
 from block_recurrent.errors import UserError
 from block_recurrent.field_values import conform
 from block_recurrent.gin_files import Binding, read
@@ -43,6 +45,7 @@ SECTIONS = {
     "mesh": "mesh",
 }
 CLASSES = {section: get_type_hints(RunConfig)[field] for section, field in SECTIONS.items()}
+CLASSES["prepare"] = PrepareConfig  # known to every gin file, but it decides no run
 PARAMETERS = {section: get_type_hints(cls) for section, cls in CLASSES.items()}
 
 LEAST = {int: 1, float: 0}
@@ -74,16 +77,19 @@ def load(gin_files: Sequence[str], bindings: Sequence[str]) -> RunConfig:
     Raises:
       UserError: a file is missing, or something in it names no parameter or does not suit it.
     """
-    found = {(binding.section, binding.name): binding for binding in read(gin_files, bindings)}
-    check_names(found, PARAMETERS)
-    gin.clear_config()
-    for (section, name), binding in found.items():
-        key = (f"block_recurrent.{section}", name) if section else ("gin.macro", "value")
-        gin.bind_parameter(("" if section else name, *key), binding.value)
+    found = _bind(gin_files, bindings)
     parts = {field: _part(section, found) for section, field in SECTIONS.items()}
     config = RunConfig(**parts)
     validate(config)
     return config
+
+
+def load_prepare(
+    gin_files: Sequence[str], bindings: Sequence[str]
+) -> tuple[PrepareConfig, DataConfig]:
+    """What the same gin files and bindings say about making a token store; see `load`."""
+    found = _bind(gin_files, bindings)
+    return _part("prepare", found), _part("data", found)
 
 
 def validate(config: RunConfig):
@@ -94,14 +100,12 @@ def validate(config: RunConfig):
     """
     for (section, name), value in _values(config).items():
         _check_value(section, name, value)
-    segment, window = config.train.segment_length, config.model.window_length
-    if segment % window:
-        below = segment // window * window
-        nearest = f"{below} and {below + window} are" if below else f"{window} is"
-        raise UserError(
-            f"train.segment_length = {segment} is no multiple of "
-            f"BlockRecurrentTransformer.window_length = {window}: {nearest} the nearest"
-        )
+    check_segment(
+        config.train.segment_length,
+        config.model.window_length,
+        "train.segment_length",
+        "BlockRecurrentTransformer.window_length",
+    )
     if config.model.recurrent_layers and config.model.num_states < 1:
         raise UserError(
             f"BlockRecurrentTransformer.num_states = {config.model.num_states}: a recurrent layer "
@@ -143,8 +147,19 @@ def _values(config: RunConfig) -> dict[tuple[str, str], Any]:
     }
 
 
+def _bind(gin_files: Sequence[str], bindings: Sequence[str]) -> dict[tuple[str, str], Binding]:
+    """Checks the names of all bindings and gives them to gin, which has none before."""
+    found = {(binding.section, binding.name): binding for binding in read(gin_files, bindings)}
+    check_names(found, PARAMETERS)
+    gin.clear_config()
+    for (section, name), binding in found.items():
+        key = (f"block_recurrent.{section}", name) if section else ("gin.macro", "value")
+        gin.bind_parameter(("" if section else name, *key), binding.value)
+    return found
+
+
 def _part(section: str, found: Mapping[tuple[str, str], Binding]) -> Any:
-    """One part of the RunConfig, its macros evaluated by gin."""
+    """One part of the configuration, its macros evaluated by gin."""
     try:
         values = gin.get_bindings(f"block_recurrent.{section}")
     except RecursionError as error:

@@ -52,15 +52,14 @@ class OptimizerConfig:
 
 
 def make_optimizer(
-    config: OptimizerConfig, num_steps: int
+    config: OptimizerConfig,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer, and its learning rate by number of updates already made.
 
-    Args:
-      config: the choices.
-      num_steps: of the run; stands in where decay_steps is None.
+    Raises:
+      UserError: cosine and linear without decay_steps, which a `RunConfig` fills in.
     """
-    schedule = make_schedule(config, num_steps)
+    schedule = make_schedule(config)
     make = {"adafactor": adafactor, "adamw": adamw, "muon": muon}[config.name]
     optimizer = make(config, schedule)
     if config.clip_norm is not None:
@@ -68,13 +67,15 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     """min(step / warm-up, 1) · the schedule's value, with step = 1 in the first update.
 
     Optax counts updates from 0, where a warm-up is 0 and the first update would be for nothing.
     """
+    if config.ends and config.decay_steps is None:
+        raise UserError(f"optimizer.schedule = '{config.schedule}' needs optimizer.decay_steps")
     peak, warmup = config.learning_rate, config.warmup_steps
-    decay_steps = max((config.decay_steps or num_steps) - warmup, 1)
+    decay_steps = max((config.decay_steps or 0) - warmup, 1)
     after = {
         "rsqrt": lambda step: peak * jnp.sqrt(max(warmup, 1) / (max(warmup, 1) + step)),
         "cosine": optax.cosine_decay_schedule(peak, decay_steps, config.end_fraction),

@@ -59,7 +59,7 @@ class Trainer:
         ways = self.mesh.size // config.mesh.tensor
         shape = evaluation_shape(held_out, model.attention, *shape, ways)
         self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.mesh)
-        self.optimizer, self.learning_rate = make_optimizer(config.optimizer, train.num_steps)
+        self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
         abstract = jax.eval_shape(self.init)
         self.shardings = state_shardings(self.mesh, abstract)

@@ -1,6 +1,7 @@
 """The folder of a run: its configuration, written once and never another's."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.configs import RunConfig, differences, load, to_gin
@@ -44,7 +45,7 @@ def claim(workdir: Path, config: RunConfig):
         if different:
             raise UserError(
                 f"{workdir} holds a run with another configuration ({'; '.join(different)}): "
-                "name another --workdir, or make the configurations equal"
+                f"name another --workdir, or make the configurations equal{_hint(different)}"
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -55,3 +56,13 @@ def claim(workdir: Path, config: RunConfig):
         raise UserError(
             f"cannot write to {workdir} ({error.strerror}): name another --workdir"
         ) from error
+
+
+def _hint(different: Sequence[str]) -> str:
+    """What somebody may not know who has only asked for more steps."""
+    if not any(line.startswith("optimizer.decay_steps") for line in different):
+        return ""
+    return (
+        " (the schedule ends with train.num_steps unless optimizer.decay_steps is set: set it to "
+        "the number in the workdir to go on beyond that)"
+    )

@@ -146,6 +146,18 @@ def test_workdir_that_holds_another_configuration(refuse, place):
     )
 
 
+def test_more_steps_under_a_schedule_that_ends(refuse, place):
+    """A run of 20 steps, of which somebody wants 30: the message says how."""
+    data = [f"data.path = '{place}/texts'", "data.vocabulary = 'bytes'"]
+    config = load([argument.partition("=")[2] for argument in TINY], data)
+    (place / "mine").mkdir()
+    (place / "mine" / "config.gin").write_text(to_gin(config))
+    more = bind(data__path="texts", train__num_steps=30)
+    message = refuse("train", *TINY, "--workdir=mine", *more)
+    assert "optimizer.decay_steps: 20 in the workdir, 30 now" in message
+    assert message.endswith("set it to the number in the workdir to go on beyond that)")
+
+
 def test_workdir_that_cannot_be_made(refuse):
     arguments = *TINY, *bind(data__path="texts")
     assert refuse("train", *arguments, "--workdir=texts/0.txt").startswith("cannot write to texts/")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Bool, Int64, Integer
 
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
 from block_recurrent.data.words import WordCounter
@@ -142,7 +142,18 @@ def is_held_out(name: str, per_mille: int) -> bool:
 
 
 def split_held_out(documents: ByteDocuments, per_mille: int) -> dict[str, ByteDocuments]:
-    """Splits two or more documents into "train" and "held_out", neither of them empty.
+    """Splits two or more documents into "train" and "held_out"; see `choose_held_out`."""
+    held_out = choose_held_out(documents.names, documents.lengths, per_mille)
+    return {
+        "train": documents.select(np.flatnonzero(~held_out)),
+        "held_out": documents.select(np.flatnonzero(held_out)),
+    }
+
+
+def choose_held_out(
+    names: Sequence[str], sizes: Sequence[int] | np.ndarray, per_mille: int
+) -> Bool[np.ndarray, " documents"]:
+    """Which of two or more documents are held out: some, and not all.
 
     Where the names leave nothing held out, as is likely below some 1000 / per_mille documents, the
     document of median size is (not the smallest, often a mere README, nor the largest, worth most
@@ -150,16 +161,13 @@ def split_held_out(documents: ByteDocuments, per_mille: int) -> dict[str, ByteDo
     """
     if not 1 <= per_mille <= 999:
         raise UserError(f"data.held_out_per_mille = {per_mille}: choose from 1 to 999")
-    held_out = np.array([is_held_out(name, per_mille) for name in documents.names])
-    by_size = np.argsort(documents.lengths, kind="stable")
+    held_out = np.array([is_held_out(name, per_mille) for name in names])
+    by_size = np.argsort(sizes, kind="stable")
     if not held_out.any():
         held_out[by_size[(len(by_size) - 1) // 2]] = True
     if held_out.all():
         held_out[by_size[-1]] = False
-    return {
-        "train": documents.select(np.flatnonzero(~held_out)),
-        "held_out": documents.select(np.flatnonzero(held_out)),
-    }
+    return held_out
 
 
 def _num_bytes(source: bytes | Path) -> int:

@@ -257,10 +257,20 @@ def _check_lengths(batch_size: int, segment_length: int, window_length: int, see
     ]:
         if value < least:
             raise UserError(f"{name} = {value} is too small: choose {least} or more")
-    if segment_length % window_length:
-        below = segment_length // window_length * window_length
-        choices = [str(length) for length in (below, below + window_length) if length]
+    check_segment(segment_length, window_length)
+
+
+def check_segment(
+    segment: int,
+    window: int,
+    segment_name: str = "segment_length",
+    window_name: str = "window_length",
+):
+    """Raises UserError where the segment is no multiple of the window; the names are for it."""
+    if segment % window:
+        below = segment // window * window
+        nearest = f"{below} and {below + window} are" if below else f"{window} is"
         raise UserError(
-            f"segment_length = {segment_length} is not a multiple of window_length = "
-            f"{window_length}: choose {' or '.join(choices)}"
+            f"{segment_name} = {segment} is no multiple of {window_name} = {window}: "
+            f"{nearest} the nearest"
         )

@@ -1,7 +1,7 @@
 """A corpus from any folder: one file, one document, its bytes as they are."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,20 +17,37 @@ def load_text_files(
     """The files of a folder that match, as "train" and "held_out"; see `split_held_out`.
 
     A document's name is its path in the folder, with '/' on every system, and documents are sorted
-    by name. Empty files, broken links and whatever is no regular file are left out.
+    by name. Empty files are left out.
 
     Args:
       path: the folder; '~' is the home folder.
-      glob: pattern of paths in the folder, '/' between its parts; a part '**' stands for any
-        number of folders. Files and folders whose names begin with a dot match only a part that
-        begins with a dot itself. Links to files are followed, links to folders are not, so that
-        no loop can arise.
+      glob: which files; see `matching_files`.
       held_out_per_mille: documents in a thousand to hold out.
 
     Raises:
       UserError: no such folder, a file that cannot be read, or fewer than two documents.
     """
     folder = Path(path).expanduser()
+    names = matching_files(folder, glob)
+    documents = ByteDocuments({name: folder / name for name in names})
+    documents = documents.select(np.flatnonzero(documents.lengths > 1))
+    check_number(documents.names, folder, glob)
+    return split_held_out(documents, held_out_per_mille)
+
+
+def matching_files(folder: Path, glob: str) -> list[str]:
+    """Paths in `folder` of its regular files that match, '/' between their parts, sorted.
+
+    Args:
+      folder: where to look. Links to files are followed, links to folders are not, so that no loop
+        can arise; broken links and whatever is no regular file are left out.
+      glob: pattern of paths in the folder, '/' between its parts; a part '**' stands for any
+        number of folders. Files and folders whose names begin with a dot match only a part that
+        begins with a dot itself.
+
+    Raises:
+      UserError: no such folder, none of its files matches, or one cannot be read.
+    """
     _check_folder(folder)
     patterns = [part for part in glob.split("/") if part not in ("", ".")]
     dotted = any(part.startswith(".") for part in patterns)
@@ -50,10 +67,7 @@ def load_text_files(
                 f"no permission to read {folder / name}: "
                 "permit it (chmod +r), or leave it out by data.glob"
             )
-    documents = ByteDocuments({name: folder / name for name in names})
-    documents = documents.select(np.flatnonzero(documents.lengths > 1))
-    _check_number(documents, folder, glob)
-    return split_held_out(documents, held_out_per_mille)
+    return names
 
 
 def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
@@ -101,14 +115,15 @@ def _check_folder(folder: Path):
         )
 
 
-def _check_number(documents: ByteDocuments, folder: Path, glob: str):
-    if not documents.names:
+def check_number(documents: Sequence[str], folder: Path, glob: str):
+    """Raises UserError for fewer than two documents, which are those that are not empty."""
+    if not documents:
         raise UserError(
             f"every file in {folder} that matches data.glob = '{glob}' is empty: "
             "name another folder by data.path, or other files by data.glob"
         )
-    if len(documents.names) == 1:
+    if len(documents) == 1:
         raise UserError(
-            f"{documents.names[0]} is the only document in {folder} for data.glob = '{glob}', but "
+            f"{documents[0]} is the only document in {folder} for data.glob = '{glob}', but "
             "training and evaluation need one each: split it into two files or more"
         )
