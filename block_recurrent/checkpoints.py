@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from block_recurrent.data.lanes import LanePosition
 from block_recurrent.errors import UserError
@@ -72,15 +73,17 @@ class Checkpoints:
         return state, LanePosition(**training["position"])
 
     def restore_params(self, abstract: dict[str, Any]) -> dict[str, Any]:
-        """The newest parameters alone.
+        """The newest parameters alone, on one device, wherever they lay when they were saved.
 
         Raises:
           UserError: there is no checkpoint.
         """
         if self.latest_step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
         return self.manager.restore(
-            self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+            self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
         ).params
 
 
@@ -91,7 +94,7 @@ def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:
     return {"state": fields, "position": position._asdict()}
 
 
-def with_shardings(abstract: TrainState, shardings: TrainState) -> TrainState:
+def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
     """Shapes that also say where their arrays are to live."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -1,9 +1,13 @@
 """What the command-line programs share."""
 
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+import jax
 
 from block_recurrent.errors import UserError
 
@@ -17,7 +21,21 @@ def run_main(main: Callable[[], int | None]):
         status = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = USER_ERROR_STATUS
+        leave(USER_ERROR_STATUS)
+    except Exception:
+        traceback.print_exc()
+        leave(1)
+    sys.exit(status)
+
+
+def leave(status: int):
+    """Exits; one of several processes at once, without waiting for the others to end well.
+
+    They wait for this one in some collective operation. When it is gone, that fails in them too.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

@@ -10,6 +10,7 @@ import gin
 from block_recurrent.data import DataConfig
 from block_recurrent.data.lanes import check_segment
 from block_recurrent.data.prepare_config import PrepareConfig
+from block_recurrent.distributed import DistributedConfig
 from block_recurrent.errors import UserError
 from block_recurrent.field_values import conform
 from block_recurrent.gin_files import Binding, read
@@ -29,6 +30,7 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     def __post_init__(self):
         if self.optimizer.ends and self.optimizer.decay_steps is None:
@@ -43,6 +45,7 @@ SECTIONS = {
     "optimizer": "optimizer",
     "data": "data",
     "mesh": "mesh",
+    "distributed": "distributed",
 }
 CLASSES = {section: get_type_hints(RunConfig)[field] for section, field in SECTIONS.items()}
 CLASSES["prepare"] = PrepareConfig  # known to every gin file, but it decides no run

@@ -4,11 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+import jax
+
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
 from block_recurrent.data import load_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
+from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.train_step import abstract_model
 from block_recurrent.workdir import read_config
 
@@ -50,7 +53,8 @@ def main():
     shape = evaluation_shape(documents, config.model.attention, *shape)
     asked = arguments.batch_size, arguments.segment_length
     rows, length = (n if given is None else given for n, given in zip(shape, asked, strict=True))
-    evaluator = Evaluator(graphdef, documents, config.model.window_length, rows, length)
+    layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
+    evaluator = Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
     score = evaluator(params)
     result = {"step": step, "split": arguments.split, **score.metrics()}
     result |= {

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.lanes import Batch, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.losses import summed_loss
-from block_recurrent.sharding import shard_rows
+from block_recurrent.sharding import Layout
 from block_recurrent.types import ModelState
 
 
@@ -84,33 +83,37 @@ class Evaluator:
         window_length: int,
         batch_size: int,
         segment_length: int,
-        mesh: Mesh | None = None,
+        layout: Layout,
     ):
-        self.documents, self.mesh = documents, mesh
+        self.documents, self.layout = documents, layout
         self.lanes = Lanes(
             documents, batch_size, segment_length, window_length, shuffle=False, repeat=False
         )
 
         def step(
             params: dict[str, Any], model_state: ModelState, batch: Batch
-        ) -> tuple[Float[Array, " B"], ModelState]:
-            model = nnx.merge(graphdef, params)
+        ) -> tuple[tuple[Float[Array, " B"], Float[Array, ""]], ModelState]:
+            model = nnx.merge(graphdef, layout.gather(params))
             features, model_state = model.features(batch.inputs, model_state, batch.starts)
             nats = summed_loss(model, features, batch.targets, batch.weights)
-            return nats, model_state
+            return (nats, batch.weights.sum()), layout.split_state(model_state)
 
-        self.initial = jax.jit(lambda params: nnx.merge(graphdef, params).initial_state(batch_size))
-        self.step = jax.jit(step, donate_argnums=1)
+        def initial(params: dict[str, Any]) -> ModelState:
+            return layout.split_state(nnx.merge(graphdef, params).initial_state(batch_size))
+
+        self.initial = jax.jit(initial)
+        self.step = jax.jit(step, donate_argnums=1, out_shardings=(layout.replicated, None))
 
     def __call__(self, params: dict[str, Any]) -> Score:
         state = self.initial(params)
-        nats, tokens = [], 0
-        with prefetch(self.lanes, self.lanes.initial_position()) as batches:
+        scores = []
+        rows = self.layout.rows_here(self.lanes.batch_size)
+        with prefetch(self.lanes, self.lanes.initial_position(), rows) as batches:
             for batch, _ in batches:
-                tokens += int(batch.weights.sum())
-                if self.mesh is not None:
-                    batch = jax.device_put(batch, shard_rows(self.mesh, batch))
-                row_nats, state = self.step(params, state, batch)
-                nats.append(row_nats)
-        total = float(np.sum(jax.device_get(nats), dtype=np.float64))
-        return Score(total, tokens, self.documents.num_bytes, self.documents.num_words)
+                score, state = self.step(params, state, self.layout.put(batch))
+                scores.append(score)
+        nats, tokens = (
+            float(np.sum(each, dtype=np.float64))
+            for each in zip(*jax.device_get(scores), strict=True)
+        )
+        return Score(nats, int(tokens), self.documents.num_bytes, self.documents.num_words)

@@ -1,27 +1,42 @@
-"""A polite stop: the signal is noted, and the training loop ends after its step."""
+"""A polite stop: the signal is noted, and all processes end after the same step."""
 
+import os
 import signal
+
+import jax
+from jax.experimental import multihost_utils
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same command again
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT set `received` and do nothing more; a second one kills."""
+    """While entered, SIGTERM and SIGINT make `after` true once, and do nothing more.
+
+    Of several processes it is enough that one gets the signal: the coordination service of JAX
+    agrees with the others on a step. A second signal kills.
+    """
 
     def __init__(self):
         self.received = False
 
     def __enter__(self) -> "StopSignal":
-        self.before = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        # With several processes SIGTERM is the coordination service's, which has taken it already.
+        numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        self.before = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step; every process asks after every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.received
+
     def _receive(self, number, _frame):
         self.received = True
         signal.signal(number, self.before[number])
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,21 +1,26 @@
 """Where arrays live: the device mesh, and the rules that lay parameters over it."""
 
 import dataclasses
+import math
 import re
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from block_recurrent.errors import UserError
+from block_recurrent.model_config import ModelConfig
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))
+ROWS = ("data", "fsdp")  # the axes that the rows of the batch are split over
 
 # The first pattern found in a parameter's path says how its axes are split; no match: replicated.
+# Kernels that read two attentions at once, side by side, are split in their outputs alone.
 RULES = (
-    (r"(query|key|value|hidden)/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"output/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"embedding$", PartitionSpec(None, "fsdp")),
+    r"(query|key|value|hidden)/kernel$: fsdp, tensor",
+    r"(ffn|attention)/output/kernel$: tensor, fsdp",
+    r"output/kernel$: -, fsdp",
+    r"embedding$: -, fsdp",
 )
 
 
@@ -25,18 +30,35 @@ class MeshConfig:
 
     Attributes:
       data: the batch; -1 takes all devices that the other axes leave.
-      fsdp: the batch *and* the embedding axis of the parameters.
+      fsdp: the batch, *and* the parameters, which are gathered layer by layer where they are used.
       tensor: attention heads and feed-forward units.
+      rules: 'pattern: axis, axis' for parameters, the first pattern found in a parameter's path
+        counts; an axis is 'fsdp', 'tensor' or '-' for none.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    rules: tuple[str, ...] = RULES
+
+    def __post_init__(self):
+        for rule in self.rules:
+            _parse(rule)
 
 
-def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
-    """The mesh over all devices. Raises UserError where devices or batch do not divide."""
-    devices = jax.device_count()
+def make_mesh(
+    config: MeshConfig,
+    model: ModelConfig,
+    batch_size: int,
+    available: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """The mesh over all devices of all processes, or over those available.
+
+    Raises:
+      UserError: devices, batch, heads or feed-forward units do not divide.
+    """
+    available = jax.devices() if available is None else available
+    devices = len(available)
     inner = config.fsdp * config.tensor
     data = devices // inner if config.data == -1 else config.data
     if data * inner != devices:
@@ -44,34 +66,133 @@ def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
             f"mesh.data × mesh.fsdp × mesh.tensor = {data} × {config.fsdp} × {config.tensor}, "
             f"but there are {devices} devices: make the product {devices}"
         )
-    if batch_size % (data * config.fsdp):
+    rows = data * config.fsdp
+    if batch_size % rows:
         raise UserError(
             f"train.batch_size = {batch_size} does not divide over mesh.data × mesh.fsdp = "
-            f"{data * config.fsdp}: use a multiple of {data * config.fsdp}"
+            f"{rows}: use a multiple of {rows}"
         )
+    for name in ("num_heads", "mlp_dim"):
+        size = getattr(model, name)
+        if size % config.tensor:
+            fits = ", ".join(str(n) for n in range(1, devices + 1) if size % n == devices % n == 0)
+            raise UserError(
+                f"BlockRecurrentTransformer.{name} = {size} does not divide over mesh.tensor = "
+                f"{config.tensor}: on {devices} devices {fits} would"
+            )
     automatic = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, axis_types=automatic)
+    shape = data, config.fsdp, config.tensor
+    return jax.make_mesh(shape, AXES, axis_types=automatic, devices=available)
 
 
-def shard_parameters(mesh: Mesh, tree):
-    """NamedShardings for a tree of parameters, or of optimizer state that mirrors them."""
+class Layout:
+    """Which part of each array a device of the mesh holds.
 
-    def sharding(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, spec in RULES:
-            if re.search(pattern, name) and divides(mesh, spec, leaf.shape):
-                return NamedSharding(mesh, spec)
-        return NamedSharding(mesh, PartitionSpec())
+    Args:
+      mesh: the devices.
+      rules: as in `MeshConfig`.
+    """
 
-    return jax.tree_util.tree_map_with_path(sharding, tree)
+    def __init__(self, mesh: Mesh, rules: Sequence[str] = RULES):
+        self.mesh, self.rules = mesh, [_parse(rule) for rule in rules]
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Whole, on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Split by the first axis, the rows of the batch."""
+        return NamedSharding(self.mesh, PartitionSpec(ROWS))
+
+    def model_state(self, tree):
+        """Shardings of a `ModelState`: by rows, and caches by heads too."""
+
+        def sharding(leaf):
+            heads = ("tensor",) if len(leaf.shape) == 4 else ()
+            return NamedSharding(self.mesh, PartitionSpec(ROWS, *heads))
+
+        return jax.tree.map(sharding, tree)
+
+    def parameters(self, tree):
+        """Shardings of parameters, or of optimizer state that mirrors them, between steps."""
+        return self._by_rule(tree, AXES)
+
+    def gather(self, params):
+        """Inside a step: parameters as they are used, whole but for the tensor axis.
+
+        Said outright, or XLA might rather split and gather activations, which are larger.
+        """
+        return jax.lax.with_sharding_constraint(params, self._by_rule(params, ("tensor",)))
+
+    def scatter(self, grads):
+        """Inside a step: gradients as the parameters lie between steps."""
+        return jax.lax.with_sharding_constraint(grads, self.parameters(grads))
+
+    def split_state(self, state):
+        """Inside a step: a `ModelState` as it lies between steps."""
+        return jax.lax.with_sharding_constraint(state, self.model_state(state))
+
+    def rows_here(self, batch_size: int) -> slice:
+        """The rows of the global batch that the devices of this process hold.
+
+        Raises:
+          UserError: they do not lie side by side.
+        """
+        indices = self.rows.addressable_devices_indices_map((batch_size,)).values()
+        spans = {index[0].indices(batch_size)[:2] for index in indices}
+        first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
+        if sum(stop - start for start, stop in spans) != last - first:
+            raise UserError(
+                f"the devices of process {jax.process_index()} hold the rows {sorted(spans)}, "
+                "which are apart: choose mesh.data × mesh.fsdp as a multiple of the processes"
+            )
+        return slice(first, last)
+
+    def put(self, batch):
+        """The rows of this process as its part of global arrays."""
+        processes = jax.process_count()
+        if processes == 1:
+            return jax.device_put(batch, self.rows)
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(self.rows, leaf), batch
+        )
+
+    def _by_rule(self, tree, axes: Sequence[str]):
+        def sharding(path, leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            for pattern, spec in self.rules:
+                if pattern.search(name) and self._divides(spec, leaf.shape):
+                    kept = (axis if axis in axes else None for axis in spec)
+                    return NamedSharding(self.mesh, PartitionSpec(*kept))
+            return NamedSharding(self.mesh, PartitionSpec())
+
+        return jax.tree_util.tree_map_with_path(sharding, tree)
+
+    def _divides(self, spec: Sequence[str | None], shape: tuple[int, ...]) -> bool:
+        """Whether every axis splits evenly; factored optimizer state has other ranks."""
+        ways = [1 if axis is None else self.mesh.shape[axis] for axis in spec]
+        fits = (n % w == 0 for n, w in zip(shape, ways, strict=False))
+        return len(shape) == len(spec) and all(fits)
 
 
-def divides(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> bool:
-    """Whether every axis of the shape splits evenly; factored optimizer state has other ranks."""
-    ways = [1 if axis is None else mesh.shape[axis] for axis in spec]
-    return len(shape) == len(spec) and all(n % w == 0 for n, w in zip(shape, ways, strict=True))
+def _parse(rule: str) -> tuple[re.Pattern, tuple[str | None, ...]]:
+    """A rule's pattern and the mesh axis of each axis of the parameter."""
+    pattern, _, axes = rule.rpartition(":")
+    names = tuple(axis.strip() for axis in axes.split(","))
+    used = [name for name in names if name != "-"]
+    try:
+        if not pattern or not set(used) <= {"fsdp", "tensor"} or len(set(used)) < len(used):
+            raise re.error("write 'pattern: axis, axis', axes being fsdp, tensor or - for none")
+        return re.compile(pattern), tuple(None if name == "-" else name for name in names)
+    except re.error as error:
+        raise UserError(f"mesh.rules holds {rule!r}: {error}") from error
 
 
-def shard_rows(mesh: Mesh, tree):
-    """NamedShardings that split the first axis, the rows of the batch."""
-    return jax.tree.map(lambda _: NamedSharding(mesh, BATCH), tree)
+def bytes_on_a_device(tree) -> int:
+    """Bytes that one device holds of arrays, or of shapes, with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from block_recurrent.cli import default_workdir, run_main
 from block_recurrent.configs import load
+from block_recurrent.distributed import connect
 from block_recurrent.preemption import EXIT_STATUS
 from block_recurrent.trainer import Trainer
 
@@ -49,12 +50,25 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="folder of the run (default: runs/<name of the first gin file>)",
     )
+    many = parser.add_argument_group(
+        "many processes", "SLURM, Open MPI and TPU pods tell these themselves; see launch/"
+    )
+    many.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="of process 0, the same for all"
+    )
+    many.add_argument("--num_processes", type=int, metavar="N", help="in all")
+    many.add_argument("--process_id", type=int, metavar="I", help="of this one, from 0")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    config = load(arguments.gin_file, arguments.gin_bindings)
+    bindings = list(arguments.gin_bindings)
+    for name in ("coordinator_address", "num_processes"):
+        if (value := getattr(arguments, name)) is not None:
+            bindings.append(f"distributed.{name} = {value!r}")
+    config = load(arguments.gin_file, bindings)
+    connect(config.distributed, arguments.process_id)
     workdir = arguments.workdir or default_workdir(arguments.gin_file)
     finished = Trainer(config, workdir).run()
     return 0 if finished else EXIT_STATUS

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
 from block_recurrent.data.lanes import Batch
 from block_recurrent.losses import summed_loss
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.model_config import ModelConfig
-from block_recurrent.sharding import shard_parameters, shard_rows
+from block_recurrent.sharding import Layout
 from block_recurrent.types import ModelState
 
 
@@ -70,23 +69,25 @@ def init_function(
     return init
 
 
-def state_shardings(mesh: Mesh, abstract: TrainState) -> TrainState:
+def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
     """A `TrainState` of shardings: parameters by rule, model state by rows, the rest everywhere."""
-    everywhere = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), abstract)
-    return everywhere._replace(
-        params=shard_parameters(mesh, abstract.params),
-        optimizer=shard_parameters(mesh, abstract.optimizer),
-        model=shard_rows(mesh, abstract.model),
+    return jax.tree.map(lambda _: layout.replicated, abstract)._replace(
+        params=layout.parameters(abstract.params),
+        optimizer=layout.parameters(abstract.optimizer),
+        model=layout.model_state(abstract.model),
     )
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, log_every_steps: int
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    log_every_steps: int,
+    layout: Layout,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The step. Its sums begin anew after every `log_every_steps` steps, without the host."""
 
     def loss_fn(params, model_state, batch, dropout_key):
-        model = nnx.merge(graphdef, params)
+        model = nnx.merge(graphdef, layout.gather(params))
         features, model_state = model.features(
             batch.inputs, model_state, batch.starts, dropout_key=dropout_key
         )
@@ -99,7 +100,9 @@ def make_train_step(
         (_, (nats, tokens, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.model, batch, key
         )
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        updates, optimizer_state = optimizer.update(
+            layout.scatter(grads), state.optimizer, state.params
+        )
         fresh = state.step % log_every_steps == 0
         new = Sums(nats, tokens, optax.tree.norm(grads), jnp.ones(()))
         sums = jax.tree.map(lambda old, add: jnp.where(fresh, 0, old) + add, state.sums, new)

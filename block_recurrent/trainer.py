@@ -1,5 +1,6 @@
 """The training loop: data in; steps, metrics, evaluations and checkpoints out."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -16,13 +17,14 @@ from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.data.vocabularies import Vocabulary
+from block_recurrent.distributed import is_first, tell
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
-from block_recurrent.sharding import make_mesh, shard_rows
+from block_recurrent.sharding import Layout, make_mesh
 from block_recurrent.train_step import (
     Sums,
     TrainState,
@@ -53,35 +55,37 @@ class Trainer:
         shape = (train.batch_size, train.segment_length)
         window = model.window_length
         self.lanes = Lanes(self.documents["train"], *shape, window, seed=train.seed)
-        self.mesh = make_mesh(config.mesh, train.batch_size)
+        self.mesh = make_mesh(config.mesh, model, train.batch_size)
+        self.layout = Layout(self.mesh, config.mesh.rules)
+        self.rows = self.layout.rows_here(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         held_out = self.documents["held_out"]
         ways = self.mesh.size // config.mesh.tensor
         shape = evaluation_shape(held_out, model.attention, *shape, ways)
-        self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.mesh)
+        self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.layout)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
         abstract = jax.eval_shape(self.init)
-        self.shardings = state_shardings(self.mesh, abstract)
+        self.shardings = state_shardings(self.layout, abstract)
         self.abstract = with_shardings(abstract, self.shardings)
 
     def run(self) -> bool:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
         claim(self.workdir, self.config)
-        print(self.summary(), flush=True)
+        tell(self.summary())
         num_steps = self.config.train.num_steps
         with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
             state, position = self.start(checkpoints)
             first = int(state.step)
             if first >= num_steps:
-                print(f"all {num_steps:,} steps of this run are done")
+                tell(f"all {num_steps:,} steps of this run are done")
                 return True
             step = self.compile_step()
-            with (
-                MetricsLog(self.workdir, first or None) as self.log,
-                Progress(num_steps, first) as self.progress,
-                prefetch(self.lanes, position) as batches,
-            ):
+            with contextlib.ExitStack() as stack:
+                if is_first():
+                    self.log = stack.enter_context(MetricsLog(self.workdir, first or None))
+                    self.progress = stack.enter_context(Progress(num_steps, first))
+                batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
                 done = self.loop(step, state, batches, checkpoints, stop)
         return done == num_steps
 
@@ -111,7 +115,7 @@ class Trainer:
         position = self.lanes.initial_position()
         if checkpoints.latest_step is None:
             return jax.jit(self.init, out_shardings=self.shardings)(), position
-        print(f"continuing from step {checkpoints.latest_step:,}", flush=True)
+        tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)
 
     def loop(
@@ -130,10 +134,10 @@ class Trainer:
             asked = time.perf_counter()
             batch, position = next(batches)
             self.waited += time.perf_counter() - asked
-            state, sums = step(state, self.put(batch))
+            state, sums = step(state, self.layout.put(batch))
             if unreported:  # one step late, so that the device is at work again meanwhile
                 unreported = self.report(*unreported)
-            last, stopping = done == train.num_steps, stop.received
+            last, stopping = done == train.num_steps, stop.after(done)
             if last or done % train.log_every_steps == 0:
                 unreported = (done, sums)
             evaluate = last or done % train.eval_every_steps == 0
@@ -153,17 +157,17 @@ class Trainer:
 
     def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
         """The compiled step, so that no measured step contains its compilation."""
-        step = make_train_step(self.graphdef, self.optimizer, self.config.train.log_every_steps)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        batch, _ = self.lanes.read(self.lanes.initial_position())
-        return jitted.lower(self.abstract, self.put(batch)).compile()
-
-    def put(self, batch: Batch) -> Batch:
-        """The batch on the devices, its rows split over them."""
-        return jax.device_put(batch, shard_rows(self.mesh, batch))
+        log_every_steps = self.config.train.log_every_steps
+        step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
+        outputs = self.shardings, self.layout.replicated
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+        batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
+        return jitted.lower(self.abstract, self.layout.put(batch)).compile()
 
     def report(self, step: int, sums: Sums):
-        """Writes one line of training metrics."""
+        """Writes one line of training metrics, in the first process."""
+        if not is_first():
+            return
         nats, tokens, grad_norm, steps = (float(x) for x in jax.device_get(sums))
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
@@ -186,6 +190,8 @@ class Trainer:
     def evaluate(self, step: int, state: TrainState):
         """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
         documents, metrics = self.documents["held_out"], self.evaluator(state.params).metrics()
+        if not is_first():
+            return
         self.log.write(step, "held_out", metrics)
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
         if step == self.config.train.num_steps and isinstance(documents, ByteDocuments):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.configs import RunConfig, differences, load, to_gin
+from block_recurrent.distributed import is_first, wait_for_others
 from block_recurrent.errors import UserError
 
 # These say how long a run goes on, what it reports and where it runs, not what it computes.
@@ -14,6 +15,7 @@ MAY_CHANGE = (
     "train.eval_every_steps",
     "train.checkpoint_every_steps",
     "mesh.",
+    "distributed.",
 )
 
 
@@ -47,6 +49,9 @@ def claim(workdir: Path, config: RunConfig):
                 f"{workdir} holds a run with another configuration ({'; '.join(different)}): "
                 f"name another --workdir, or make the configurations equal{_hint(different)}"
             )
+    wait_for_others("claim")  # until all have read what is there
+    if not is_first():
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".gin.tmp")

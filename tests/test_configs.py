@@ -212,7 +212,7 @@ def test_files_that_cannot_be_read(elsewhere):
         ),
         (
             "mesh.zzz = 3",
-            "mesh has no parameter 'zzz': there are data, fsdp, tensor",
+            "mesh has no parameter 'zzz': there are data, fsdp, tensor, rules",
         ),
         ("Train.seed = 3", "nothing is called 'Train': did you mean train?"),
         (

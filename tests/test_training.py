@@ -18,6 +18,7 @@ from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.configs import load, to_gin
 from block_recurrent.data import load_documents
 from block_recurrent.evaluation import Evaluator
+from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.train_step import abstract_model
 from block_recurrent.trainer import Trainer
 from block_recurrent.workdir import read_config
@@ -187,9 +188,10 @@ def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(finished, read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract)
+    layout = Layout(make_mesh(MeshConfig(), config.model, 4))
     documents = load_documents(config.data)["held_out"]
     scores = [
-        Evaluator(graphdef, documents, 8, batch, segment)(params)
+        Evaluator(graphdef, documents, 8, batch, segment, layout)(params)
         for batch, segment in [(1, 8), (3, 32), (4, 64)]
     ]
     for score in scores:

@@ -1,0 +1,100 @@
+"""Many processes that train one model: how they find each other, and what one does for all."""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+from jax.experimental import multihost_utils
+
+from block_recurrent.errors import UserError
+
+SIZES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}  # set by the launcher
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """What `distributed.…` in a gin file sets.
+
+    Attributes:
+      cluster: 'auto' (SLURM, Open MPI or TPU where they are there, else a process of its own),
+        'slurm', 'ompi', 'mpi4py', 'k8s' (needs the package kubernetes), 'tpu', or 'none'.
+      coordinator_address: 'host:port' of process 0, where no cluster tells it.
+      num_processes: in all, where no cluster tells it.
+      heartbeat_seconds: after so long a silence a process counts as lost, and the others end.
+    """
+
+    cluster: Literal["auto", "slurm", "ompi", "k8s", "mpi4py", "tpu", "none"] = "auto"
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    heartbeat_seconds: int = 60
+
+
+def connect(config: DistributedConfig, process_id: int | None = None):
+    """Joins the other processes, if there are any. Comes before anything that touches a device.
+
+    Args:
+      config: how.
+      process_id: of this process, from 0, where no cluster tells it.
+
+    Raises:
+      UserError: some but not all of address, number and id are given, or nobody answers.
+    """
+    given = (config.coordinator_address, config.num_processes, process_id)
+    if any(value is not None for value in given):
+        if None in given:
+            raise UserError(
+                "a process joins others by coordinator_address, num_processes and process_id: "
+                f"give all three, not {given}"
+            )
+        if not 0 <= process_id < config.num_processes:
+            raise UserError(
+                f"process_id = {process_id}: choose from 0 to {config.num_processes - 1}, "
+                "another one for each process"
+            )
+        found = {
+            "coordinator_address": config.coordinator_address,
+            "num_processes": config.num_processes,
+            "process_id": process_id,
+            "cluster_detection_method": "deactivate",
+        }
+    elif (cluster := detect(config.cluster, os.environ)) is not None:
+        found = {} if cluster == "tpu" else {"cluster_detection_method": cluster}
+    else:
+        return
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=config.heartbeat_seconds)
+    except (RuntimeError, ValueError) as error:
+        if config.cluster == "auto" and found == {}:  # a TPU of one host needs no coordinator
+            return
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot join the other processes ({first_line}): {found}") from error
+
+
+def detect(cluster: str, environment: Mapping[str, str]) -> str | None:
+    """The cluster that this process is a part of; None: it runs by itself."""
+    if cluster != "auto":
+        return None if cluster == "none" else cluster
+    for name, size in SIZES.items():
+        if int(environment.get(size, 1)) > 1:
+            return name
+    return "tpu" if importlib.util.find_spec("libtpu") else None
+
+
+def is_first() -> bool:
+    """Whether this process writes what is to be written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_others(what: str):
+    """Returns when every process has come here; `what` is the same in all."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def tell(text: str):
+    """Prints, in the first process alone."""
+    if is_first():
+        print(text, flush=True)
