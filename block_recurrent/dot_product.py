@@ -75,10 +75,11 @@ def _add_bias_forward(logits, bias):
 
 
 def _add_bias_backward(bias, gradient):
-    if bias.ndim < gradient.ndim:
-        rows = gradient.reshape(-1, bias.size)
-        ones = jnp.ones(len(rows), gradient.dtype)
-        total = jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST).reshape(bias.shape)
+    shared = gradient.ndim - bias.ndim
+    if shared:
+        # Contracted axis by axis: flattening them first would gather a batch split over devices.
+        ones = jnp.ones(gradient.shape[:shared], gradient.dtype)
+        total = jnp.tensordot(ones, gradient, shared, precision=jax.lax.Precision.HIGHEST)
     else:
         shared = [axis for axis, size in enumerate(bias.shape) if size != gradient.shape[axis]]
         total = jnp.sum(gradient, axis=shared, keepdims=True)

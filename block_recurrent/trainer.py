@@ -20,6 +20,7 @@ from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.distributed import is_first, tell
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
+from block_recurrent.layout_table import layout_table, memory_line
 from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
@@ -73,6 +74,11 @@ class Trainer:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
         claim(self.workdir, self.config)
         tell(self.summary())
+        if is_first():
+            table = layout_table(self.abstract)
+            (self.workdir / "layout.txt").write_text(table + "\n", encoding="utf-8")
+            if self.mesh.size > 1:
+                tell(f"\n{table}\n")
         num_steps = self.config.train.num_steps
         with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
             state, position = self.start(checkpoints)
@@ -90,7 +96,7 @@ class Trainer:
         return done == num_steps
 
     def summary(self) -> str:
-        """What is about to run, in three lines."""
+        """What is about to run, in four lines."""
         train, model = self.config.train, self.config.model
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
         layers = ", ".join(map(str, model.recurrent_indices))
@@ -104,6 +110,7 @@ class Trainer:
             [
                 f"model  {count / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
                 f"{model.window_length}, {memory}",
+                f"memory {memory_line(self.abstract)}",
                 f"data   {self.config.data.corpus}: {', '.join(data)}",
                 f"run    {self.workdir}: {train.num_steps:,} steps of {train.batch_size} × "
                 f"{train.segment_length} tokens on {devices}",

@@ -131,7 +131,11 @@ def test_stopped_as_two_continued_as_one(config, alone):
 
 def test_a_lost_process_ends_the_others(config):
     processes = start(
-        config.parent / "lost", config, 2, 2, "train.num_steps = 100000",
+        config.parent / "lost",
+        config,
+        2,
+        2,
+        "train.num_steps = 100000",
         "distributed.heartbeat_seconds = 10",
     )
     log = config.parent / "lost" / "metrics.jsonl"

@@ -21,7 +21,7 @@ READING_ORDER = """
     model_config layers model block_recurrent interop
     data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
-    losses optimizers distributed sharding train_config train_step evaluation
+    losses optimizers distributed sharding train_config train_step layout_table evaluation
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     metrics_log preemption trainer
     cli train evaluate

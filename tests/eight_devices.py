@@ -1,0 +1,88 @@
+"""Trains tiny models on meshes of eight devices and prints, as JSON, what came out.
+
+    python tests/eight_devices.py VARIANT… -- DATA,FSDP,TENSOR…
+
+Run with XLA_FLAGS=--xla_force_host_platform_device_count=8.
+"""
+
+import collections
+import dataclasses
+import json
+import re
+import sys
+
+import jax
+import numpy as np
+
+from block_recurrent.data.lanes import Batch
+from block_recurrent.optimizers import OptimizerConfig, make_optimizer
+from block_recurrent.sharding import Layout, MeshConfig, make_mesh
+from block_recurrent.train_step import (
+    abstract_model,
+    init_function,
+    make_train_step,
+    state_shardings,
+)
+from tiny import TINY, VARIANTS
+
+ROWS, LENGTH, STEPS = 16, 32, 20
+VARIANTS = VARIANTS | {"transformer_xl": {"recurrent_layers": ()}}
+COLLECTIVE = re.compile(
+    r"= (?P<shape>.*?) (?P<name>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
+    r"(-start)?\("
+)
+
+
+def train(variant: str, shape: tuple[int, int, int]):
+    """Losses of the steps, final parameters, and the collectives of a step with their shapes."""
+    length = TINY.window_length if variant == "transformer_xl" else LENGTH
+    changes = {"num_heads": 4, "head_size": 8, "dropout_rate": 0.1} | VARIANTS[variant]
+    config = dataclasses.replace(TINY, **changes)
+    optimizer, _ = make_optimizer(OptimizerConfig(warmup_steps=2))
+    devices = jax.devices()[: int(np.prod(shape))]
+    layout = Layout(make_mesh(MeshConfig(*shape), config, ROWS, devices))
+    graphdef, _ = abstract_model(config)
+    init = init_function(config, optimizer, ROWS, seed=0)
+    shardings = state_shardings(layout, jax.eval_shape(init))
+    state = jax.jit(init, out_shardings=shardings)()
+    step = jax.jit(
+        make_train_step(graphdef, optimizer, 1, layout),
+        donate_argnums=0,
+        out_shardings=(shardings, layout.replicated),
+    )
+    rng = np.random.default_rng(0)
+    compiled, losses = None, []
+    for _ in range(STEPS):
+        tokens = rng.integers(0, 260, (ROWS, length + 1)).astype(np.int32)
+        starts = rng.random((ROWS, length // TINY.window_length)) < 0.3
+        weights = np.ones((ROWS, length), np.float32)
+        batch = layout.put(Batch(tokens[:, :-1], tokens[:, 1:], weights, starts))
+        compiled = compiled or step.lower(state, batch).compile()
+        state, sums = compiled(state, batch)
+        losses.append(float(sums.nats / sums.tokens))
+    collectives = collections.Counter()
+    for line in compiled.as_text().splitlines():
+        if match := COLLECTIVE.search(line):
+            collectives[f"{match['name']} {match['shape']}"] += 1
+    return losses, jax.device_get(state.params), collectives
+
+
+def main():
+    middle = sys.argv.index("--")
+    results = {}
+    for variant in sys.argv[1:middle]:
+        losses, params, _ = train(variant, (1, 1, 1))
+        results[variant] = {"alone": losses}
+        for mesh in sys.argv[middle + 1 :]:
+            there, found, collectives = train(variant, tuple(map(int, mesh.split(","))))
+            differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), params, found)
+            results[variant][mesh] = {
+                "losses": there,
+                "difference": max(jax.tree.leaves(differences)),
+                "collectives": collectives,
+            }
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
