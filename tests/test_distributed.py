@@ -25,8 +25,8 @@ from corpus import tiny_run, write_corpus
 ROOT = Path(__file__).parent.parent
 
 
-def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: str):
-    """Starts processes that have so many devices together."""
+def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: str, folders=None):
+    """Starts processes that have so many devices together, each in a folder of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -43,6 +43,7 @@ def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=folders[index] if folders else None,
         )
         for index in range(processes)
     ]
@@ -150,8 +151,15 @@ def test_a_lost_process_ends_the_others(config):
 
 def test_a_failing_process_shows_its_error_and_ends_all(config):
     """A corpus that only one of two hosts has."""
-    processes = start(config.parent / "failed", config, 2, 2, "distributed.heartbeat_seconds = 10")
-    del processes
+    first, second = (config.parent / name for name in ("first", "second"))
+    write_corpus(first / "texts")
+    second.mkdir()
+    bindings = "data.path = 'texts'", "distributed.heartbeat_seconds = 10"
+    workdir = config.parent / "failed"
+    processes = start(workdir, config, 2, 2, *bindings, folders=(first, second))
+    (waiting, _), (failed, out) = finish(processes, 120)
+    assert failed == 2 and "error: data.path = 'texts' does not exist" in out
+    assert waiting != 0 and not (workdir / "config.gin").exists()
 
 
 @pytest.mark.parametrize(
