@@ -19,9 +19,9 @@ options:
   --dry_run                print the commands and start nothing
   --help                   this text
 
-Lines of process i begin with [i]. SIGTERM and Ctrl-C go to all: the run is saved and the exit status
-is 75; the same command continues it. When one process fails, the others are ended and the exit
-status is its own. PYTHON names the Python to use (default: python).
+Lines of process i begin with [i]. SIGTERM and Ctrl-C go to all: the run is saved and the exit
+status is 75; the same command continues it. When one process fails, the others are ended and the
+exit status is its own. PYTHON names the Python to use (default: python).
 TEXT
 }
 
@@ -105,7 +105,10 @@ forward() {
 # Marks the lines of process $1. Signals are for the processes: it ends when its process has.
 prefix() {
   trap '' TERM INT
-  exec awk -v mark="[$1] " '{ print mark $0; fflush() }'
+  local line
+  while IFS= read -r line || [[ $line ]]; do
+    printf '[%s] %s\n' "$1" "$line"
+  done
 }
 end_all() { kill -KILL "${pids[@]}" 2>/dev/null || true; }
 trap forward TERM INT
@@ -135,7 +138,7 @@ while ((${#running[@]})); do
     wait "${pids[i]}" || ended=$?
     case $ended in
       0 | 75) seconds=60 ;;
-      *) seconds=10 ;;
+      *) seconds=5 ;;
     esac
     if ((status == 0 || (status == 75 && ended != 0))); then status=$ended; fi
     if ((ended != 0 && ended != 75)); then echo "process $i ended with status $ended" >&2; fi

@@ -1,0 +1,406 @@
+"""Weak scaling on paper: what a step computes and exchanges, and how long that takes at best.
+
+    python benchmarks/scaling_on_paper.py [--models paper_12l paper_24l] [--chips 8 64 256]
+        [--json FILE]
+
+Compiles the training step of each model for 8 or 16 fake CPU devices, with the shapes of arrays
+alone: no array of the model is ever made. The compiled program says which collectives run, how
+often, along which axes of the mesh and on how many bytes; the program before compilation says how
+many multiplications there are. More chips along data or fsdp, each with as many rows as before,
+change none of that but the number that take part. Divided by published figures of the hardware, it
+gives seconds. Prints the tables of docs/scaling.md. With --json FILE it keeps what it counted
+there, and takes from there what it counted before.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from block_recurrent.checkpoints import with_shardings
+from block_recurrent.configs import RunConfig, load
+from block_recurrent.data.lanes import Batch
+from block_recurrent.optimizers import make_optimizer
+from block_recurrent.sharding import Layout, MeshConfig, bytes_on_a_device, make_mesh
+from block_recurrent.train_step import (
+    abstract_model,
+    init_function,
+    make_train_step,
+    state_shardings,
+)
+
+ROWS_A_CHIP = 4  # × 4096 tokens: 131k tokens on 8 chips
+VOCAB_SIZE = 32_000  # as in the paper's experiments on PG-19
+UTILISATION = 0.4  # of the peak, in what is computed; an assumption
+WORD = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
+
+
+Mesh = tuple[int, int, int]  # sizes of data, fsdp and tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Published figures of a chip and its links.
+
+    Attributes:
+      name: as in the tables.
+      flops: per second, of dense bfloat16 matrix products.
+      link: bytes per second that it sends to others of its node (or, without nodes, to all).
+      node: chips with such links to each other; None: all.
+      network: bytes per second that it sends to other nodes.
+      dimensions: of the torus of links; a tensor axis beside other axes has one of them for itself.
+      memory: bytes.
+    """
+
+    name: str
+    flops: float
+    link: float
+    node: int | None
+    network: float
+    dimensions: int
+    memory: float
+
+
+CHIPS = (
+    Chip("H100 SXM", 989e12, 450e9, 8, 50e9, 1, 80e9),
+    Chip("TPU v5e", 197e12, 200e9, None, 0, 2, 16e9),
+    Chip("TPU v5p", 459e12, 600e9, None, 0, 3, 95e9),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Arrays that devices exchange.
+
+    Attributes:
+      kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute.
+      bytes: of the whole arrays, of which a device has a part before or after.
+      axes: of the mesh, by number, along which devices exchange.
+      count: how often in a step.
+    """
+
+    kind: str
+    bytes: int
+    axes: tuple[int, ...]
+    count: int
+
+    def shares(self, size: int) -> float:
+        """How many times its bytes a device sends if `size` devices exchange, in a ring."""
+        if self.kind == "collective-permute":
+            return float(size > 1)
+        return (2 if self.kind == "all-reduce" else 1) * (size - 1) / size
+
+    def group(self, mesh: Mesh) -> tuple[int, ...]:
+        """The devices that exchange with the first one."""
+        index = tuple(slice(None) if axis in self.axes else 0 for axis in range(len(mesh)))
+        return tuple(np.arange(math.prod(mesh)).reshape(mesh)[index].ravel().tolist())
+
+    def moved(self, mesh: Mesh) -> float:
+        """Bytes that a device sends in a step."""
+        return self.count * self.bytes * self.shares(len(self.group(mesh)))
+
+    def seconds(self, chip: Chip, mesh: Mesh) -> float:
+        """At the full bandwidth of the links. What leaves a node is shared among its chips."""
+        if chip.node is None:
+            alone = mesh[2] == 1 or mesh[0] * mesh[1] == 1
+            tensor = self.axes == (2,)
+            dimensions = chip.dimensions if alone else 1 if tensor else chip.dimensions - 1
+            return self.moved(mesh) / (chip.link * dimensions / chip.dimensions)
+        group = self.group(mesh)
+        nodes = len({device // chip.node for device in group})
+        here = len(group) // nodes
+        inside = self.shares(here) * self.bytes / chip.link
+        whole = self.kind in ("all-to-all", "collective-permute")
+        part = self.bytes if whole else self.bytes / here
+        return self.count * (inside + self.shares(nodes) * part / chip.network)
+
+
+# What the compiled program exchanges
+
+
+COLLECTIVE = re.compile(
+    r"= (?P<shapes>.*?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all|"
+    r"collective-permute)(?P<start>-start)?\("
+)
+CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%([\w.\-]+)")
+
+
+def collectives_of(
+    text: str, mesh: Mesh, split_shapes: Set[tuple[int, ...]] = frozenset()
+) -> list[Collective]:
+    """The collectives of a compiled program, those in loops as often as these go round.
+
+    The compiler for CPUs differs in two ways from those for GPUs and TPUs, which is made good here:
+    it reduces bfloat16 in float32, and it does not make a reduce-scatter of an all-reduce of whose
+    result each device keeps a part.
+
+    Args:
+      text: of the program.
+      mesh: that it was compiled for.
+      split_shapes: of parameters that lie split between steps, whose gradients do too.
+    """
+    computations, entry = _computations(text)
+    found = Counter()
+
+    def visit(name: str, times: int):
+        for line in computations[name]:
+            if match := COLLECTIVE.search(line):
+                for kind, size, group in _exchanged(match, line, split_shapes, times):
+                    found[kind, size, axes_of(group, mesh)] += times
+                continue
+            inner = times
+            if " while(" in line:
+                inner *= int(re.search(r'known_trip_count":\{"n":"(\d+)"', line)[1])
+            for called in CALLED.findall(line):
+                visit(called, inner)
+
+    visit(entry, 1)
+    return [Collective(*key, count) for key, count in found.items()]
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of each part of the program, and the name of the part that runs first."""
+    computations, entry, name = {}, None, None
+    for line in text.splitlines():
+        if match := re.match(r"(ENTRY )?%([\w.\-]+) \(.*\{$", line):
+            name = match[2]
+            entry = name if match[1] else entry
+            computations[name] = []
+        elif name and line.startswith(" "):
+            computations[name].append(line)
+    return computations, entry
+
+
+def _exchanged(match: re.Match, line: str, split_shapes: Set[tuple[int, ...]], times: int):
+    """Kind, bytes and devices of the arrays in one line."""
+    assert not match["start"], f"asynchronous: {line}"
+    kind, group = match["kind"], group_of(line)
+    halved = "_promoted" in line or kind in ("all-to-all", "collective-permute")
+    for word, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", match["shapes"]):
+        shape = tuple(int(n) for n in dimensions.split(",") if n)
+        size = math.prod(shape) * (2 if halved and word == "f32" else WORD[word])
+        if kind == "all-reduce" and times == 1 and shape in split_shapes:
+            yield "reduce-scatter", size, group
+        else:
+            yield kind, size * (len(group) if kind == "reduce-scatter" else 1), group
+
+
+def axes_of(group: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
+    """The axes of the mesh along which these devices differ."""
+    places = np.unravel_index(np.array(group), mesh)
+    return tuple(axis for axis, place in enumerate(places) if len(set(place.tolist())) > 1)
+
+
+def group_of(line: str) -> tuple[int, ...]:
+    """The devices that exchange with the first one in that line of a program."""
+    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
+        return tuple(sorted((int(match[1]), int(match[2]))))
+    if match := re.search(
+        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[(.*?)\](?:T\((.*?)\))?\))? \{(.*?)\}",
+        line,
+    ):
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        used = re.findall(r"'(\w+)'", match[4])
+        devices = _devices(match[2] or str(math.prod(axes.values())), match[3])
+        index = tuple(slice(None) if name in used else 0 for name in axes)
+        return tuple(devices.reshape(tuple(axes.values()))[index].ravel().tolist())
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[(.*?)\](?:T\((.*?)\))?", line):
+        devices = _devices(match[3], match[4])
+        return tuple(devices.reshape(int(match[1]), int(match[2]))[0].tolist())
+    match = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    return tuple(map(int, match[1].split(",")))
+
+
+def _devices(shape: str, order: str | None) -> np.ndarray:
+    """All devices in that shape, then with its axes in that order."""
+    shape = tuple(map(int, shape.split(",")))
+    devices = np.arange(math.prod(shape)).reshape(shape)
+    return devices.transpose(tuple(map(int, order.split(",")))) if order else devices
+
+
+# What the program computes
+
+
+def matrix_flops(jaxpr) -> int:
+    """Two for each multiplication of the matrix products, those in loops as often as they go."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            result = math.prod(equation.outvars[0].aval.shape)
+            total += 2 * result * math.prod(shape[axis] for axis in contracted)
+        times = 1
+        if equation.primitive.name == "scan":
+            times = equation.params["length"]
+        elif equation.primitive.name == "shard_map":  # its shapes are those of one part
+            shape = equation.params["mesh"].shape
+            times = math.prod(shape[axis] for axis in equation.params["newly_manual_axes"])
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += times * matrix_flops(inner)
+    return total
+
+
+def abstract_run(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
+    """Optimizer, layout, and the state between steps as shapes with shardings."""
+    rows = config.train.batch_size
+    optimizer, _ = make_optimizer(config.optimizer)
+    layout = Layout(make_mesh(MeshConfig(*mesh), config.model, rows, devices))
+    state = jax.eval_shape(init_function(config.model, optimizer, rows, 0))
+    return optimizer, layout, with_shardings(state, state_shardings(layout, state))
+
+
+def memory(config: RunConfig, mesh: Mesh) -> int:
+    """Bytes on a chip between steps; it takes no more devices than one."""
+    _, _, state = abstract_run(config, mesh, jax.devices()[:1] * math.prod(mesh))
+    return bytes_on_a_device((state.params, state.optimizer, state.model))
+
+
+def count(config: RunConfig, mesh: Mesh) -> dict:
+    """All numbers of a step of that run on that mesh of the devices there are."""
+    optimizer, layout, state = abstract_run(config, mesh, jax.devices())
+
+    def rows(length, dtype):
+        shape = (config.train.batch_size, length)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.rows)
+
+    length = config.train.segment_length
+    tokens, weights = rows(length, jnp.int32), rows(length, jnp.float32)
+    starts = rows(length // config.model.window_length, jnp.bool_)
+    batch = Batch(tokens, tokens, weights, starts)
+    graphdef, _ = abstract_model(config.model)
+    step = make_train_step(graphdef, optimizer, 1, layout)
+    flops = matrix_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    compiled = jitted.lower(state, batch).compile(compiler_options=quick)
+    split_shapes = set()
+    for leaf in jax.tree.leaves(state.params):
+        if mesh[1] > 1 and "fsdp" in leaf.sharding.spec:
+            ways = [mesh[2] if axis == "tensor" else 1 for axis in leaf.sharding.spec]
+            split_shapes.add(tuple(n // w for n, w in zip(leaf.shape, ways, strict=True)))
+    collectives = collectives_of(compiled.as_text(), mesh, split_shapes)
+    return {
+        "flops": flops / layout.mesh.size,
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        "collectives": [dataclasses.asdict(collective) for collective in collectives],
+    }
+
+
+# The tables
+
+
+def meshes(chips: int) -> list[Mesh]:
+    """What there is to choose from."""
+    found = [(chips, 1, 1), (1, chips, 1), (chips // 8, 8, 1), (chips // 8, 1, 8)]
+    return list(dict.fromkeys(found))
+
+
+def stand_in(mesh: Mesh) -> Mesh:
+    """A mesh of few devices with the same collectives."""
+    data, fsdp, tensor = mesh
+    if tensor > 1:
+        return (2, 1, tensor)
+    if data > 1 and fsdp > 1:
+        return (2, 8, 1)
+    return (8, 1, 1) if data > 1 else (1, 8, 1)
+
+
+def counted(model: str, mesh: Mesh, known: dict) -> dict:
+    """`count` in a process of its own, which has as many devices as the mesh."""
+    key = f"{model} {','.join(map(str, mesh))}"
+    if key not in known:
+        print(f"compiling {key}", file=sys.stderr, flush=True)
+        flags = f"--xla_force_host_platform_device_count={math.prod(mesh)}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, __file__, "--count", *key.split()]
+        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+        known[key] = json.loads(output.stdout)
+    return known[key]
+
+
+def configuration(model: str, chips: int) -> RunConfig:
+    """The run of a shipped size on so many chips: as many more rows."""
+    bindings = [
+        f"train.batch_size = {ROWS_A_CHIP * chips}",
+        f"BlockRecurrentTransformer.vocab_size = {VOCAB_SIZE}",
+    ]
+    return load(["gin/brt_fixed_gate.gin", f"gin/scale/{model}.gin"], bindings)
+
+
+def cells(mesh: Mesh, numbers: dict, size: int) -> list[str]:
+    """One line of a table."""
+    collectives = [
+        Collective(**{**each, "axes": tuple(each["axes"])}) for each in numbers["collectives"]
+    ]
+    sent = sum(each.moved(mesh) for each in collectives)
+    line = [
+        str(math.prod(mesh)),
+        " × ".join(map(str, mesh)),
+        f"{size / 2**30:.2f}",
+        f"{sent / 1e9:.2f}",
+    ]
+    for chip in CHIPS:
+        compute = numbers["flops"] / (chip.flops * UTILISATION)
+        exchange = sum(each.seconds(chip, mesh) for each in collectives)
+        efficiency = compute / (compute + exchange), compute / max(compute, exchange)
+        line.append(f"{compute:.3f} + {exchange:.3f} s, {efficiency[0]:.0%} to {efficiency[1]:.0%}")
+    return line
+
+
+def table(model: str, chips: list[int], known: dict, save: Callable[[], None]) -> str:
+    """All meshes of one model, in Markdown."""
+    head = ["chips", "data × fsdp × tensor", "GiB", "GB sent", *(chip.name for chip in CHIPS)]
+    lines = [head, ["---:", "---", "---:", "---:", *["---:"] * len(CHIPS)]]
+    for number in chips:
+        for mesh in meshes(number):
+            numbers = counted(model, stand_in(mesh), known)
+            save()
+            lines.append(cells(mesh, numbers, memory(configuration(model, number), mesh)))
+    summary = (
+        f"{model}: {numbers['parameters'] / 1e6:,.0f}M parameters, "
+        f"{numbers['flops'] / 1e12:,.1f} TFLOP a chip and step\n\n"
+    )
+    return summary + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["paper_12l", "paper_24l"])
+    parser.add_argument("--chips", type=int, nargs="+", default=[8, 64, 256])
+    parser.add_argument("--json", type=Path, help="keep there what was counted")
+    parser.add_argument("--count", nargs=2, help=argparse.SUPPRESS)  # of the inner process
+    arguments = parser.parse_args()
+    if arguments.count:
+        model, mesh = arguments.count
+        mesh = tuple(map(int, mesh.split(",")))
+        print(json.dumps(count(configuration(model, math.prod(mesh)), mesh)))
+        return
+    known = {}
+    if arguments.json and arguments.json.exists():
+        known = json.loads(arguments.json.read_text())
+
+    def save():
+        if arguments.json:
+            arguments.json.write_text(json.dumps(known) + "\n")
+
+    for model in arguments.models:
+        print(table(model, arguments.chips, known, save), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Fills in k8s_jobset.yaml and applies it.
+
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: launch/k8s.sh --image=IMAGE --processes=N [options] -- --gin_file=FILE… [--workdir=DIR] …
+
+Starts a JobSet of N pods that train one model. What stands after -- goes to block_recurrent.train.
+
+options:
+  --image=IMAGE    made by launch/Dockerfile and pushed to where the cluster finds it
+  --processes=N    pods, one a machine
+  --gpus=N         GPUs of each pod (default: 8)
+  --name=NAME      of the JobSet (default: block-recurrent)
+  --claim=NAME     persistent volume claim that is mounted at /runs in all pods (default: runs)
+  --namespace=NAME where to create it (default: as kubectl is set)
+  --dry_run        print the manifest and apply nothing
+  --help           this text
+
+The working folder is /runs/NAME unless you give --workdir. Follow the log with
+kubectl logs --follow jobs/NAME-train-0 ; end the run with kubectl delete jobset NAME .
+TEXT
+}
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+image='' processes='' gpus=8 name=block-recurrent claim=runs namespace=() dry_run=false
+while (($#)); do
+  case $1 in
+    --image=*) image=${1#*=} ;;
+    --processes=*) processes=${1#*=} ;;
+    --gpus=*) gpus=${1#*=} ;;
+    --name=*) name=${1#*=} ;;
+    --claim=*) claim=${1#*=} ;;
+    --namespace=*) namespace=("$1") ;;
+    --dry_run) dry_run=true ;;
+    --help | -h) usage && exit ;;
+    --)
+      shift
+      break
+      ;;
+    *) fail "unknown option $1 (arguments of the training stand after --; see --help)" ;;
+  esac
+  shift
+done
+
+[[ $image ]] || fail "--image=IMAGE is missing (see --help)"
+[[ $image =~ ^[A-Za-z0-9._/:@-]+$ ]] || fail "--image=$image is no name of an image"
+[[ $processes =~ ^[1-9][0-9]{0,4}$ ]] || fail "--processes=$processes: give a whole number, at least 1"
+[[ $gpus =~ ^[1-9][0-9]{0,2}$ ]] || fail "--gpus=$gpus: give a whole number, at least 1"
+for word in "$name" "$claim"; do
+  [[ $word =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] ||
+    fail "$word is no name for Kubernetes: small letters, digits and - (at most 42 characters)"
+done
+(($#)) || fail "no arguments for the training: put them after --, as in -- --gin_file=gin/brt_fixed_gate.gin"
+
+workdir=("--workdir=/runs/$name")
+for argument in "$@"; do
+  [[ $argument != --workdir* ]] || workdir=()
+done
+
+# Each argument as a quoted string of YAML in a line of its own; $( would be filled in by Kubernetes.
+lines=''
+for argument in "$@" "${workdir[@]}"; do
+  [[ $argument != *$'\n'* ]] || fail "an argument has two lines: $argument"
+  argument=${argument//\\/\\\\}
+  argument=${argument//\"/\\\"}
+  # shellcheck disable=SC2016
+  argument=${argument//'$('/'$$('}
+  lines+="                    - \"$argument\""$'\n'
+done
+
+manifest=''
+while IFS= read -r line; do
+  line=${line//__NAME__/"$name"}
+  line=${line//__IMAGE__/"$image"}
+  line=${line//__PROCESSES__/"$processes"}
+  line=${line//__GPUS__/"$gpus"}
+  line=${line//__CLAIM__/"$claim"}
+  if [[ $line == *__ARGUMENTS__* ]]; then manifest+=$lines; else manifest+=$line$'\n'; fi
+done < <(sed '1,/^apiVersion/ { /^#/d; }' "$(dirname "${BASH_SOURCE[0]}")/k8s_jobset.yaml")
+
+if $dry_run; then
+  printf '%s' "$manifest"
+  exit
+fi
+command -v kubectl >/dev/null || fail "no program kubectl: install it, or look at the manifest with --dry_run"
+printf '%s' "$manifest" | kubectl apply "${namespace[@]}" --filename=-
+echo "follow it: kubectl logs ${namespace[*]} --follow jobs/$name-train-0"

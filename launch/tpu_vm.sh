@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU: creates it or takes the one that is there, installs, runs, follows the log.
+
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: launch/tpu_vm.sh --name=NAME --zone=ZONE --type=TYPE --repository=URL [options] \
+           -- --gin_file=FILE… …
+
+Runs block_recurrent.train on all hosts of a Cloud TPU, through gcloud, and follows the log of the
+first. What stands after -- goes to each process. The same command again continues: it takes the TPU
+that is there, and if the training still runs it only follows the log.
+
+options:
+  --name=NAME       of the TPU VM, and of its queued resource
+  --zone=ZONE       for example us-west4-a
+  --type=TYPE       accelerator type, for example v5litepod-8, v5p-16, v6e-8
+  --repository=URL  what to install: a git repository that the TPU's hosts can clone
+  --branch=NAME     of the repository (default: main)
+  --version=NAME    runtime version (default: by the type)
+  --project=NAME    Google Cloud project (default: as gcloud is set)
+  --queued          ask through the queue and wait; needed for most large slices
+  --spot            cheaper, may be taken away; implies --queued
+  --bucket=NAME     Cloud Storage bucket that all hosts mount at ~/bucket by gcsfuse; the working
+                    folder is ~/bucket/runs/NAME. A slice of several hosts needs this, or a folder
+                    shared otherwise and named by --workdir=/FOLDER after --
+  --delete          delete the TPU, and train nothing
+  --dry_run         print the commands and run none
+  --help            this text
+
+The TPU costs money until it is deleted (--delete). The exit status is that of the training's first
+process: 75 after SIGTERM; then, and when a spot TPU was taken away, run the same command again.
+TEXT
+}
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+name='' zone='' type='' repository='' branch=main version='' bucket=''
+queued=false spot=false delete=false dry_run=false where=()
+while (($#)); do
+  case $1 in
+    --name=*) name=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --type=*) type=${1#*=} ;;
+    --repository=*) repository=${1#*=} ;;
+    --branch=*) branch=${1#*=} ;;
+    --version=*) version=${1#*=} ;;
+    --project=*) where+=("$1") ;;
+    --bucket=*) bucket=${1#*=} bucket=${bucket#gs://} bucket=${bucket%/} ;;
+    --queued) queued=true ;;
+    --spot) queued=true spot=true ;;
+    --delete) delete=true ;;
+    --dry_run) dry_run=true ;;
+    --help | -h) usage && exit ;;
+    --)
+      shift
+      break
+      ;;
+    *) fail "unknown option $1 (arguments of the training stand after --; see --help)" ;;
+  esac
+  shift
+done
+
+[[ $name ]] || fail "--name=NAME is missing (see --help)"
+[[ $name =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || fail "--name=$name: small letters, digits and -"
+[[ $zone ]] || fail "--zone=ZONE is missing, for example --zone=us-west4-a"
+where+=("--zone=$zone" --quiet)
+if ! $delete; then
+  [[ $type ]] || fail "--type=TYPE is missing, for example --type=v5litepod-8"
+  [[ $repository ]] || fail "--repository=URL is missing: the git repository to install from"
+  (($#)) || fail "no arguments for the training: put them after --, as in -- --gin_file=gin/brt_fixed_gate.gin"
+fi
+if [[ ! $version ]]; then
+  case $type in
+    v5lite* | v5e*) version=v2-alpha-tpuv5-lite ;;
+    v5p*) version=v2-alpha-tpuv5 ;;
+    v6e*) version=v2-alpha-tpuv6e ;;
+    *) version=tpu-ubuntu2204-base ;;
+  esac
+fi
+$dry_run || command -v gcloud >/dev/null ||
+  fail "no program gcloud: install the Google Cloud CLI, or look at the commands with --dry_run"
+
+# Runs a command, or prints it.
+run() {
+  if $dry_run; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+tpus() { run gcloud compute tpus "$@" "${where[@]}"; }
+on_hosts() { tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"; } # hosts, what
+
+state_of() { # tpu-vm or queued-resources, where its state stands
+  gcloud compute tpus "$1" describe "$name" "${where[@]}" "--format=value($2)" 2>/dev/null || true
+}
+
+if $delete; then
+  if $dry_run || [[ $(state_of queued-resources state.state) ]]; then
+    tpus queued-resources delete "$name" --force
+  fi
+  if $dry_run || [[ $(state_of tpu-vm state) ]]; then tpus tpu-vm delete "$name"; fi
+  exit
+fi
+
+# 1. The TPU.
+
+create() {
+  if $queued; then
+    local tier=()
+    ! $spot || tier=(--spot)
+    tpus queued-resources create "$name" "--node-id=$name" "--accelerator-type=$type" \
+      "--runtime-version=$version" "${tier[@]}"
+  else
+    tpus tpu-vm create "$name" "--accelerator-type=$type" "--version=$version"
+  fi
+}
+
+if $dry_run; then
+  echo "# if there is no TPU $name:"
+  create
+else
+  state=$(state_of tpu-vm state)
+  request=$(state_of queued-resources state.state)
+  case $request in # a spot TPU that was taken away leaves these
+    SUSPENDED | SUSPENDING | FAILED)
+      tpus queued-resources delete "$name" --force
+      state='' request=''
+      ;;
+  esac
+  if [[ ! $state && ! $request ]]; then
+    create
+  elif [[ $state == PREEMPTED || $state == TERMINATED ]]; then
+    tpus tpu-vm delete "$name"
+    create
+  fi
+  until [[ $(state_of tpu-vm state) == READY ]]; do
+    request=$(state_of queued-resources state.state)
+    [[ $request != FAILED ]] || fail "the queued resource $name has failed: see gcloud compute tpus queued-resources describe $name"
+    echo "waiting for the TPU $name ${request:+(${request})}" >&2
+    sleep 30
+  done
+fi
+
+# 2. Install on all hosts. What they run is bash; quoted for it by %q.
+
+folder=block_recurrent_$name
+running="test -s $folder/pid && kill -0 \$(cat $folder/pid) 2>/dev/null" # the training, on that host
+install="if $running; then exit; fi
+set -e
+if test -d $folder; then
+  cd $folder && git fetch --depth=1 origin $(printf %q "$branch") && git checkout --force FETCH_HEAD
+else
+  git clone --depth=1 --branch=$(printf %q "$branch") $(printf %q "$repository") $folder && cd $folder
+fi
+python3 -m pip install --quiet --user uv
+test -d .venv || python3 -m uv venv --quiet --python=3.12 .venv
+python3 -m uv pip install --quiet --python=.venv/bin/python '.[tpu]'"
+if [[ $bucket ]]; then
+  install+="
+if ! mountpoint --quiet ~/bucket; then
+  if ! command -v gcsfuse >/dev/null; then
+    echo \"deb https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" |
+      sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg |
+      sudo tee /etc/apt/trusted.gpg.d/gcsfuse.asc >/dev/null
+    sudo apt-get update -qq && sudo apt-get install -qq gcsfuse
+  fi
+  mkdir -p ~/bucket && gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket
+fi"
+fi
+on_hosts all "$install"
+
+# 3. Run on all hosts, in the background, so that a lost connection ends nothing.
+
+arguments=("$@")
+if [[ $bucket && " $* " != *' --workdir'* ]]; then
+  arguments+=("--workdir=WORKDIR")
+fi
+training=$(printf '%q ' .venv/bin/python -u -m block_recurrent.train "${arguments[@]}")
+training=${training//--workdir=WORKDIR/--workdir=\"\$HOME\"/bucket/runs/$name}
+on_hosts all "if $running; then exit; fi
+cd $folder && rm -f status && true >log
+nohup bash -c $(printf %q "${training}; echo \$? >status") >log 2>&1 </dev/null &
+echo \$! >pid"
+
+# 4. Follow the log of the first host until its process ends, and end as that did.
+
+on_hosts 0 "cd $folder
+tail -n +1 --follow log &
+until test -s status; do sleep 2; done
+sleep 2; kill \$!
+exit \$(cat status)"
