@@ -469,24 +469,31 @@ def test_verify(run, place, prepare):
     assert status == 2 and err.startswith("error: no token store in texts (no store.json): make")
 
 
-def test_another_plan(refuse, prepare, place, run, monkeypatch):
+def test_another_plan(refuse, prepare, place):
     prepare("store", *TEXTS)
-    assert refuse(*TEXTS, *bind(prepare__num_shards=5)) == (
-        "store holds another token store (text_files.shards.train: 11 there, 5 now): name another "
-        "--output, or remove it"
+    shards, per_mille = bind(prepare__num_shards=5), bind(data__held_out_per_mille=300)
+    different = "(tasks.text_files.shards.train: 11 there, 5 now)"
+    assert refuse(*TEXTS, *shards) == (
+        f"store holds another token store {different}: name another --output, or remove it"
     )
-    assert "text_files.source.held_out_per_mille: 20 there, 30 now; text_files.source.files" in (
-        refuse(*TEXTS, *bind(data__held_out_per_mille=300))
-    ).replace("300 now", "30 now")
+    source = "tasks.text_files.source"
+    assert f"{source}.held_out_per_mille: 20 there, 300 now; {source}.files: '" in refuse(
+        *TEXTS, *per_mille
+    )
+    before = contents(place / "store")
     shutil.move("store", "store.partial")
     os.unlink("store.partial/store.json")
-    assert refuse(*TEXTS, *bind(prepare__num_shards=5)) == (
-        f"{place}/store.partial holds the beginning of another token store (text_files.shards.train"
-        ": 11 there, 5 now): remove it, or name another --output"
+    assert refuse(*TEXTS, *shards) == (
+        f"{place}/store.partial holds the beginning of another token store {different}: remove it, "
+        "or name another --output"
     )
+    text = (place / "texts" / "0.txt").read_bytes()
     (place / "texts" / "0.txt").write_bytes(b"changed")
     message = refuse(*TEXTS)
-    assert "(text_files.source.files: '" in message and "…' there, '" in message
+    assert f"({source}.files: '" in message and "…' there, '" in message
+    (place / "texts" / "0.txt").write_bytes(text)
+    assert prepare("store", *TEXTS).startswith("12 of 12 shards are there already\nstore train: ")
+    assert contents(place / "store") == before
 
 
 def test_output_that_is_something_else(refuse, prepare, place):

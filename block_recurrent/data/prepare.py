@@ -10,7 +10,7 @@ import seqio
 from block_recurrent.data import DataConfig
 from block_recurrent.data.partial_folder import is_prepared, partial_folder
 from block_recurrent.data.prepare_config import PrepareConfig
-from block_recurrent.data.prepare_plan import Plan, make_plan, num_examples
+from block_recurrent.data.prepare_plan import Plan, make_plan, num_examples, store_split
 from block_recurrent.data.prepare_progress import PrepareProgress
 from block_recurrent.data.shard import Shard
 from block_recurrent.data.shard_workers import Counters, Setup, write_shards
@@ -44,22 +44,26 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
     """Makes the folder a store."""
     for task in plan.tasks:
         plan.store_of(task, folder).mkdir(exist_ok=True)
-    shards = plan.shards(folder)
+    shards = [shard for task in plan.tasks for shard in plan.shards_of(task, folder)]
     missing = [shard for shard in shards if not _is_finished(shard)]
-    sources = {task: plan.content[task]["source"] for task in plan.tasks}
-    setup = Setup(config, data, sources)
-    counters = Counters(len(missing))
-    num_processes = min(config.num_processes or os.cpu_count() or 1, len(missing))
-    with PrepareProgress() as progress:
-        if len(missing) < len(shards):
-            progress.note(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
-        progress.note(f"{len(missing)} shards to write, {num_processes} at a time")
-        look = functools.partial(_show, progress, counters, _num_examples(plan, missing))
-        write_shards(missing, setup, num_processes, counters, look)
+    if len(missing) < len(shards):
+        print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
+    if missing:
+        _write(missing, plan, config, data)
     for task in plan.tasks:
         _finish(task, plan, folder)
     if plan.weights is not None:
         write_mixture(folder, plan.weights)
+
+
+def _write(shards: list[Shard], plan: Plan, config: PrepareConfig, data: DataConfig):
+    sources = {task: described["source"] for task, described in plan.descriptions.items()}
+    counters = Counters(len(shards))
+    num_processes = min(config.num_processes or os.cpu_count() or 1, len(shards))
+    print(f"{len(shards)} shards to write, {num_processes} at a time", flush=True)
+    with PrepareProgress() as progress:
+        look = functools.partial(_show, progress, counters, _num_examples(plan, shards))
+        write_shards(shards, Setup(config, data, sources), num_processes, counters, look)
 
 
 def _is_finished(shard: Shard) -> bool:
@@ -90,12 +94,12 @@ def _finish(task: str, plan: Plan, folder: Path):
     vocabulary = plan.tasks[task].output_features["targets"].vocabulary
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         (store / VOCABULARY_MODEL).write_bytes(vocabulary.sp_model)
-    description = plan.content[task]["vocabulary"]
+    described = plan.descriptions[task]
     finish_store(
         store,
         task=task,
-        vocabulary={name: description[name] for name in ("kind", "size", "eos")},
-        shards=plan.shards_of(task),
+        vocabulary={name: described["vocabulary"][name] for name in ("kind", "size", "eos")},
+        shards={store_split(split): number for split, number in described["shards"].items()},
     )
 
 
@@ -109,7 +113,7 @@ def _summary(output: Path, plan: Plan) -> Iterator[str]:
                 f"{counts['bytes']:,} bytes, {counts['words']:,} words; {counts['empty']:,} empty "
                 f"documents left out, {counts['invalid_utf8']:,} with invalid UTF-8"
             )
-        size = plan.content[task]["vocabulary"]["size"]
+        size = plan.descriptions[task]["vocabulary"]["size"]
     yield (
         f"train from it by data.corpus = 'store', data.stores = ('{output}',), "
         f"BlockRecurrentTransformer.vocab_size = {size}"

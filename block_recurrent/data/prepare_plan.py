@@ -21,39 +21,39 @@ from block_recurrent.data.store_format import FORMAT, NAME
 from block_recurrent.data.write_shard import read_shard
 from block_recurrent.errors import UserError, first_line
 
-STORE_SPLITS = {"train": "train", "validation": "held_out"}  # others keep their names
-
 
 class Plan(NamedTuple):
-    """The Tasks to prepare.
+    """What to prepare.
 
     Attributes:
-      tasks: one, or those of a mixture.
-      weights: of each in the mixture, their sum 1; None where there is no mixture.
-      content: all that decides the store, as JSON holds it; without paths.
+      name: of the Task or Mixture.
+      tasks: one, or those of the Mixture.
+      weights: of each in the Mixture, their sum 1; None where there is none.
+      descriptions: of each Task, all that decides what it gives, as JSON holds it.
+      module: digest of the source of the user's module, if there is one.
     """
 
+    name: str
     tasks: Mapping[str, seqio.Task]
     weights: Mapping[str, float] | None
-    content: Mapping[str, Any]
+    descriptions: Mapping[str, Mapping[str, Any]]
+    module: str | None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that decides the store, and neither paths nor times."""
+        own = {"format": FORMAT, "name": self.name, "weights": self.weights, "module": self.module}
+        return own | {"tasks": self.descriptions}
 
     def store_of(self, task: str, folder: Path) -> Path:
-        """A mixture has a store for each task, in a folder of its name."""
+        """A Mixture has a store for each Task, in a folder of its name."""
         return folder if self.weights is None else folder / task
 
-    def shards_of(self, task: str) -> dict[str, int]:
-        """How many there are of each split of the store."""
-        shards = self.content[task]["shards"]
-        return {STORE_SPLITS.get(split, split): number for split, number in shards.items()}
-
-    def shards(self, folder: Path) -> list[Shard]:
-        """All that there is to write."""
+    def shards_of(self, task: str, folder: Path) -> list[Shard]:
+        """All that there is to write of a Task."""
         return [
-            Shard(task, split, store_split, index, number, self.store_of(task, folder))
-            for task in self.tasks
-            for split, (store_split, number) in zip(
-                self.content[task]["shards"], self.shards_of(task).items(), strict=True
-            )
+            Shard(task, split, store_split(split), index, number, self.store_of(task, folder))
+            for split, number in self.descriptions[task]["shards"].items()
             for index in range(number)
         ]
 
@@ -64,21 +64,25 @@ def make_plan(config: PrepareConfig, found: seqio.Task | seqio.Mixture) -> Plan:
     Raises:
       UserError: something is missing, or a Task gives no documents.
     """
-    tasks, weights = {found.name: found}, None
+    tasks, weights, descriptions = {found.name: found}, None, {}
     if isinstance(found, seqio.Mixture):
-        tasks = {task.name: task for task in found.tasks if found.get_rate(task)}
-        rates = {name: found.get_rate(task) for name, task in tasks.items()}
-        weights = {name: rate / sum(rates.values()) for name, rate in rates.items()}
-    content: dict[str, Any] = {"format": FORMAT, "task": found.name, "weights": weights}
-    content["module"] = _digest_of_module(config.module)
+        rates = {task: found.get_rate(task) for task in found.tasks}
+        tasks = {task.name: task for task, rate in rates.items() if rate > 0}
+        total = sum(rates.values())
+        weights = {task.name: rate / total for task, rate in rates.items() if rate > 0}
     for name, task in tasks.items():
         try:
-            content[name] = _describe(task, config.num_shards)
+            descriptions[name] = _describe(task, config.num_shards)
         except UserError as error:
             raise UserError(f"Task {name}: {error}") from error
-    if len({json.dumps(content[name]["vocabulary"]) for name in tasks}) > 1:
+    if len({json.dumps(one["vocabulary"]) for one in descriptions.values()}) > 1:
         raise UserError(f"the Tasks of {found.name} have several vocabularies: give them the same")
-    return Plan(tasks, weights, content)
+    return Plan(found.name, tasks, weights, descriptions, _digest_of_module(config.module))
+
+
+def store_split(split: str) -> str:
+    """What a store calls a split of a Task."""
+    return "held_out" if split == "validation" else split
 
 
 def describe_source(source: seqio.DataSource) -> dict[str, Any]:
@@ -131,6 +135,8 @@ def _check_names(task: seqio.Task):
                 "make one, for example seqio.TfdsDataSource(…, splits={'train': 'train[:98%]', "
                 "'validation': 'train[98%:]'})"
             )
+    if "held_out" in splits:
+        raise UserError("its split 'held_out' has the name of 'validation' in a store: rename it")
     for name in (task.name, *splits):
         if not NAME.fullmatch(name):
             raise UserError(f"'{name}' is no name of files: use letters, digits, '_', '.' and '-'")

@@ -60,14 +60,7 @@ class PrepareProgress:
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=share, numbers=text)
         else:
-            self.note(f"{share:4.0%}  {text}")
-
-    def note(self, text: str):
-        """Prints a line, above the bar if there is one."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
+            print(f"{share:4.0%}  {text}", file=self._stream, flush=True)
 
     def __enter__(self):
         return self

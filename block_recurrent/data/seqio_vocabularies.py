@@ -34,8 +34,8 @@ def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, str | int]:
     size, end = vocabulary.vocab_size, vocabulary.eos_id
     if end is None or not 0 <= end < size:
         raise UserError(
-            f"its vocabulary {vocabulary} has no end token, which documents need: give it an "
-            "eos_id (SentencePiece: train the model with --eos_id=1)"
+            f"its {type(vocabulary).__name__} has no end token, which documents need: give it an "
+            "eos_id (train a SentencePiece model with --eos_id=1)"
         )
     if isinstance(vocabulary, seqio.ByteVocabulary) and size <= ByteVocabulary.size:
         return {"kind": "bytes", "size": ByteVocabulary.size, "eos": end}
