@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and other exceptions in one line."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     Command-line programs print it as ``error: …`` and exit with status 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, as "ImportError: no such module"."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -25,6 +25,9 @@ READING_ORDER = """
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     metrics_log preemption trainer
     cli train evaluate
+    data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
+    data.tasks data.shard data.write_shard data.prepare_plan data.shard_workers
+    data.partial_folder data.prepare_progress data.prepare prepare_data
 """.split()
 
 # What importing must not load, though it may be installed: seconds and gigabytes.
@@ -43,7 +46,7 @@ sys.meta_path.insert(0, Recorder())
 start = time.perf_counter()
 import block_recurrent
 seconds = time.perf_counter() - start
-import block_recurrent.trainer, block_recurrent.evaluate
+import block_recurrent.trainer, block_recurrent.evaluate, block_recurrent.prepare_data
 from jax._src import xla_bridge
 print(json.dumps([seconds, xla_bridge.backends_are_initialized(), sorted(Recorder.tried)]))
 """

@@ -1,0 +1,55 @@
+"""TensorFlow, used for reading data alone, and without what it tells its own developers."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from block_recurrent.errors import UserError
+
+
+def import_tensorflow():
+    """Imports TensorFlow and seqio, and keeps them off the accelerators.
+
+    Raises:
+      UserError: they are not installed.
+    """
+    try:
+        with quiet():
+            import seqio  # noqa: F401
+            import tensorflow as tf
+
+            for kind in ("GPU", "TPU"):
+                with contextlib.suppress(RuntimeError):  # too late, they are in use: no harm
+                    tf.config.set_visible_devices([], kind)
+    except ImportError as error:
+        raise UserError(
+            f"prepare_data needs TensorFlow and seqio ({error}): "
+            "pip install 'block_recurrent[data]'"
+        ) from error
+    tf.get_logger().setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What C++ writes to standard error is not shown, unless an exception calls for an explanation.
+
+    Python's own messages are. (TensorFlow's levels of logging do not hold for all of its parts.)
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(2), "w", buffering=1) as shown:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            with contextlib.redirect_stderr(shown):
+                yield
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            hidden.seek(0)
+            shown.write(hidden.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(shown.fileno(), 2)

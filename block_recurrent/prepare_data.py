@@ -1,0 +1,96 @@
+"""Makes a token store: ``python -m block_recurrent.prepare_data --gin_file=gin/data/….gin …``."""
+
+import argparse
+import signal
+from pathlib import Path
+
+from block_recurrent.cli import run_main
+from block_recurrent.configs import load_prepare
+from block_recurrent.data.quiet_tensorflow import import_tensorflow, quiet
+from block_recurrent.data.store import verify
+from block_recurrent.errors import UserError
+from block_recurrent.preemption import EXIT_STATUS
+
+EPILOG = f"""\
+The same command again continues what was stopped or killed. Exit status: 0 finished, 2 a mistake in
+the command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C.
+
+examples:
+  python -m block_recurrent.prepare_data --gin_file=gin/data/pg19_bytes.gin \\
+      --output=stores/pg19_bytes
+  python -m block_recurrent.prepare_data --gin_file=gin/data/text_files.gin --output=stores/mine \\
+      --gin_bindings="data.path = 'my/folder'"
+  python -m block_recurrent.prepare_data --output=stores/mine --verify
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m block_recurrent.prepare_data",
+        description="Makes a token store of a seqio Task or Mixture, for training to read.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="configuration; later files override earlier ones. Looked up in the current folder, "
+        "then among the files that come with the package",
+    )
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help="a single parameter, as \"prepare.task = 'arxiv'\"; overrides the files",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the store; until that is whole, it is written in DIR.partial",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="only read the store at DIR, and tell whether every byte is as it was written",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if arguments.verify:
+        _verify(arguments.output)
+        return 0
+    config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        import_tensorflow()
+        from block_recurrent.data.prepare import prepare
+
+        with quiet():
+            prepare(config, data, arguments.output)
+    except KeyboardInterrupt:
+        print("stopped: the same command again continues")
+        return EXIT_STATUS
+    return 0
+
+
+def _verify(store: Path):
+    problems = 0
+    for problem in verify(store):
+        print(problem)
+        problems += 1
+    if problems:
+        raise UserError(
+            f"{store} is damaged: restore it from a copy, or remove and prepare it again"
+        )
+    print(f"{store}: every file is as it was written")
+
+
+if __name__ == "__main__":
+    run_main(main)
