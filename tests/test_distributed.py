@@ -111,6 +111,7 @@ def test_two_processes_equal_one(config, alone):
     assert_close(workdir, alone)
 
 
+@pytest.mark.slow
 def test_stopped_as_two_continued_as_one(config, alone):
     """SIGTERM to one process stops both after the same step; one process goes on."""
     workdir = config.parent / "elastic"
@@ -130,6 +131,7 @@ def test_stopped_as_two_continued_as_one(config, alone):
     assert [line["step"] for line in trained] == [*range(5, 401, 5)]
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others(config):
     processes = start(
         config.parent / "lost",
@@ -149,6 +151,7 @@ def test_a_lost_process_ends_the_others(config):
     assert status != 0 and time.monotonic() - began < 60, out
 
 
+@pytest.mark.slow
 def test_a_failing_process_shows_its_error_and_ends_all(config):
     """A corpus that only one of two hosts has."""
     first, second = (config.parent / name for name in ("first", "second"))
