@@ -1,7 +1,7 @@
 """Programs to be compared, each in a process of its own, run in turns.
 
 Two programs on one machine see the same disturbances only if they run within moments of each other:
-so every round runs one step of each, in changing order, and what counts is the ratio within a round.
+so a round runs one step of each, in changing order, and the ratio within a round is what counts.
 """
 
 import dataclasses

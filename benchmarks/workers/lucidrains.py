@@ -1,4 +1,4 @@
-"""Worker: block-recurrent-transformer-pytorch (PyTorch), as installed in the Python that runs it."""
+"""Worker: block-recurrent-transformer-pytorch (PyTorch), as installed in its own Python."""
 
 import contextlib
 
