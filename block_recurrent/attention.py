@@ -1,5 +1,6 @@
 """Sliding-window attention over all blocks of a segment at once."""
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,14 +10,13 @@ from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.dot_product import (
     attend,
-    from_blocks,
-    merge_heads,
+    from_blocks_of_heads,
     scaled_unit,
-    to_blocks,
-    to_heads,
+    to_blocks_of_heads,
     unit,
 )
 from block_recurrent.dropout import dropout_multiplier
+from block_recurrent.linear import linear
 from block_recurrent.positions import T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
 
@@ -60,22 +60,20 @@ class SlidingWindowAttention(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        def linear(inputs, outputs):
-            return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, rngs=rngs)
-
+        dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size
         self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
-        self.query = linear(embedding_size, width)
-        self.key = linear(embedding_size, width)
-        self.value = linear(embedding_size, width)
+        self.query = dense(embedding_size, width)
+        self.key = dense(embedding_size, width)
+        self.value = dense(embedding_size, width)
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
         self.read_states = read_states
         if read_states:
-            self.state_query = linear(embedding_size, width)
+            self.state_query = dense(embedding_size, width)
             self.state_scale = nnx.Param(jnp.ones(num_heads))
-        self.output = linear(width * (1 + read_states), embedding_size)
+        self.output = dense(width * (1 + read_states), embedding_size)
 
     def initial_cache(self, batch_size: int) -> KeysValues | None:
         """The cache of a document's start: zeros, which *are* attended to."""
@@ -96,21 +94,21 @@ class SlidingWindowAttention(nnx.Module):
         `starts` is True where a block begins a document: it then sees zeros before it. `states`,
         ``[N, B, H, S, K]``, are what each block reads if the module was made with `read_states`.
         """
-        heads = self.project(to_blocks(x, self.window_length))
+        heads = self.project(x)
         window, cache = self.extend(heads.tokens, cache, starts)
         return self.attend(heads, window, states, dropout_key=dropout_key), cache
 
-    def project(self, x: Float[Array, "N B W D"]) -> Heads:
+    def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
         """Queries (times |scale|), keys and values; queries and keys have unit length."""
-        queries, keys, values = (
-            to_heads(linear(x), self.num_heads) for linear in (self.query, self.key, self.value)
-        )
+
+        def heads(linear):
+            return to_blocks_of_heads(linear(x), block_length or self.window_length, self.num_heads)
+
         state_queries = None
         if self.read_states:
-            state_queries = to_heads(self.state_query(x), self.num_heads)
-            state_queries = scaled_unit(state_queries, self.state_scale[...])
-        tokens = KeysValues(unit(keys), values)
-        return Heads(scaled_unit(queries, self.scale[...]), tokens, state_queries)
+            state_queries = scaled_unit(heads(self.state_query), self.state_scale[...])
+        queries = scaled_unit(heads(self.query), self.scale[...])
+        return Heads(queries, KeysValues(unit(heads(self.key)), heads(self.value)), state_queries)
 
     def extend(
         self, tokens: KeysValues, cache: KeysValues, starts: Bool[Array, "B N"] | None
@@ -139,7 +137,7 @@ class SlidingWindowAttention(nnx.Module):
         results = [self.attend_to_tokens(heads.queries, window, bias, dropout_key)]
         if self.read_states:
             results.append(attend(heads.state_queries, *states))
-        return self.output(from_blocks(merge_heads(*results)))
+        return self.output(from_blocks_of_heads(*results))
 
     def attend_to_tokens(
         self,

@@ -4,6 +4,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from block_recurrent.linear import linear
+
 
 class FeedForward(nnx.Module):
     """relu(x W₁) W₂, without biases."""
@@ -17,8 +19,8 @@ class FeedForward(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        self.hidden = nnx.Linear(input_size, hidden_size, use_bias=False, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(hidden_size, output_size, use_bias=False, dtype=dtype, rngs=rngs)
+        self.hidden = linear(input_size, hidden_size, dtype=dtype, rngs=rngs)
+        self.output = linear(hidden_size, output_size, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         return self.output(self.activations(x))

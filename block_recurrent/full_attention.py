@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.attention import HIDDEN, SlidingWindowAttention
-from block_recurrent.dot_product import from_blocks, merge_heads, to_blocks
+from block_recurrent.dot_product import from_blocks_of_heads
 
 
 class FullAttention(SlidingWindowAttention):
@@ -32,9 +32,9 @@ class FullAttention(SlidingWindowAttention):
         starts = starts.at[:, 0].set(True)
         document = jnp.repeat(jnp.cumsum(starts, axis=1), self.window_length, axis=1)
         hidden = jnp.where(document[:, :, None] == document[:, None, :], 0, HIDDEN)
-        heads = self.project(to_blocks(x, length))
+        heads = self.project(x, length)
         bias = self.band(length, length, reach=length) + hidden[:, None]
         y = self.attend_to_tokens(heads.queries, heads.tokens, bias, dropout_key)
-        y = from_blocks(merge_heads(y)).reshape(batch, starts.shape[1], self.window_length, -1)
+        y = from_blocks_of_heads(y).reshape(batch, starts.shape[1], self.window_length, -1)
         y = y.at[:, :, 0].multiply(~starts[:, :, None])
         return self.output(y.reshape(batch, length, -1)), None

@@ -7,6 +7,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from block_recurrent.linear import linear
+
 
 class FixedGate(nnx.Module):
     """x·g + y·(1 − g) with g = σ(b): a learned moving average, the same at every step."""
@@ -50,9 +52,10 @@ class LSTMGate(nnx.Module):
 
 def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
     """The only layers with a bias; small at first, so that a gate starts near its offset."""
-    return nnx.Linear(
+    return linear(
         input_size,
         size,
+        use_bias=True,
         dtype=dtype,
         kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"),
         bias_init=nnx.initializers.normal(0.1),

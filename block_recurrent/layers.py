@@ -5,7 +5,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.attention import SlidingWindowAttention
-from block_recurrent.dot_product import to_blocks
 from block_recurrent.dropout import tiled_dropout
 from block_recurrent.feed_forward import FeedForward
 from block_recurrent.full_attention import FullAttention
@@ -105,7 +104,7 @@ class RecurrentLayer(TransformerLayer):
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
         """Mixes tokens with each other and with the states."""
-        heads = self.attention.project(to_blocks(h, self.attention.window_length))
+        heads = self.attention.project(h)
         window, cache = self.attention.extend(heads.tokens, state.cache, starts)
         recurrent, states = scan_blocks(self.cell, state.recurrent, window, starts)
         y = self.attention.attend(heads, window, states, dropout_key=dropout_key)

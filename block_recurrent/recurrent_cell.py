@@ -1,5 +1,7 @@
 """The recurrent cell: a transformer layer across blocks, whose sequence is the state vectors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from block_recurrent.dot_product import attend, merge_heads, scaled_unit, to_heads, unit
 from block_recurrent.feed_forward import FeedForward
 from block_recurrent.gates import GATES
+from block_recurrent.linear import linear
 from block_recurrent.types import KeysValues
 
 
@@ -46,9 +49,6 @@ class RecurrentCell(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        def linear(inputs, outputs):
-            return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, rngs=rngs)
-
         def new_gate(input_size):
             return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
 
@@ -56,19 +56,20 @@ class RecurrentCell(nnx.Module):
             init = nnx.initializers.normal(stddev)
             return nnx.Param(init(rngs.params(), (num_states, embedding_size)))
 
+        dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
         self.norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.key = linear(embedding_size, width)
-        self.value = linear(embedding_size, width)
-        self.query = linear(embedding_size, width)
-        self.token_query = linear(embedding_size, width)
+        self.key = dense(embedding_size, width)
+        self.value = dense(embedding_size, width)
+        self.query = dense(embedding_size, width)
+        self.token_query = dense(embedding_size, width)
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.token_scale = nnx.Param(jnp.ones(num_heads))
         if configuration in ("dual", "skip"):
-            self.output = linear(2 * width, embedding_size)
+            self.output = dense(2 * width, embedding_size)
             self.output_gate = new_gate(2 * width)
         if configuration == "dual":
             self.ffn_norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)

@@ -17,7 +17,7 @@ GIN = Path(__file__).parent.parent / "gin"
 # Each module imports only modules before it: whoever reads in this order meets nothing unexplained.
 READING_ORDER = """
     errors types
-    positions dropout dot_product attention full_attention gates feed_forward recurrent_cell
+    linear positions dropout dot_product attention full_attention gates feed_forward recurrent_cell
     model_config layers model block_recurrent interop
     data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch

@@ -1,0 +1,57 @@
+"""What every benchmark says at its end: a table, a JSON file, and which machine it was."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+
+def machine() -> dict:
+    """The processor, its cores, the accelerators, and the versions that matter."""
+    import jax
+
+    names = (
+        [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith(("model name", "Model"))
+        ]
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of one kind as Markdown; the columns are the keys of the first."""
+    columns = list(rows[0])
+    cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in cells
+    ]
+    lines.insert(1, "-|-".join("-" * w for w in widths))
+    return "\n".join(f"| {line} |" if i != 1 else f"|-{line}-|" for i, line in enumerate(lines))
+
+
+def _cell(value) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def report(name: str, rows: list[dict], path: str | None, **details) -> None:
+    """Prints the machine and the table; writes both, and the details, as JSON."""
+    here = machine()
+    print("\n" + ", ".join(f"{key}: {value}" for key, value in here.items()) + "\n")
+    print(table(rows))
+    if path:
+        content = {"benchmark": name, "machine": here, "rows": rows, **details}
+        Path(path).write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,122 @@
+"""Time of a training step and of a forward pass: ours, other source trees, and the peers.
+
+    python benchmarks/step_time.py                                      # ours, float32
+    python benchmarks/step_time.py --against=../old_checkout            # new against old
+    python benchmarks/step_time.py --meliad=PATH --lucidrains_python=PATH/bin/python
+    python benchmarks/step_time.py --model='{"num_layers": 12}' \\
+        --variant slide13 '{"num_layers": 13, "recurrent_layers": []}'
+
+The work: AdamW, next-token loss, the memory carried from segment to segment.
+"""
+
+import argparse
+import json
+import sys
+
+from contenders import OURS, Contender, Worker, in_turns, median, ratio
+from report import report
+
+MODEL = {
+    "num_layers": 6,
+    "embedding_size": 256,
+    "num_heads": 4,
+    "head_size": 64,
+    "mlp_dim": 1024,
+    "vocab_size": 256,
+    "window_length": 128,
+    "recurrent_layers": [-3],
+    "num_states": 128,
+    "gate": "fixed",
+    "configuration": "skip",
+    "positions": "t5",
+    "dropout_rate": 0.0,
+    "dtype": "float32",
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=json.loads, default={}, help="JSON of ModelConfig fields")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--segment_length", type=int, default=1024)
+    parser.add_argument("--dtypes", default="float32", help="comma-separated")
+    parser.add_argument("--measures", default="train,forward", help="comma-separated")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--against", action="append", default=[], help="another checkout of ours")
+    parser.add_argument(
+        "--variant",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "JSON"),
+        help="ours with other ModelConfig fields",
+    )
+    parser.add_argument("--meliad", help="checkout of google-research/meliad")
+    parser.add_argument("--lucidrains", action="store_true", help="as installed here")
+    parser.add_argument("--lucidrains_python", help="a Python that has it installed")
+    parser.add_argument(
+        "--lucidrains_modes", default="plain,flash", help="of plain, flash, compile"
+    )
+    parser.add_argument("--json", help="where to write the result")
+    return parser.parse_args()
+
+
+def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
+    spec = {
+        "batch_size": args.batch_size,
+        "segment_length": args.segment_length,
+        "model": MODEL | {"dtype": dtype} | args.model,
+    }
+    found = [Contender(f"ours {dtype}", "ours", spec, (str(OURS),))]
+    for tree in args.against:
+        found.append(Contender(f"{tree} {dtype}", "ours", spec, (tree,)))
+    for name, fields in args.variant:
+        other = spec | {"model": spec["model"] | json.loads(fields)}
+        found.append(Contender(f"{name} {dtype}", "ours", other, (str(OURS),)))
+    if args.meliad:
+        found.append(Contender(f"meliad {dtype}", "meliad", spec, (args.meliad,)))
+    if args.lucidrains or args.lucidrains_python:
+        python = args.lucidrains_python or sys.executable
+        for mode in args.lucidrains_modes.split(","):
+            options = {"flash": "flash" in mode, "compile": "compile" in mode}
+            name = f"lucidrains {mode} {dtype}"
+            found.append(Contender(name, "lucidrains", spec | options, python=python))
+    return found
+
+
+def main() -> None:
+    args = parse()
+    workers = []
+    for dtype in args.dtypes.split(","):
+        for contender in contenders(args, dtype):
+            try:
+                workers.append(Worker(contender))
+            except RuntimeError as error:
+                print(f"left out: {error}", file=sys.stderr)
+    rows = [
+        {
+            "what": worker.name,
+            "parameters": worker.facts["parameters"],
+            "compile s": worker.facts.get("compile_seconds"),
+            "trace s": worker.facts.get("trace_seconds"),
+            "temporary MiB": worker.facts.get("temporary_bytes", 0) / 2**20 or None,
+        }
+        for worker in workers
+    ]
+    details = {}
+    for measure in args.measures.split(","):
+        details[measure] = runs = in_turns(workers, measure, args.rounds)
+        for row, mine in zip(rows, runs, strict=True):
+            row[f"{measure} s"] = median(mine)
+            row[f"{measure} ratio"] = ratio(mine, runs[0])
+            row[f"{measure} cpu ratio"] = ratio(mine, runs[0], "cpu_seconds")
+    for worker in workers:
+        worker.close()
+    tokens = args.batch_size * args.segment_length
+    print(f"\nratio: time over that of the first line, median of {args.rounds} paired rounds;")
+    print("cpu ratio: the same of processor time, all cores together")
+    report("step_time", rows, args.json, runs=details, tokens=tokens, model=MODEL | args.model)
+
+
+if __name__ == "__main__":
+    main()

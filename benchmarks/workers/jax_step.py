@@ -1,0 +1,26 @@
+"""Compiles a training step and a forward pass ahead of time, and times the compilation."""
+
+import math
+import time
+
+import jax
+
+
+def compiled(function, *args, donate=()):
+    """The compiled function, and what its compilation took: seconds and bytes."""
+    start = time.perf_counter()
+    lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+    traced = time.perf_counter()
+    result = lowered.compile()
+    memory = result.memory_analysis()
+    facts = {
+        "trace_seconds": traced - start,
+        "compile_seconds": time.perf_counter() - traced,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+    }
+    return result, facts
+
+
+def num_parameters(params) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,54 @@
+"""Worker: block-recurrent-transformer-pytorch (PyTorch), as installed in its own Python."""
+
+import contextlib
+
+import torch
+from block_recurrent_transformer_pytorch import BlockRecurrentTransformer
+from serve import arguments, serve
+
+
+def main() -> None:
+    spec = arguments()
+    m, length = spec["model"], spec["segment_length"]
+    torch.manual_seed(0)
+    model = BlockRecurrentTransformer(
+        num_tokens=m["vocab_size"],
+        dim=m["embedding_size"],
+        depth=m["num_layers"],
+        dim_head=m["head_size"],
+        heads=m["num_heads"],
+        ff_mult=m["mlp_dim"] / m["embedding_size"],
+        max_seq_len=length,
+        block_width=m["window_length"],
+        recurrent_layers=tuple(i % m["num_layers"] + 1 for i in m["recurrent_layers"]),
+        num_state_vectors=m["num_states"],
+        use_flash_attn=spec["flash"],
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    tokens = torch.randint(0, m["vocab_size"], (spec["batch_size"], length + 1))
+    network = torch.compile(model) if spec["compile"] else model
+    carried = [[], []]
+
+    def loss_of_segment():
+        low = m["dtype"] == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16) if low else contextlib.nullcontext():
+            loss, *carried[:] = network(
+                tokens, return_loss=True, xl_memories=carried[0], states=carried[1]
+            )
+        return loss
+
+    def train():
+        optimizer.zero_grad(set_to_none=True)
+        loss_of_segment().backward()
+        optimizer.step()
+
+    def forward():
+        with torch.no_grad():
+            loss_of_segment()
+
+    train()  # the first segment has no memory, the others do: torch.compile sees two programs
+    parameters = sum(p.numel() for p in model.parameters())
+    serve({"train": train, "forward": forward}, parameters=parameters)
+
+
+main()

@@ -1,0 +1,53 @@
+"""Worker: block_recurrent, from whichever source tree stands first on the path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax_step import compiled, num_parameters
+from serve import arguments, serve
+
+from block_recurrent import ModelConfig, losses, train_step
+from block_recurrent.data.lanes import Batch
+
+
+def main() -> None:
+    spec = arguments()
+    batch_size, length = spec["batch_size"], spec["segment_length"]
+    model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
+    config = ModelConfig(**model)
+    graphdef, _ = train_step.abstract_model(config)
+    optimizer = optax.adamw(1e-3)
+    state = jax.jit(train_step.init_function(config, optimizer, batch_size, seed=0))()
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length + 1))
+    batch = Batch(
+        inputs=jnp.asarray(tokens[:, :-1], jnp.int32),
+        targets=jnp.asarray(tokens[:, 1:], jnp.int32),
+        weights=jnp.ones((batch_size, length)),
+        starts=jnp.zeros((batch_size, length // config.window_length), bool),
+    )
+
+    def forward_loss(params, model_state, batch):
+        model = nnx.merge(graphdef, params)
+        features, model_state = model.features(batch.inputs, model_state, batch.starts)
+        summed = losses.summed_loss(model, features, batch.targets, batch.weights)
+        return summed.sum() / batch.weights.sum(), model_state
+
+    forward, _ = compiled(forward_loss, state.params, state.model, batch)
+    step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10)
+    step, facts = compiled(step, state, batch, donate=0)
+    parameters = num_parameters(state.params)
+    holder = [state]
+
+    def train():
+        holder[0], sums = step(holder[0], batch)
+        jax.block_until_ready((holder[0], sums))
+
+    def evaluate():
+        jax.block_until_ready(forward(holder[0].params, holder[0].model, batch))
+
+    serve({"train": train, "forward": evaluate}, parameters=parameters, **facts)
+
+
+main()

@@ -1,0 +1,36 @@
+"""The far end of a worker: one JSON object a line, over standard input and output.
+
+Standard library only, for it runs in the Python of whichever program is measured.
+"""
+
+import json
+import os
+import sys
+import time
+
+
+def arguments() -> dict:
+    """What the worker is to build: the JSON object on the command line."""
+    return json.loads(sys.argv[1])
+
+
+def serve(measures: dict, **facts) -> None:
+    """Answers each line that names a measure with the seconds it took; `facts` go out first.
+
+    Also the seconds of processor time, over all cores: what a busy machine disturbs least.
+
+    Each of `measures` is a function that ends when its work has ended.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints is no answer
+    first = {}
+    for name, measure in measures.items():
+        start = time.perf_counter()
+        measure()
+        first[name] = time.perf_counter() - start
+    print(json.dumps({"first_call_seconds": first, **facts}), file=answers)
+    for line in sys.stdin:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        measures[line.strip()]()
+        cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
+        print(json.dumps({"seconds": wall, "cpu_seconds": cpu}), file=answers)
