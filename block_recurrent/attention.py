@@ -17,10 +17,8 @@ from block_recurrent.dot_product import (
     unit,
 )
 from block_recurrent.dropout import dropout_multiplier
-from block_recurrent.positions import T5RelativeBias, by_relative_position, rotate
+from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
-
-HIDDEN = -1e9  # logit of a key that a query does not see
 
 
 class Heads(NamedTuple):

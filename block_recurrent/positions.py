@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
+HIDDEN = -1e9  # logit of a key that a query does not see
 
 
 def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
