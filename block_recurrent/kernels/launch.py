@@ -72,6 +72,7 @@ def keep_spec(band: Band) -> pl.BlockSpec:
     """All of `keep`, in the memory from which a TPU takes scalars."""
     return pl.BlockSpec(memory_space=pltpu.SMEM) if band.platform == "tpu" else pl.BlockSpec()
 
+
 def keep_of(operands: Operands) -> Float[Array, ""] | None:
     """0 where the program's block begins a document, whose past is zeros; None: nowhere."""
     if operands.keep is None:

@@ -26,10 +26,17 @@ from block_recurrent.types import KeysValues
 
 
 class Bands(NamedTuple):
-    """The band as the forward kernel cuts it, and as the backward kernels do."""
+    """The band as each kernel cuts it.
+
+    Attributes:
+      forward: for the output.
+      queries: for the gradients of the queries and of the bias.
+      keys: for those of keys and values.
+    """
 
     forward: Band
-    backward: Band
+    queries: Band
+    keys: Band
 
 
 class Inputs(NamedTuple):
@@ -105,15 +112,15 @@ def _attention_backward(bands: Bands, saved, d_out):
     strip_needed = inputs.bias is not None
 
     def local(inputs, out, log_sum, d_out):
-        operands = _operands(inputs, bands.backward)
         delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1, keepdims=True)
         rows = Rows(d_out, log_sum[..., None], delta)
-        queries, strip = d_queries(operands, rows, bands.backward)
-        gradients = (queries, *d_keys_values(operands, rows, bands.backward))
+        queries, strip = d_queries(_operands(inputs, bands.queries), rows, bands.queries)
+        keys_values = d_keys_values(_operands(inputs, bands.keys), rows, bands.keys)
+        gradients = (queries, *keys_values)
         if not strip_needed:
             return gradients
         _, to_bias = jax.vjp(
-            lambda bias: spread_strip(pad_bias(bias, bands.backward), bands.backward), inputs.bias
+            lambda bias: spread_strip(pad_bias(bias, bands.queries), bands.queries), inputs.bias
         )
         return *gradients, *to_bias(strip)
 
@@ -149,7 +156,9 @@ def split_over_devices(
       axes: names of each operand's axes, in the same tuples.
       results: names of each result's axes.
     """
-    present = jax.tree.map(lambda x, names: names, operands, axes)
+    present = jax.tree.map(
+        lambda x, names: None if x is None else names, operands, axes, is_leaf=lambda x: x is None
+    )
     letters = jax.tree.leaves(present)
 
     def partition(mesh, arguments, _):
@@ -168,12 +177,12 @@ def split_over_devices(
 
         return mesh, local, tuple(map(sharding, results)), jax.tree.map(sharding, present)
 
+    whole = dict.fromkeys(" ".join(letters).lower().split())  # in the order of appearance
+    del whole["b"], whole["h"]
     split = custom_partitioning(function)
     split.def_partition(
         partition,
         sharding_rule=f"{', '.join(letters)} -> {', '.join(results)}".lower(),
-        need_replication_factors=tuple(
-            sorted(set(" ".join(letters).lower().split()) - {"b", "h"})
-        ),
+        need_replication_factors=tuple(whole),
     )
     return split
