@@ -13,6 +13,7 @@ def choose_kernel(
     head_size: int,
     platform: str | None = None,
     capability: str | None = None,
+    num_devices: int | None = None,
 ) -> str:
     """'pallas' or 'xla'; of 'auto' the first where the platform has it for these sizes.
 
@@ -26,6 +27,7 @@ def choose_kernel(
       head_size: K.
       platform: as `jax.default_backend()` names it; None: that one.
       capability: a GPU's compute capability; None: that of the one at hand.
+      num_devices: None: all there are.
 
     Raises:
       UserError: 'pallas' is wanted and cannot take the sizes.
@@ -34,7 +36,8 @@ def choose_kernel(
         return wanted
     platform = platform or jax.default_backend()
     capability = capability or getattr(jax.devices()[0], "compute_capability", None)
-    reason = _misfit(window_length, head_size, platform, capability)
+    num_devices = num_devices or jax.device_count()
+    reason = _misfit(window_length, head_size, platform, capability, num_devices)
     if wanted == "auto":
         return "pallas" if platform in ("gpu", "tpu") and reason is None else "xla"
     if reason:
@@ -46,7 +49,7 @@ def choose_kernel(
 
 
 def _misfit(
-    window_length: int, head_size: int, platform: str, capability: str | None
+    window_length: int, head_size: int, platform: str, capability: str | None, num_devices: int
 ) -> str | None:
     """What the kernels of a platform need and do not get; interpreted on CPU they take any size.
 
@@ -54,6 +57,8 @@ def _misfit(
     """
     if platform == "gpu" and capability in ("6.0", "6.1", "7.0", "7.5"):
         return f"a GPU of compute capability 8.0 or more, not {capability}"
+    if platform == "tpu" and num_devices > 1:  # jax-ml/jax issue 38196: not split over TPUs
+        return f"a single TPU, not {num_devices}"
     unit = {"gpu": 16, "tpu": 128}.get(platform, 1)
     if window_length % unit:
         return f"a window_length that is a multiple of {unit}, not {window_length}"

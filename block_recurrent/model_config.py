@@ -27,10 +27,10 @@ class ModelConfig:
       configuration: 'dual', 'single' or 'skip' (Figure 2 of the paper).
       feedback: every layer attends to the state of the last recurrent layer; the whole stack then
         runs block by block.
-      attention_kernel: what computes sliding-window attention: 'pallas' (kernels that never write
-        the W × 2W weights to memory: on GPU W a multiple of 16 and K 16, 32, 64 or 128, on TPU W a
-        multiple of 128 and K of 64; on CPU interpreted, for tests), 'xla', or 'auto' ('pallas' on
-        a GPU or TPU that takes the sizes, else 'xla'). All compute the same.
+      attention_kernel: what computes sliding-window attention, always the same: 'xla'; 'pallas',
+        kernels that never write the W × 2W weights to memory (a GPU takes W a multiple of 16 and K
+        of 16, 32, 64 or 128; a single TPU W a multiple of 128 and K of 64; a CPU interprets them,
+        for tests); or 'auto': 'pallas' on a GPU or TPU that takes the sizes, else 'xla'.
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.

@@ -254,6 +254,7 @@ def test_auto_takes_the_kernels_where_they_run_and_fit():
     assert choose_kernel("auto", 512, 128, "gpu") == "pallas"
     assert choose_kernel("auto", 512, 96, "gpu") == "xla"
     assert choose_kernel("auto", 512, 128, "tpu") == "pallas"
+    assert choose_kernel("auto", 512, 128, "tpu", num_devices=4) == "xla"
     assert choose_kernel("auto", 64, 128, "tpu") == "xla"
     assert choose_kernel("auto", 512, 128, "gpu", "7.5") == "xla"
     assert choose_kernel("xla", 512, 128, "gpu") == "xla"
