@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.dot_product import (
     attend,
@@ -16,11 +16,11 @@ from block_recurrent.dot_product import (
     unit,
 )
 from block_recurrent.dropout import dropout_multiplier
+from block_recurrent.fused_attention import choose_kernel, fused_attention
 from block_recurrent.linear import linear
-from block_recurrent.positions import T5RelativeBias, by_relative_position, rotate
+from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
-
-HIDDEN = -1e9  # logit of a key that a query does not see
+from block_recurrent.window import Window
 
 
 class Heads(NamedTuple):
@@ -58,12 +58,14 @@ class SlidingWindowAttention(nnx.Module):
         read_states: bool = False,
         dropout_rate: float = 0.0,
         dtype: str = "float32",
+        kernel: str = "auto",
         rngs: nnx.Rngs,
     ):
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size
         self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
+        self.kernel = choose_kernel(kernel, window_length, head_size)
         self.query = dense(embedding_size, width)
         self.key = dense(embedding_size, width)
         self.value = dense(embedding_size, width)
@@ -112,29 +114,27 @@ class SlidingWindowAttention(nnx.Module):
 
     def extend(
         self, tokens: KeysValues, cache: KeysValues, starts: Bool[Array, "B N"] | None
-    ) -> tuple[KeysValues, KeysValues]:
-        """The 2W keys and values that each block sees, and the cache for the next segment."""
-
-        def previous_and_own(own, carried):
-            previous = jnp.concatenate([carried[None].astype(own.dtype), own[:-1]])
-            if starts is not None:
-                previous = jnp.where(starts.T[:, :, None, None, None], 0, previous)
-            return jnp.concatenate([previous, own], axis=-2)
-
-        window = KeysValues(*map(previous_and_own, tokens, cache))
-        return window, KeysValues(tokens.keys[-1], tokens.values[-1])
+    ) -> tuple[Window, KeysValues]:
+        """What each block sees, and the cache for the next segment."""
+        return Window(tokens, cache, starts), KeysValues(tokens.keys[-1], tokens.values[-1])
 
     def attend(
         self,
         heads: Heads,
-        window: KeysValues,
+        window: Window,
         states: KeysValues | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Tokens attend to their window and, where they read states, to those; projected."""
-        bias = self.band(self.window_length, 2 * self.window_length, reach=self.window_length)
-        results = [self.attend_to_tokens(heads.queries, window, bias, dropout_key)]
+        size = self.window_length
+        if self.kernel == "pallas":
+            bias = None if self.relative_bias is None else self.bias(np.arange(1, size + 1))
+            dropout = self.dropout(size, 2 * size, dropout_key)
+            results = [fused_attention(heads.queries, *window, bias, dropout)]
+        else:
+            bias = self.band(size, 2 * size, reach=size)
+            results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
         if self.read_states:
             results.append(attend(heads.state_queries, *states))
         return self.output(from_blocks_of_heads(*results))
@@ -152,11 +152,17 @@ class SlidingWindowAttention(nnx.Module):
         if self.relative_bias is None:
             positions = np.arange(num_keys)
             queries, keys = rotate(queries, positions[-num_queries:]), rotate(keys, positions)
-        dropout = None
-        if dropout_key is not None and self.dropout_rate > 0:
-            shape = (self.num_heads, num_queries, num_keys)
-            dropout = dropout_multiplier(shape, self.dropout_rate, dropout_key, keys.dtype)
+        dropout = self.dropout(num_queries, num_keys, dropout_key)
         return attend(queries, keys, values, bias, dropout)
+
+    def dropout(
+        self, num_queries: int, num_keys: int, key: Key[Array, ""] | None
+    ) -> Float[Array, "H Q V"] | None:
+        """Multiplier of the attention weights."""
+        if key is None or self.dropout_rate == 0:
+            return None
+        shape = (self.num_heads, num_queries, num_keys)
+        return dropout_multiplier(shape, self.dropout_rate, key, jnp.dtype(self.dtype))
 
     def band(self, num_queries: int, num_keys: int, reach: int) -> Float[Array, "H Q V"]:
         """|scale| · position bias for the `reach` keys before a query, HIDDEN for all others."""
@@ -164,5 +170,9 @@ class SlidingWindowAttention(nnx.Module):
         seen = (distance >= 1) & (distance <= reach)
         bias = jnp.zeros((self.num_heads, distance.size))
         if self.relative_bias is not None:
-            bias = jnp.abs(self.scale[...])[:, None] * self.relative_bias(distance)
+            bias = self.bias(distance)
         return by_relative_position(jnp.where(seen, bias, HIDDEN), num_queries, num_keys)
+
+    def bias(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
+        """|scale| · position bias."""
+        return jnp.abs(self.scale[...])[:, None] * self.relative_bias(distance)

@@ -30,6 +30,7 @@ class TransformerLayer(nnx.Module):
             read_states=read_states,
             dropout_rate=config.dropout_rate,
             dtype=dtype,
+            kernel=config.attention_kernel,
             rngs=rngs,
         )
         self.ffn_norm = nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, rngs=rngs)
@@ -106,6 +107,6 @@ class RecurrentLayer(TransformerLayer):
         """Mixes tokens with each other and with the states."""
         heads = self.attention.project(h)
         window, cache = self.attention.extend(heads.tokens, state.cache, starts)
-        recurrent, states = scan_blocks(self.cell, state.recurrent, window, starts)
+        recurrent, states = scan_blocks(self.cell, state.recurrent, window.joined(), starts)
         y = self.attention.attend(heads, window, states, dropout_key=dropout_key)
         return y, LayerState(cache, recurrent)

@@ -27,6 +27,11 @@ class ModelConfig:
       configuration: 'dual', 'single' or 'skip' (Figure 2 of the paper).
       feedback: every layer attends to the state of the last recurrent layer; the whole stack then
         runs block by block.
+      attention_kernel: what computes sliding-window attention, always the same: 'xla'; 'pallas',
+        kernels that never write the W × 2W weights to memory (a GPU takes W a multiple of 16 and K
+        of 16, 32, 64 or 128; a single TPU W a multiple of 128 and K of 64; a CPU interprets them,
+        for tests); or 'auto': 'pallas' on a GPU or TPU that takes the sizes, else 'xla'. The
+        default is 'xla' because the kernels have not yet run on such hardware.
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
@@ -45,6 +50,7 @@ class ModelConfig:
     gate: Literal["fixed", "lstm", "gru"] = "fixed"
     configuration: Literal["dual", "single", "skip"] = "skip"
     feedback: bool = False
+    attention_kernel: Literal["xla", "pallas", "auto"] = "xla"
     positions: Literal["t5", "rope"] = "t5"
     dropout_rate: float = 0.05
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -60,6 +66,11 @@ class ModelConfig:
             raise UserError(
                 "a recurrent layer needs attention = 'sliding': with attention = 'full' "
                 "set recurrent_layers = ()"
+            )
+        if self.attention_kernel == "pallas" and self.attention == "full":
+            raise UserError(
+                "attention_kernel = 'pallas' needs attention = 'sliding': with attention = 'full' "
+                "set attention_kernel = 'xla'"
             )
         if self.feedback and not self.recurrent_layers:
             raise UserError("feedback = True needs at least one index in recurrent_layers")

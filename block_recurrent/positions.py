@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
+HIDDEN = -1e9  # logit of a key that a query does not see
 
 
 def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
@@ -28,10 +29,10 @@ class T5RelativeBias(nnx.Module):
         return self.table[:, t5_bucket(np.maximum(distance, 0))]
 
 
-def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, " M"]) -> Array:
+def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "*#axes M"]) -> Array:
     """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) turns by position · θ_k."""
     half = x.shape[-1] // 2
-    angle = positions[:, None] * 10_000.0 ** (-np.arange(half) / half)
+    angle = positions[..., None] * 10_000.0 ** (-np.arange(half) / half)
     cos, sin = jnp.asarray(np.cos(angle), x.dtype), jnp.asarray(np.sin(angle), x.dtype)
     left, right = x[..., :half], x[..., half:]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)

@@ -12,6 +12,17 @@ from flax import nnx
 from block_recurrent.interop import meliad_name, model_from_meliad
 
 FILES = sorted((pathlib.Path(__file__).parent / "golden").glob("*.npz"))
+# Every model with every implementation of the attention. The fused kernels are interpreted on CPU,
+# which takes long to compile: one model always, the others with `-m slow`.
+RUNS = [
+    pytest.param(
+        (path, kernel),
+        id=f"{path.stem}-{kernel}",
+        marks=[pytest.mark.slow] if kernel == "pallas" and path != FILES[0] else [],
+    )
+    for kernel in ("xla", "pallas")
+    for path in FILES
+]
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
 
 
@@ -33,10 +44,13 @@ def test_nine_models_are_recorded():
     assert len(FILES) == 9
 
 
-@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=RUNS)
 def recorded(request):
     """The recording, the model, and what it makes of a segment: loss, logits, state, gradients."""
-    golden, model = load(request.param)
+    path, kernel = request.param
+    golden, model = load(path)
+    for layer in model.layers:
+        layer.attention.kernel = kernel
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
 

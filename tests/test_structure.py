@@ -17,7 +17,10 @@ GIN = Path(__file__).parent.parent / "gin"
 # Each module imports only modules before it: whoever reads in this order meets nothing unexplained.
 READING_ORDER = """
     errors types
-    linear positions dropout dot_product attention full_attention gates feed_forward recurrent_cell
+    linear positions dropout dot_product window
+    kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
+    kernels.default_tiles fused_attention
+    attention full_attention gates feed_forward recurrent_cell
     model_config layers model block_recurrent interop
     data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch

@@ -1,0 +1,235 @@
+"""Sliding-window attention by XLA, by cuDNN and by the fused kernels, on a GPU::
+
+    python benchmarks/attention_kernels.py                  # sizes of the paper; forward, gradient
+    python benchmarks/attention_kernels.py --sweep          # the fused kernels in other tiles
+    python benchmarks/attention_kernels.py --interpret      # on a CPU, tiny: only that all agree
+
+Contenders take turns, call by call, and a row's ratio is the median of its ratios to XLA's call of
+the same turn. TFLOP/s count what the band needs, W keys a query, and not what an implementation
+computes beyond it: 4·W·K a query and head forward, 3.5 times as much with the gradient.
+
+cuDNN takes no learned bias whose gradient is wanted at batch sizes above 1 (jax-ml/jax issues 27184
+and 30593), so it stands in the rows of rotary positions. There it sees the segment as one sequence,
+the carried block in front, under a causal window of W, its keys moved on by one since a query does
+not see itself; it knows no document starts.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from block_recurrent.dot_product import attend, scaled_unit, unit
+from block_recurrent.kernels.band import Band, Tiles
+from block_recurrent.kernels.default_tiles import choose_bands
+from block_recurrent.kernels.window_attention import Bands, window_attention
+from block_recurrent.positions import HIDDEN, by_relative_position, rotate
+from block_recurrent.types import KeysValues
+from block_recurrent.window import Window
+
+SWEEP = [
+    Tiles(queries, keys, warps, stages)
+    for queries, keys, warps, stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3))
+    if keys <= queries
+]
+
+
+def main():
+    args = parse()
+    if jax.default_backend() != "gpu" and not args.interpret:
+        print("error: this benchmark needs a GPU; --interpret checks agreement on a CPU")
+        sys.exit(2)
+    if args.interpret:
+        args.blocks, args.batch, args.heads, args.window, args.head_size = 2, 2, 2, 32, 16
+        args.rounds = args.repeats = 1
+    device = jax.devices()[0].device_kind
+    print(f"{device}, jax {jax.__version__}; {args.blocks} blocks × {args.batch} rows × ", end="")
+    print(f"{args.heads} heads, W {args.window}, K {args.head_size}, {args.dtype}")
+    inputs = make_inputs(args)
+    results = []
+    for group, contenders in groups(args).items():
+        for gradient in (False, True):
+            results += compare(group, contenders, inputs, gradient, args)
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"device": device, "arguments": vars(args), "results": results}, file)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--head_size", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of every contender")
+    parser.add_argument("--repeats", type=int, default=10, help="calls timed together in a turn")
+    parser.add_argument("--sweep", action="store_true", help="the fused kernels in other tiles")
+    parser.add_argument("--interpret", action="store_true", help="on a CPU, tiny")
+    parser.add_argument("--json", help="also write the results to this file")
+    return parser.parse_args()
+
+
+def make_inputs(args):
+    """Queries, tokens, the carried block, bias and dropout: as the model makes them."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape, np.float32), args.dtype)
+
+    shape = (args.blocks, args.batch, args.heads, args.window, args.head_size)
+    queries = scaled_unit(normal(*shape), jnp.full(args.heads, 4.0))
+    tokens = KeysValues(unit(normal(*shape)), normal(*shape))
+    carried = KeysValues(unit(normal(*shape[1:])), normal(*shape[1:]))
+    bias = jnp.asarray(rng.standard_normal((args.heads, args.window)), jnp.float32)
+    mask = rng.random((args.heads, args.window, 2 * args.window)) < 0.95
+    return queries, tokens, carried, bias, jnp.asarray(mask, args.dtype) / 0.95
+
+
+def groups(args) -> dict[str, dict]:
+    """What is compared with what: group → name → function."""
+    bands = choose_bands(args.window, args.head_size, args.dtype)
+    fused = {"fused": bands}
+    if args.sweep:
+        for tiles in SWEEP:
+            name = f"{tiles.queries}×{tiles.keys} w{tiles.warps} s{tiles.stages}"
+            fused[name] = Bands(*[Band(args.window, tiles, "gpu")] * 3)
+
+    def group(with_bias, with_dropout):
+        def take(function, queries, tokens, carried, bias, dropout):
+            bias = bias if with_bias else None
+            return function(queries, tokens, carried, bias, dropout if with_dropout else None)
+
+        functions = {"XLA": xla_attention}
+        for name, bands in fused.items():
+            functions[name] = functools.partial(fused_attention, bands=bands)
+        if not (with_bias or with_dropout or args.interpret):
+            functions["cuDNN"] = cudnn_attention
+        return {name: functools.partial(take, function) for name, function in functions.items()}
+
+    return {
+        "T5 bias, dropout": group(True, True),
+        "T5 bias": group(True, False),
+        "rotary": group(False, False),
+    }
+
+
+def xla_attention(queries, tokens, carried, bias, dropout):
+    """The path of `attention_kernel = 'xla'`."""
+    window = queries.shape[-2]
+    keys, values = Window(tokens, carried, None).joined()
+    if bias is None:
+        positions = np.arange(2 * window)
+        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
+        bias = jnp.zeros((queries.shape[2], window))
+    padding = ((0, 0), (window - 1, window))
+    band = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
+    return attend(queries, keys, values, by_relative_position(band, window, 2 * window), dropout)
+
+
+def fused_attention(queries, tokens, carried, bias, dropout, bands):
+    """The path of `attention_kernel = 'pallas'`."""
+    return window_attention(queries, tokens, carried, None, bias, dropout, bands)
+
+
+def cudnn_attention(queries, tokens, carried, bias, dropout):
+    """One causal window over the whole segment; see above."""
+    blocks, _, _, window, _ = queries.shape
+    positions = np.arange((blocks + 1) * window).reshape(-1, 1, 1, window)
+
+    def sequence(x):  # [B, T, H, K]
+        x = jnp.moveaxis(x, (1, 0, 3), (0, 1, 2))
+        return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+    keys, values = (
+        jnp.concatenate([before[None], own]) for before, own in zip(carried, tokens, strict=True)
+    )
+    queries = jnp.concatenate([jnp.zeros_like(queries[:1]), queries])
+    queries, keys, values = map(
+        sequence, (rotate(queries, positions), rotate(keys, positions), values)
+    )
+    keys, values = (jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))) for x in (keys, values))
+    y = jax.nn.dot_product_attention(
+        queries,
+        keys,
+        values,
+        scale=1.0,
+        is_causal=True,
+        local_window_size=(window - 1, 0),
+        implementation="cudnn",
+    )
+    y = y.reshape(y.shape[0], blocks + 1, window, *y.shape[2:])
+    return jnp.moveaxis(y, (1, 0, 3), (0, 1, 2))[1:]
+
+
+def compare(group, contenders, inputs, gradient, args) -> list[dict]:
+    """Times the contenders of a group, prints its table and checks that all agree."""
+
+    def timed(function):
+        if not gradient:
+            return jax.jit(function)
+
+        def loss(*inputs):
+            return jnp.mean(jnp.square(function(*inputs).astype(jnp.float32)))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+
+    compiled, outputs = {}, {}
+    for name, function in contenders.items():
+        try:
+            compiled[name] = timed(function)
+            outputs[name] = jax.block_until_ready(compiled[name](*inputs))
+        except Exception as error:  # a tile too large for this GPU's shared memory, say
+            if name in ("XLA", "fused"):
+                raise
+            del compiled[name]
+            print(f"{name}: not here ({type(error).__name__})")
+    times = {name: [] for name in compiled}
+    for _ in range(args.rounds):
+        for name, function in compiled.items():
+            start = time.perf_counter()
+            for _ in range(args.repeats):
+                result = function(*inputs)
+            jax.block_until_ready(result)
+            times[name].append((time.perf_counter() - start) / args.repeats)
+    flops = 4 * args.window * args.head_size * args.window * args.heads * args.batch * args.blocks
+    flops *= 3.5 if gradient else 1
+    print(f"\n{group}, {'forward and gradient' if gradient else 'forward'}")
+    print(f"{'':20}{'ms':>9}{'of XLA':>9}{'TFLOP/s':>9}{'far off':>10}")
+    rows = []
+    for name in compiled:
+        ms = 1e3 * statistics.median(times[name])
+        ratio = statistics.median(map(lambda a, b: a / b, times[name], times["XLA"]))
+        far = distance(outputs[name], outputs["XLA"])
+        print(f"{name:20}{ms:9.3f}{ratio:9.2f}{flops / ms / 1e9:9.1f}{far:10.1e}")
+        rows.append(
+            dict(group=group, gradient=gradient, name=name, ms=ms, of_xla=ratio, far_off=far)
+        )
+        if far > (1e-4 if args.dtype == "float32" else 5e-2):
+            print(f"error: {name} disagrees with XLA")
+            sys.exit(1)
+    return rows
+
+
+def distance(found, expected) -> float:
+    """The largest relative distance, in the Euclidean norm, of any output."""
+
+    def relative(a, b):
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return float(jnp.linalg.norm((a - b).ravel()) / (jnp.linalg.norm(b.ravel()) + 1e-30))
+
+    return max(jax.tree.leaves(jax.tree.map(relative, found, expected)))
+
+
+if __name__ == "__main__":
+    main()

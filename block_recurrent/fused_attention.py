@@ -1,0 +1,87 @@
+"""Which implementation of sliding-window attention runs: XLA's, or the fused kernels of Pallas."""
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from block_recurrent.errors import UserError
+from block_recurrent.types import KeysValues
+
+
+def choose_kernel(
+    wanted: str,
+    window_length: int,
+    head_size: int,
+    platform: str | None = None,
+    capability: str | None = None,
+    num_devices: int | None = None,
+) -> str:
+    """'pallas' or 'xla'; of 'auto' the first where the platform has it for these sizes.
+
+    Chosen once, when a model is made, by the platform at hand. `jax.lax.platform_dependent` would
+    choose at lowering, but under differentiation both branches leave their residuals, so that the
+    fused kernel would carry the weights that it is there to avoid.
+
+    Args:
+      wanted: `ModelConfig.attention_kernel`.
+      window_length: W.
+      head_size: K.
+      platform: as `jax.default_backend()` names it; None: that one.
+      capability: a GPU's compute capability; None: that of the one at hand.
+      num_devices: None: all there are.
+
+    Raises:
+      UserError: 'pallas' is wanted and cannot take the sizes.
+    """
+    if wanted == "xla":
+        return wanted
+    platform = platform or jax.default_backend()
+    capability = capability or getattr(jax.devices()[0], "compute_capability", None)
+    num_devices = num_devices or jax.device_count()
+    reason = _misfit(window_length, head_size, platform, capability, num_devices)
+    if wanted == "auto":
+        return "pallas" if platform in ("gpu", "tpu") and reason is None else "xla"
+    if reason:
+        raise UserError(
+            f"attention_kernel = 'pallas' on {platform.upper()} needs {reason}; "
+            "attention_kernel = 'auto' takes any size"
+        )
+    return wanted
+
+
+def _misfit(
+    window_length: int, head_size: int, platform: str, capability: str | None, num_devices: int
+) -> str | None:
+    """What the kernels of a platform need and do not get; interpreted on CPU they take any size.
+
+    Triton's tiles measure powers of 2 and at least 16, a TPU's vectors are 128 wide.
+    """
+    if platform == "gpu" and capability in ("6.0", "6.1", "7.0", "7.5"):
+        return f"a GPU of compute capability 8.0 or more, not {capability}"
+    if platform == "tpu" and num_devices > 1:  # jax-ml/jax issue 38196: not split over TPUs
+        return f"a single TPU, not {num_devices}"
+    unit = {"gpu": 16, "tpu": 128}.get(platform, 1)
+    if window_length % unit:
+        return f"a window_length that is a multiple of {unit}, not {window_length}"
+    if platform == "gpu" and head_size not in (16, 32, 64, 128):
+        return f"a head_size of 16, 32, 64 or 128, not {head_size}"
+    if platform == "tpu" and head_size % 64:
+        return f"a head_size that is a multiple of 64, not {head_size}"
+    return None
+
+
+def fused_attention(
+    queries: Float[Array, "N B H W K"],
+    tokens: KeysValues,
+    carried: KeysValues,
+    starts: Bool[Array, "B N"] | None,
+    bias: Float[Array, "H W"] | None,
+    dropout: Float[Array, "H W W2"] | None,
+) -> Float[Array, "N B H W K"]:
+    """`kernels.window_attention` with the tiles of the platform; see there for the arguments."""
+    # Here, since Pallas takes half a second to import, which only its users should wait for.
+    from block_recurrent.kernels.default_tiles import choose_bands
+    from block_recurrent.kernels.window_attention import window_attention
+
+    window, size = queries.shape[-2:]
+    bands = choose_bands(window, size, queries.dtype)
+    return window_attention(queries, tokens, carried, starts, bias, dropout, bands)

@@ -1,0 +1,14 @@
+"""Sliding-window attention fused into one kernel, for GPU (Triton) and TPU (Mosaic), in Pallas.
+
+What XLA does in five passes over `W × 2W` weights a head and block, each written to memory and read
+again, these kernels do without writing any, in forward and gradient; and of the 2W columns they
+compute only what the band leaves, about half. They know the learned bias by distance and sum its
+gradient, which cuDNN's attention does not; rotary positions, dropout and document starts too.
+
+In reading order: `band` (geometry, and the mathematics of one tile), `launch` (how programs find
+their operands), `forward`, `backward`, `window_attention` (the differentiable function, split over
+devices), `default_tiles` (what the platform takes).
+
+Tokens that read states, and states that read anything, stay with XLA: they are one layer of many,
+and `jax.nn.dot_product_attention` serves them, who have neither band nor bias.
+"""

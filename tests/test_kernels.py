@@ -1,0 +1,280 @@
+"""The fused kernels against plain attention: interpreted on CPU, and lowered for GPU and TPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+
+from block_recurrent import KeysValues, ModelConfig, UserError
+from block_recurrent.dot_product import attend, scaled_unit, unit
+from block_recurrent.fused_attention import choose_kernel
+from block_recurrent.kernels.band import Band, Tiles
+from block_recurrent.kernels.default_tiles import choose_bands
+from block_recurrent.kernels.window_attention import Bands, window_attention
+from block_recurrent.positions import HIDDEN, by_relative_position, rotate
+from block_recurrent.window import Window
+from tiny import QUICK, VARIANTS, make_model, make_tokens, split
+
+PLATFORMS = ("gpu", "tpu")
+
+
+def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
+    """Queries, tokens, the carried block and starts, as the attention makes them; bias; dropout."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    shape = (blocks, batch, heads, window, size)
+    queries = scaled_unit(normal(*shape), jnp.linspace(2.0, 5.0, heads))
+    tokens = KeysValues(unit(normal(*shape)), normal(*shape))
+    carried = KeysValues(unit(normal(*shape[1:])), normal(*shape[1:]))
+    starts = jnp.asarray(rng.random((batch, blocks)) < 0.5)
+    bias = jnp.asarray(rng.standard_normal((heads, window)), jnp.float32)
+    dropout = jnp.asarray(rng.random((heads, window, 2 * window)) < 0.7, dtype) / 0.7
+    return queries, tokens, carried, starts, bias, dropout
+
+
+def plain_attention(queries, tokens, carried, starts, bias, dropout):
+    """What `window_attention` computes, with weights W × 2W."""
+    window = queries.shape[-2]
+    keys, values = Window(tokens, carried, starts).joined()
+    if bias is None:
+        positions = np.arange(2 * window)
+        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
+        bias = jnp.zeros((queries.shape[2], window))
+    padding = ((0, 0), (window - 1, window))
+    by_place = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
+    return attend(
+        queries, keys, values, by_relative_position(by_place, window, 2 * window), dropout
+    )
+
+
+def with_gradients(attention, inputs, d_out):
+    """The output, and the gradients of queries, tokens, carried block and bias."""
+    queries, tokens, carried, starts, bias, dropout = inputs
+
+    def function(queries, tokens, carried, bias):
+        return attention(queries, tokens, carried, starts, bias, dropout)
+
+    out, backward = jax.vjp(function, queries, tokens, carried, bias)
+    return out, *backward(d_out)
+
+
+run = jax.jit(with_gradients, static_argnums=0, compiler_options=QUICK)
+
+
+def fused(platform, *tiles):
+    """`window_attention` with these tiles, interpreted."""
+
+    def attention(queries, *rest):
+        window = queries.shape[-2]
+        bands = Bands(*(Band(window, Tiles(*each), platform, interpret=True) for each in tiles))
+        return window_attention(queries, *rest, bands)
+
+    return attention
+
+
+def assert_same(attention, inputs, **tolerance):
+    d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), inputs[0].dtype)
+    expected = run(plain_attention, inputs, d_out)
+    found = run(attention, inputs, d_out)
+    names = ("out", "queries", "tokens", "carried", "bias")
+    for name, want, have in zip(names, expected, found, strict=True):
+        for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+            np.testing.assert_allclose(a, b, **tolerance, err_msg=name)
+
+
+# Blocks, batch, heads, W, K; tiles (queries, keys) of each kernel.
+SHAPES = {
+    "one tile": ((3, 2, 2, 8, 16), (8, 8), (8, 8), (8, 8)),
+    "odd sizes": ((2, 1, 3, 12, 6), (6, 3), (4, 2), (12, 2)),
+    "one block": ((1, 2, 1, 16, 16), (8, 4), (4, 4), (16, 8)),
+    "W 64": ((2, 2, 2, 64, 64), (32, 16), (16, 16), (32, 8)),
+    "W 128": ((2, 1, 1, 128, 128), (64, 32), (32, 32), (32, 32)),
+}
+TILES = ((8, 4), (8, 8), (4, 4))
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_output_and_gradients_are_those_of_plain_attention(shape, platform):
+    sizes, *tiles = SHAPES[shape]
+    assert_same(fused(platform, *tiles), make_inputs(*sizes), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "absent, platform", [("starts", "tpu"), ("bias", "gpu"), ("dropout", "gpu"), ("all", "tpu")]
+)
+def test_what_is_optional(absent, platform):
+    inputs = list(make_inputs(2, 2, 2, 16, 16))
+    for index, name in enumerate(("starts", "bias", "dropout"), start=3):
+        if absent in (name, "all"):
+            inputs[index] = None
+    assert_same(fused(platform, *TILES), tuple(inputs), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_bfloat16(platform):
+    inputs = make_inputs(2, 2, 2, 32, 64, dtype=jnp.bfloat16)
+    assert_same(fused(platform, (16, 8), (16, 16), (32, 16)), inputs, atol=6e-2, rtol=6e-2)
+
+
+def test_large_logits_do_not_overflow():
+    queries, *rest = make_inputs(2, 1, 1, 16, 16)
+    assert_same(fused("gpu", *TILES), (queries * 100, *rest), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("window", [64, 512])
+def test_about_half_of_the_columns_is_computed(window):
+    for band in choose_bands(window, 128, jnp.bfloat16, "gpu"):
+        columns = band.strip_tiles * band.tiles.keys
+        assert columns == window + band.tiles.queries
+        assert window % band.tiles.queries == 0 == band.tiles.queries % band.tiles.keys
+
+
+# The machines for which JAX writes code without having them.
+DEVICES = {"gpu": ("cuda", "NVIDIA H100"), "tpu": ("tpu", "TPU v5e")}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("variant", ["t5 with dropout", "rope"])
+def test_lowers_for_the_hardware(variant, dtype, size, platform):
+    """The kernels as the compilers of GPU and TPU take them, at the sizes of the paper."""
+    sizes = (2, 2, 8, 512, size)
+    abstract = jax.eval_shape(lambda: make_abstract(sizes, dtype, variant))
+    bands = choose_bands(512, size, dtype, platform)
+
+    def function(inputs, d_out):
+        def attention(*inputs):
+            return window_attention(*inputs, bands)
+
+        return with_gradients(attention, inputs, d_out)
+
+    name, kind = DEVICES[platform]
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        lowered = jax.jit(function).trace(*abstract).lower(lowering_platforms=(name,))
+    text = lowered.as_text()
+    kernels = 3 + (platform == "gpu" and variant != "rope")
+    assert text.count("tpu_custom_call" if platform == "tpu" else "triton") >= kernels
+    assert f"x{512}x{1024}xf32" not in text  # nowhere are there weights of W × 2W
+
+
+def make_abstract(sizes, dtype, variant):
+    blocks, batch, heads, window, size = sizes
+    tokens = KeysValues(*(jnp.zeros(sizes, dtype) for _ in range(2)))
+    carried = KeysValues(*(jnp.zeros(sizes[1:], dtype) for _ in range(2)))
+    bias = None if variant == "rope" else jnp.zeros((heads, window))
+    dropout = jnp.zeros((heads, window, 2 * window), dtype) if "dropout" in variant else None
+    inputs = (tokens.keys, tokens, carried, jnp.zeros((batch, blocks), bool), bias, dropout)
+    return inputs, tokens.keys
+
+
+@pytest.mark.parametrize("variant", ["fixed_skip", "feedback", "rope"])
+def test_a_model_computes_the_same_with_either(variant):
+    tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
+
+    def logits_and_gradient(kernel):
+        model = make_model(**VARIANTS[variant], attention_kernel=kernel, dropout_rate=0.3)
+        graphdef, params = split(model)
+
+        def loss(params):
+            model = nnx.merge(graphdef, params)
+            state = model.initial_state(2)
+            logits, _ = model(tokens, state, starts, dropout_key=jax.random.key(0))
+            return jnp.square(logits).mean(), logits
+
+        return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(params)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4),
+        logits_and_gradient("pallas"),
+        logits_and_gradient("xla"),
+    )
+
+
+SHARDED = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from test_kernels import TILES, fused, make_inputs, run
+
+inputs = make_inputs(2, 4, 2, 16, 16)
+d_out = inputs[0] * 2
+attention = fused("gpu", *TILES)
+alone = run(attention, inputs, d_out)
+mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+rows = NamedSharding(mesh, P(None, "data", "tensor"))
+put = lambda spec: lambda x: jax.device_put(x, NamedSharding(mesh, spec))
+queries, tokens, carried, starts, bias, dropout = inputs
+queries, tokens, d_out = jax.tree.map(put(P(None, "data", "tensor")), (queries, tokens, d_out))
+carried, starts = jax.tree.map(put(P("data", "tensor")), carried), put(P("data"))(starts)
+split = (queries, tokens, carried, starts, bias, dropout)
+compiled = run.lower(attention, split, d_out).compile()
+shared = compiled(split, d_out)
+far = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone, shared)))
+print(json.dumps([far, "all-gather" in compiled.as_text(), str(shared[0].sharding.spec)]))
+"""
+
+
+def test_devices_share_the_batch_and_the_heads():
+    """Each computes its part, and nothing is gathered."""
+    tests = Path(__file__).parent
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    script = SHARDED.format(tests=str(tests))
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    far, gathers, spec = json.loads(result.stdout)
+    assert far < 1e-5 and not gathers
+    assert "data" in spec and "tensor" in spec
+
+
+def test_auto_takes_the_kernels_where_they_run_and_fit():
+    assert choose_kernel("auto", 512, 128, "cpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "gpu") == "pallas"
+    assert choose_kernel("auto", 512, 96, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "tpu") == "pallas"
+    assert choose_kernel("auto", 512, 128, "tpu", num_devices=4) == "xla"
+    assert choose_kernel("auto", 64, 128, "tpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "gpu", "7.5") == "xla"
+    assert choose_kernel("xla", 512, 128, "gpu") == "xla"
+    assert choose_kernel("pallas", 7, 5, "cpu") == "pallas"
+
+
+@pytest.mark.parametrize(
+    "window, size, platform, message",
+    [
+        (500, 128, "gpu", "window_length that is a multiple of 16, not 500"),
+        (512, 96, "gpu", "head_size of 16, 32, 64 or 128, not 96"),
+        (192, 128, "tpu", "window_length that is a multiple of 128, not 192"),
+        (512, 32, "tpu", "head_size that is a multiple of 64, not 32"),
+    ],
+)
+def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
+    with pytest.raises(UserError, match=message):
+        choose_kernel("pallas", window, size, platform)
+
+
+def test_full_attention_has_no_fused_kernel():
+    with pytest.raises(UserError, match="attention_kernel = 'pallas' needs attention = 'sliding'"):
+        ModelConfig(recurrent_layers=(), attention="full", attention_kernel="pallas")
