@@ -105,6 +105,7 @@ def alone(config):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(config, alone):
     out = run(workdir := config.parent / "together", config, 2, 4)
     assert "on 4 cpu device(s)" in out
