@@ -37,7 +37,8 @@ class SlidingWindowAttention(nnx.Module):
     logit = |scale_h| · (q · k + position bias), with q and k of unit length: queries of a block
     see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of
     the paper). With `read_states`, tokens also attend, by queries of their own, to the keys and
-    values of the recurrent states, and both results are projected together.
+    values of the recurrent states, and both results are projected together. `kernel` is what
+    computes the band: `ModelConfig.attention_kernel`.
 
     Example, in a model of one's own::
 

@@ -13,7 +13,7 @@ from block_recurrent.kernels.window_attention import Bands
 TPU = (Tiles(128, 128), Tiles(128, 128), Tiles(128, 128))
 DATACENTER_GPU = (Tiles(128, 64, warps=8), Tiles(128, 64, warps=8), Tiles(64, 64, warps=8))
 GPU = (Tiles(64, 64), Tiles(64, 64), Tiles(64, 64, warps=8))
-GPU_WIDE = (Tiles(64, 32), Tiles(32, 32), Tiles(32, 32))  # heads of more than 256 bytes
+GPU_WIDE = (Tiles(64, 32), Tiles(32, 32), Tiles(32, 16))  # heads of more than 256 bytes
 
 # Compute capabilities whose processors have 160 KiB of shared memory and more; others have 99.
 DATACENTER = ("8.0", "9.0", "10.0", "10.3")

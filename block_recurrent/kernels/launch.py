@@ -27,7 +27,8 @@ def launch(kernel: Callable, band: Band, *, order: tuple[str, ...] | None = None
         order = order or ("parallel",) * len(call["grid"])
         parameters = pltpu.CompilerParams(dimension_semantics=order)
     else:
-        # Of Pallas' two ways to a GPU the one that all of them have: Mosaic GPU needs a Hopper.
+        # Of Pallas' two ways to a GPU the one for all of them: Mosaic GPU needs a Hopper. JAX 0.12
+        # still has it, and announces that it will go; setup.py keeps JAX below 0.13.
         parameters = pltriton.CompilerParams(
             num_warps=band.tiles.warps, num_stages=band.tiles.stages
         )
