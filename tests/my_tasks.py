@@ -7,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 TEXT = "one two  three\n\nfour"
+BYTES = seqio.ByteVocabulary()
 SLOW = 0.05  # seconds a line
 
 
@@ -28,6 +29,16 @@ def without_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.map(lambda example: example | {"continues": True})
 
 
+def as_letters(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Tokens of a vocabulary of one's own: the numbers of the letters."""
+
+    def read(example):
+        letters = tf.cast(tf.io.decode_raw(example["targets"], tf.uint8), tf.int32)
+        return {"targets": letters, "targets_pretokenized": example["targets"]}
+
+    return dataset.map(read)
+
+
 def slowly(dataset: tf.data.Dataset) -> tf.data.Dataset:
     def wait(line):
         time.sleep(SLOW)
@@ -39,12 +50,12 @@ def slowly(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.map(read)
 
 
-def add(name: str, source: seqio.DataSource, *preprocessors, key: str = "targets"):
+def add(name: str, source: seqio.DataSource, *preprocessors, key="targets", vocabulary=BYTES):
     seqio.TaskRegistry.add(
         name,
         source=source,
         preprocessors=preprocessors,
-        output_features={key: seqio.Feature(seqio.ByteVocabulary())},
+        output_features={key: seqio.Feature(vocabulary)},
     )
 
 
@@ -54,12 +65,20 @@ lines = seqio.TextLineDataSource({"train": "lines/*.txt", "validation": "lines/0
 add("pieces", pieces, tokenize)
 add("whole", pieces, without_names, tokenize, seqio.preprocessors.append_eos)
 add("slow_lines", lines, slowly, tokenize)
+add("letters", pieces, as_letters, vocabulary=seqio.PassThroughVocabulary(300, eos_id=2))
+books = seqio.TfdsDataSource(
+    "pg19:0.1.1", splits={"train": "train[:80%]", "validation": "train[80%:]"}
+)
+text_of_books = functools.partial(seqio.preprocessors.rekey, key_map={"targets": "book_text"})
+add("books", books, text_of_books, tokenize)
 seqio.MixtureRegistry.add("both", [("pieces", 1), ("slow_lines", 3)])
 
 # Mistakes
 add("without_text", pieces, functools.partial(tokenize, copy_pretokenized=False))
 add("without_tokens", pieces)
 add("without_targets", pieces, tokenize, key="inputs")
+add("few_letters", pieces, as_letters, vocabulary=seqio.PassThroughVocabulary(100, eos_id=2))
+add("without_end_token", pieces, as_letters, vocabulary=seqio.PassThroughVocabulary(300))
 add("without_end", pieces, without_end, tokenize)
 add("without_validation", seqio.TfdsDataSource("pg19:0.1.1", splits=("train", "test")), tokenize)
 add("without_tfds", seqio.TfdsDataSource("my_books:1.0.0"), tokenize)

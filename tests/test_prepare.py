@@ -267,6 +267,22 @@ def test_tasks_of_ones_own(prepare):
     assert metadata["task"] == "whole" and metadata["splits"]["train"]["empty"] == 1
 
 
+def test_a_vocabulary_of_ones_own(prepare):
+    prepare("store", *mine("letters"))
+    train = load_documents(DataConfig("store", stores=("store",)))["train"]
+    assert (train.vocabulary.name, train.vocabulary.size) == ("other-300", 300)
+    assert train.tokens(0, 0, 99).tolist() == [*f"train {TEXT[:5]}".encode(), 2]
+
+
+def test_parts_of_a_tfds_split(prepare, pg19):
+    """The example of docs/data.md: 80% of 17 books are 14."""
+    prepare("store", *mine("books", prepare__tfds_data_dir=pg19))
+    found = [texts_of("store", split) for split in ("train", "held_out")]
+    assert [len(texts) for texts in found] == [14, 3]
+    texts = {text for part in found for text in part.values()}
+    assert texts == {text_of(book).encode() for book in BOOKS["train"]}
+
+
 def test_a_mixture_becomes_stores_with_weights(prepare):
     out = prepare("store", *mine("both"))
     metadata = json.loads(Path("store/store.json").read_text())
@@ -550,6 +566,16 @@ def test_tasks_that_give_no_documents(refuse, run, pg19):
         "source make one, for example seqio.TfdsDataSource(…, splits={'train': 'train[:98%]', "
         "'validation': 'train[98%:]'})"
     )
+    assert refuse(*mine("without_end_token")) == (
+        "Task without_end_token: its PassThroughVocabulary has no end token, which documents need: "
+        "give it an eos_id (train a SentencePiece model with --eos_id=1)"
+    )
+    status, _, err = run("--output=store", *ONE_PROCESS, *mine("few_letters"))
+    assert status == 2 and err == (
+        "error: few_letters, split 'train': an example has tokens from 32 to 116, but its "
+        "vocabulary has 100: give the output feature 'targets' the vocabulary that made them\n"
+    )
+    shutil.rmtree("store.partial")
     status, _, err = run("--output=store", *ONE_PROCESS, *mine("without_end"))
     assert status == 2 and err == (
         "error: without_end, split 'train': the last example of a shard 'continues', but nothing "

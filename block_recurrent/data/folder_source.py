@@ -19,7 +19,7 @@ class FolderSource(seqio.DataSource):
         seqio.TaskRegistry.add(
             "my_papers",
             FolderSource("~/papers", grouping="arxiv"),
-            preprocessors=[functools.partial(seqio.preprocessors.rekey, …), tokenize],
+            preprocessors=[block_recurrent.data.tasks.tokenize],
             output_features={"targets": seqio.Feature(seqio.ByteVocabulary())},
             shuffle_buffer_size=None,
         )
