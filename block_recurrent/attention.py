@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -37,7 +38,8 @@ class SlidingWindowAttention(nnx.Module):
     logit = |scale_h| · (q · k + position bias), with q and k of unit length: queries of a block
     see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of
     the paper). With `read_states`, tokens also attend, by queries of their own, to the keys and
-    values of the recurrent states, and both results are projected together.
+    values of the recurrent states, and both results are projected together. With `remat`, the
+    gradient computes the attention weights again.
 
     Example, in a model of one's own::
 
@@ -57,6 +59,7 @@ class SlidingWindowAttention(nnx.Module):
         positions: str = "t5",
         read_states: bool = False,
         dropout_rate: float = 0.0,
+        remat: bool = False,
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
@@ -70,6 +73,7 @@ class SlidingWindowAttention(nnx.Module):
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
         self.read_states = read_states
+        self.core = jax.checkpoint(attend) if remat else attend
         if read_states:
             self.state_query = dense(embedding_size, width)
             self.state_scale = nnx.Param(jnp.ones(num_heads))
@@ -136,7 +140,7 @@ class SlidingWindowAttention(nnx.Module):
         bias = self.band(self.window_length, 2 * self.window_length, reach=self.window_length)
         results = [self.attend_to_tokens(heads.queries, window, bias, dropout_key)]
         if self.read_states:
-            results.append(attend(heads.state_queries, *states))
+            results.append(self.core(heads.state_queries, *states))
         return self.output(from_blocks_of_heads(*results))
 
     def attend_to_tokens(
@@ -156,7 +160,7 @@ class SlidingWindowAttention(nnx.Module):
         if dropout_key is not None and self.dropout_rate > 0:
             shape = (self.num_heads, num_queries, num_keys)
             dropout = dropout_multiplier(shape, self.dropout_rate, dropout_key, keys.dtype)
-        return attend(queries, keys, values, bias, dropout)
+        return self.core(queries, keys, values, bias, dropout)
 
     def band(self, num_queries: int, num_keys: int, reach: int) -> Float[Array, "H Q V"]:
         """|scale| · position bias for the `reach` keys before a query, HIDDEN for all others."""

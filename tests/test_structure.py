@@ -18,7 +18,7 @@ GIN = Path(__file__).parent.parent / "gin"
 READING_ORDER = """
     errors types
     linear positions dropout dot_product attention full_attention gates feed_forward recurrent_cell
-    model_config layers model block_recurrent interop
+    model_config layers stack model block_recurrent interop
     data.vocabularies data.documents data.text_files data.embedded data.compressors data data.lanes
     losses optimizers sharding train_config train_step evaluation
     gin_files gin_names field_values configs workdir checkpoints
