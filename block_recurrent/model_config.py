@@ -31,8 +31,8 @@ class ModelConfig:
       dropout_rate: fraction dropped, in training.
       remat: what training computes a second time instead of keeping it for the gradient: 'none';
         'attention' (the attention weights of the tokens); 'layer' (all that is inside a layer).
-      scan_layers: runs of equal layers become one `jax.lax.scan` over their stacked parameters:
-        compile time then does not grow with depth. Parameters and checkpoints stay as they are.
+      scan_layers: runs of equal layers become one `jax.lax.scan` over their stacked parameters,
+        so that each run is compiled once. Parameters and checkpoints stay as they are.
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
     """
 
