@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -37,8 +38,9 @@ class SlidingWindowAttention(nnx.Module):
     logit = |scale_h| · (q · k + position bias), with q and k of unit length: queries of a block
     see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of
     the paper). With `read_states`, tokens also attend, by queries of their own, to the keys and
-    values of the recurrent states, and both results are projected together. `kernel` is what
-    computes the band: `ModelConfig.attention_kernel`.
+    values of the recurrent states, and both results are projected together. With `remat`, the
+    gradient computes the attention weights again; `kernel` is what computes the band
+    (`ModelConfig.attention_kernel`).
 
     Example, in a model of one's own::
 
@@ -58,8 +60,9 @@ class SlidingWindowAttention(nnx.Module):
         positions: str = "t5",
         read_states: bool = False,
         dropout_rate: float = 0.0,
+        remat: bool = False,
         dtype: str = "float32",
-        kernel: str = "auto",
+        kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
@@ -73,6 +76,7 @@ class SlidingWindowAttention(nnx.Module):
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
         self.read_states = read_states
+        self.core = jax.checkpoint(attend) if remat else attend
         if read_states:
             self.state_query = dense(embedding_size, width)
             self.state_scale = nnx.Param(jnp.ones(num_heads))
@@ -137,7 +141,7 @@ class SlidingWindowAttention(nnx.Module):
             bias = self.band(size, 2 * size, reach=size)
             results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
         if self.read_states:
-            results.append(attend(heads.state_queries, *states))
+            results.append(self.core(heads.state_queries, *states))
         return self.output(from_blocks_of_heads(*results))
 
     def attend_to_tokens(
@@ -154,7 +158,7 @@ class SlidingWindowAttention(nnx.Module):
             positions = np.arange(num_keys)
             queries, keys = rotate(queries, positions[-num_queries:]), rotate(keys, positions)
         dropout = self.dropout(num_queries, num_keys, dropout_key)
-        return attend(queries, keys, values, bias, dropout)
+        return self.core(queries, keys, values, bias, dropout)
 
     def dropout(
         self, num_queries: int, num_keys: int, key: Key[Array, ""] | None

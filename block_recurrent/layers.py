@@ -29,6 +29,7 @@ class TransformerLayer(nnx.Module):
             positions=config.positions,
             read_states=read_states,
             dropout_rate=config.dropout_rate,
+            remat=config.remat == "attention",
             dtype=dtype,
             kernel=config.attention_kernel,
             rngs=rngs,

@@ -34,6 +34,10 @@ class ModelConfig:
         default is 'xla' because the kernels have not yet run on such hardware.
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
+      remat: what training computes a second time instead of keeping it for the gradient: 'none';
+        'attention' (the attention weights of the tokens); 'layer' (all that is inside a layer).
+      scan_layers: runs of equal layers become one `jax.lax.scan` over their stacked parameters,
+        so that each run is compiled once. Parameters and checkpoints stay as they are.
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
     """
 
@@ -53,6 +57,8 @@ class ModelConfig:
     attention_kernel: Literal["xla", "pallas", "auto"] = "xla"
     positions: Literal["t5", "rope"] = "t5"
     dropout_rate: float = 0.05
+    remat: Literal["none", "attention", "layer"] = "none"
+    scan_layers: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):

@@ -183,3 +183,26 @@ def test_configuration_by_mapping_object_or_keywords():
         )
     )
     assert by_mapping.config.num_layers == 3 and by_mapping.embedding.shape == (9, 8)
+
+
+@pytest.mark.parametrize("variant", ["fixed_skip", "feedback"])
+@pytest.mark.parametrize(
+    "fields", [{"remat": "attention"}, {"remat": "layer"}, {"scan_layers": True}]
+)
+def test_how_layers_run_changes_no_number(variant, fields):
+    """Loss, state and gradients, with dropout; the parameters are the same in either."""
+    sizes = {"num_layers": 4, "dropout_rate": 0.1}
+    plain, changed = (make_model(**VARIANTS[variant], **sizes, **f) for f in ({}, fields))
+    tokens, starts = make_tokens(2, 24), jnp.zeros((2, 3), bool).at[0, 1].set(True)
+
+    def loss(params, graphdef):
+        model = nnx.merge(graphdef, params)
+        logits, state = model(tokens, model.initial_state(2), starts, dropout_key=jax.random.key(0))
+        return jnp.square(logits).mean(), state
+
+    compiled = jax.jit(
+        jax.value_and_grad(loss, has_aux=True), static_argnums=1, compiler_options=QUICK
+    )
+    (graphdef, params), (other, same) = split(plain), split(changed)
+    expected, found = compiled(params, graphdef), compiled(same, other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, found)
