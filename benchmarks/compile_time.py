@@ -1,4 +1,4 @@
-"""Compile time of a training step against depth, layer by layer and with `scan_layers`.
+"""Compile time of a training step against depth.
 
 python benchmarks/compile_time.py --depths=6,12,24
 """
@@ -21,15 +21,12 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for depth in map(int, args.depths.split(",")):
-        for scan in (False, True):
-            model = MODEL | {"num_layers": depth, "scan_layers": scan} | args.model
-            sizes = {"batch_size": args.batch_size, "segment_length": args.segment_length}
-            worker = Worker(Contender("ours", "ours", sizes | {"model": model}, (str(OURS),)))
-            worker.close()
-            names = ("trace_seconds", "compile_seconds", "compile_cpu_seconds")
-            rows.append(
-                {"layers": depth, "scan_layers": scan} | {n: worker.facts[n] for n in names}
-            )
+        model = MODEL | {"num_layers": depth} | args.model
+        sizes = {"batch_size": args.batch_size, "segment_length": args.segment_length}
+        worker = Worker(Contender("ours", "ours", sizes | {"model": model}, (str(OURS),)))
+        worker.close()
+        names = ("trace_seconds", "compile_seconds", "compile_cpu_seconds")
+        rows.append({"layers": depth} | {name: worker.facts[name] for name in names})
     report("compile_time", rows, args.json)
 
 

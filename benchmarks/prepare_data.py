@@ -8,6 +8,7 @@ Text), and SentencePiece itself. Processor time is reported too, because it hold
 """
 
 import argparse
+import functools
 import os
 import resource
 import subprocess
@@ -15,12 +16,13 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import sentencepiece
 
 ROOT = Path(__file__).parent.parent
-PIECE = 2**20
+REPEAT_BYTES = 20  # the tokenizer of bytes is so fast that one pass would not show
 
 ALONE = """
 import sys
@@ -28,10 +30,10 @@ from block_recurrent.data.quiet_tensorflow import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
 from block_recurrent.data.seqio_vocabularies import load_vocabulary
-how, vocabulary, *paths = sys.argv[1:]
+how, vocabulary, repeat, *paths = sys.argv[1:]
 vocabulary = load_vocabulary(vocabulary)
 encode = vocabulary.encode_tf if how == "seqio" else vocabulary.tokenizer.EncodeAsNumpy
-for path in paths:
+for path in paths * int(repeat):
     with open(path, "rb") as file:
         while piece := file.read(2**20):
             encode(piece)
@@ -87,8 +89,20 @@ def prepare(corpus: Path, vocabulary: str, processes: int) -> tuple[float, float
 
 def tokenize(corpus: Path, vocabulary: str, processes: int, how: str) -> tuple[float, float]:
     paths = sorted(map(str, corpus.iterdir()))
-    parts = [paths[number::processes] for number in range(processes)]
-    return seconds_of(*([sys.executable, "-c", ALONE, how, vocabulary, *part] for part in parts))
+    repeat = REPEAT_BYTES if vocabulary == "bytes" else 1
+    commands = (
+        [sys.executable, "-c", ALONE, how, vocabulary, str(repeat), *paths[number::processes]]
+        for number in range(processes)
+    )
+    clock, processor = seconds_of(*commands)
+    return clock / repeat, processor / repeat
+
+
+def measure(corpora: list[Path], run: Callable[[Path], tuple[float, float]]) -> str:
+    small, large = map(run, corpora)
+    megabytes = len(list(corpora[0].iterdir()))
+    clock, processor = (megabytes / (b - a) for a, b in zip(small, large, strict=True))
+    return f"{clock:,.1f} MB/s, {processor:,.1f} MB a second of a processor"
 
 
 def main():
@@ -101,20 +115,13 @@ def main():
         corpora = [write_corpus(folder / str(size), size) for size in (half, 2 * half)]
         model = str(train_model(folder, corpora[0]))
         for vocabulary in (model, "bytes"):
-            measured = {"prepare_data": prepare, "seqio's tokenizer alone": tokenize}
-            options = {"seqio's tokenizer alone": ["seqio"]}
+            common = {"vocabulary": vocabulary, "processes": arguments.processes}
+            runs = {"prepare_data": functools.partial(prepare, **common)}
+            runs["seqio's tokenizer"] = functools.partial(tokenize, how="seqio", **common)
             if vocabulary == model:
-                measured["SentencePiece alone"] = tokenize
-                options["SentencePiece alone"] = ["directly"]
-            print("bytes" if vocabulary == "bytes" else "SentencePiece, 8,000 pieces")
-            for name, run in measured.items():
-                more = options.get(name, [])
-                small, large = (run(c, vocabulary, arguments.processes, *more) for c in corpora)
-                clock, processor = (half / (b - a) for a, b in zip(small, large, strict=True))
-                print(
-                    f"  {name}: {clock:.1f} MB/s with {arguments.processes} processes, "
-                    f"{processor:.1f} MB a second of a processor"
-                )
+                runs["SentencePiece"] = functools.partial(tokenize, how="directly", **common)
+            for name, run in runs.items():
+                print(f"{Path(vocabulary).stem}  {name}: {measure(corpora, run)}", flush=True)
 
 
 if __name__ == "__main__":

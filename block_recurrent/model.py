@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from block_recurrent.dot_product import from_blocks, to_blocks
 from block_recurrent.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model_config import ModelConfig
-from block_recurrent.stack import call, scan_runs
 from block_recurrent.types import ModelState
 
 
@@ -105,12 +104,10 @@ class BlockRecurrentTransformer(nnx.Module):
 
     def stack(self, x, state, starts, keys, states=None):
         """The layers, one after the other, each over the whole segment."""
-        c = self.config
-        if c.scan_layers:
-            return scan_runs(self.layers, x, state, starts, keys, states, remat=c.remat)
         after = []
         for layer, before, key in zip(self.layers, state, keys, strict=True):
-            x, layer_state = call(layer, x, before, starts, key, states, remat=c.remat)
+            run = jax.checkpoint(layer.__call__) if self.config.remat == "layer" else layer
+            x, layer_state = run(x, before, starts, states=states, dropout_key=key)
             after.append(layer_state)
         return x, tuple(after)
 

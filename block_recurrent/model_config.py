@@ -36,8 +36,6 @@ class ModelConfig:
       dropout_rate: fraction dropped, in training.
       remat: what training computes a second time instead of keeping it for the gradient: 'none';
         'attention' (the attention weights of the tokens); 'layer' (all that is inside a layer).
-      scan_layers: runs of equal layers become one `jax.lax.scan` over their stacked parameters,
-        so that each run is compiled once. Parameters and checkpoints stay as they are.
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
     """
 
@@ -58,7 +56,6 @@ class ModelConfig:
     positions: Literal["t5", "rope"] = "t5"
     dropout_rate: float = 0.05
     remat: Literal["none", "attention", "layer"] = "none"
-    scan_layers: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):

@@ -538,6 +538,13 @@ def test_mistakes_in_the_command(refuse, run):
     assert status == 2 and "required: --output" in err
 
 
+def test_packages_that_are_not_there(refuse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "seqio", None)
+    message = refuse(*TEXTS)
+    assert message.startswith("prepare_data needs TensorFlow and seqio (import of seqio halted")
+    assert message.endswith("): pip install 'block_recurrent[data]'")
+
+
 def test_tfds_datasets_that_are_not_there(refuse, place):
     message = refuse(data("pg19_bytes"), *bind(prepare__tfds_data_dir="nowhere"))
     assert message == (
