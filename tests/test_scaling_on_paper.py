@@ -144,7 +144,8 @@ def test_memory():
 
 
 def test_multiplications_of_all_parts():
-    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    automatic = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=automatic, devices=jax.devices()[:1])
     rows = jax.sharding.PartitionSpec("data")
     product = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=rows, out_specs=rows)
     assert matrix_flops(jax.make_jaxpr(product)(jnp.ones((4, 8))).jaxpr) == 2 * 4 * 4 * 8
