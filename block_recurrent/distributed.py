@@ -40,7 +40,8 @@ def connect(config: DistributedConfig, process_id: int | None = None):
       process_id: of this process, from 0, where no cluster tells it.
 
     Raises:
-      UserError: some but not all of address, number and id are given, or nobody answers.
+      UserError: some but not all of address, number and id are given.
+      ConnectionError: nobody answers; trying again may help.
     """
     given = (config.coordinator_address, config.num_processes, process_id)
     if any(value is not None for value in given):
@@ -70,7 +71,8 @@ def connect(config: DistributedConfig, process_id: int | None = None):
         if config.cluster == "auto" and found == {}:  # a TPU of one host needs no coordinator
             return
         first_line = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot join the other processes ({first_line}): {found}") from error
+        message = f"cannot join the other processes ({first_line}): {found}"
+        raise ConnectionError(message) from error
 
 
 def detect(cluster: str, environment: Mapping[str, str]) -> str | None:

@@ -10,7 +10,7 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same comma
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT make `after` true once, and do nothing more.
+    """While entered, SIGTERM and SIGINT make `after_step` true once, and do nothing more.
 
     Of several processes it is enough that one gets the signal: the coordination service of JAX
     agrees with the others on a step. A second signal kills.
@@ -18,6 +18,7 @@ class StopSignal:
 
     def __init__(self):
         self.received = False
+        self.steps = 0
 
     def __enter__(self) -> "StopSignal":
         # With several processes SIGTERM is the coordination service's, which has taken it already.
@@ -29,10 +30,15 @@ class StopSignal:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def after(self, step: int) -> bool:
-        """Whether to stop after this step; every process asks after every step."""
+    def after_step(self) -> bool:
+        """Whether to stop now; every process asks after every step.
+
+        Steps are counted from the start of the process: JAX agrees on the one after the last that
+        anybody has asked about, and before the first question that is number 1.
+        """
+        self.steps += 1
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(self.steps)
         return self.received
 
     def _receive(self, number, _frame):

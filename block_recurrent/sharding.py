@@ -126,6 +126,21 @@ class Layout:
         """
         return jax.lax.with_sharding_constraint(params, self._by_rule(params, ("tensor",)))
 
+    def by_rows(self, function):
+        """`function(params, state, batch, key)` over the rows that a device has.
+
+        So gradients are summed over devices once, where XLA would do so in every round of a loop.
+        """
+        split, whole = PartitionSpec(ROWS), PartitionSpec()
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(whole, split, split, whole),
+            out_specs=split,
+            axis_names=set(ROWS),
+            check_vma=False,
+        )
+
     def scatter(self, grads):
         """Inside a step: gradients as the parameters lie between steps."""
         return jax.lax.with_sharding_constraint(grads, self.parameters(grads))

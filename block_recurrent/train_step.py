@@ -86,13 +86,18 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The step. Its sums begin anew after every `log_every_steps` steps, without the host."""
 
-    def loss_fn(params, model_state, batch, dropout_key):
-        model = nnx.merge(graphdef, layout.gather(params))
+    def nats_of_rows(params, model_state, batch, dropout_key):
+        model = nnx.merge(graphdef, params)
         features, model_state = model.features(
             batch.inputs, model_state, batch.starts, dropout_key=dropout_key
         )
-        nats = summed_loss(model, features, batch.targets, batch.weights).sum()
-        tokens = batch.weights.sum()
+        return summed_loss(model, features, batch.targets, batch.weights), model_state
+
+    def loss_fn(params, model_state, batch, dropout_key):
+        nats, model_state = layout.by_rows(nats_of_rows)(
+            layout.gather(params), model_state, batch, dropout_key
+        )
+        nats, tokens = nats.sum(), batch.weights.sum()
         return nats / jnp.maximum(tokens, 1), (nats, tokens, model_state)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:

@@ -144,7 +144,7 @@ class Trainer:
             state, sums = step(state, self.layout.put(batch))
             if unreported:  # one step late, so that the device is at work again meanwhile
                 unreported = self.report(*unreported)
-            last, stopping = done == train.num_steps, stop.after(done)
+            last, stopping = done == train.num_steps, stop.after_step()
             if last or done % train.log_every_steps == 0:
                 unreported = (done, sums)
             evaluate = last or done % train.eval_every_steps == 0
