@@ -66,6 +66,7 @@ def elements(collectives: dict, kind: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_data_and_fsdp():
     results = train("fixed_skip", meshes=(DATA, FSDP))
     data, fsdp = (results["fixed_skip"][mesh]["collectives"] for mesh in (DATA, FSDP))
