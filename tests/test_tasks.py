@@ -24,7 +24,9 @@ from block_recurrent.data.folder_source import FolderSource  # noqa: E402
 from block_recurrent.data.seqio_vocabularies import cut_for  # noqa: E402
 from block_recurrent.data.tasks import find_task, register_tasks  # noqa: E402
 from block_recurrent.data.write_shard import read_shard  # noqa: E402
-from books import BOOKS, text_of, train_model, write_books  # noqa: E402
+from books import BOOKS, text_of, train_model  # noqa: E402
+
+pytest_plugins = "prepare_fixtures"
 
 ANY_BYTES = bytes(range(256)) * 40
 PAPERS = {
@@ -36,16 +38,6 @@ PAPERS = {
     "notes.txt": b"no paper",
     "c/empty.tex": b"",
 }
-
-
-@pytest.fixture(scope="module")
-def pg19(tmp_path_factory):
-    return str(write_books(tmp_path_factory.mktemp("tfds")))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(train_model(tmp_path_factory.mktemp("vocabulary") / "t5.model"))
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+"""Commands of prepare_data, and what they leave behind."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import block_recurrent
+from block_recurrent.data.store import open_stores
+
+TESTS = Path(__file__).parent
+PACKAGE = Path(block_recurrent.__file__).parent
+
+
+def write_texts(folder: Path, files: dict[str, bytes]):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text)
+
+
+def bind(**values) -> list[str]:
+    """``data__path="texts"`` as --gin_bindings of data.path."""
+    pairs = [(name.replace("__", "."), value) for name, value in values.items()]
+    return [f"--gin_bindings={name} = {value!r}" for name, value in pairs]
+
+
+def data(name: str) -> str:
+    return f"--gin_file=gin/data/{name}.gin"
+
+
+def mine(task: str, **values) -> list[str]:
+    return bind(prepare__module="my_tasks", prepare__task=task, **values)
+
+
+ONE_PROCESS = bind(prepare__num_processes=1)
+TEXTS = [data("text_files"), *bind(data__path="texts")]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below, with what the files hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def documents_of(store: Path | str, split: str) -> dict[str, list[int]]:
+    """The tokens of each document, by name; the end is taken off."""
+    ((documents, _),) = open_stores(store)[split]
+    tokens = {
+        name: documents.tokens(i, 0, int(length)).tolist()
+        for i, (name, length) in enumerate(zip(documents.names, documents.lengths, strict=True))
+    }
+    assert all(ids[-1] == 1 for ids in tokens.values())
+    return {name: ids[:-1] for name, ids in tokens.items()}
+
+
+def texts_of(store: Path | str, split: str) -> dict[str, bytes]:
+    """The documents of a store of bytes, by name."""
+    tokens = documents_of(store, split)
+    return {
+        name: (np.array(ids, int) - 3).astype(np.uint8).tobytes() for name, ids in tokens.items()
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "block_recurrent.prepare_data", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Finds the package and the tests' Tasks from any folder, installed or not."""
+    return os.environ | {"PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{TESTS}"}
