@@ -1,5 +1,6 @@
 """What the command-line programs share."""
 
+import argparse
 import logging
 import os
 import sys
@@ -37,6 +38,32 @@ def leave(status: int):
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, example: str):
+    """--gin_file and --gin_bindings.
+
+    Args:
+      parser: gets them.
+      required: whether at least one file must be named.
+      example: of a binding.
+    """
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=None if required else [],
+        required=required,
+        metavar="FILE",
+        help="configuration; later files override earlier ones. Looked up in the current folder, "
+        "then among the files that come with the package",
+    )
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help=f"a single parameter, as {example}; overrides the files",
+    )
 
 
 def default_workdir(gin_files: list[str]) -> Path:

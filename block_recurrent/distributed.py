@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 from jax.experimental import multihost_utils
 
-from block_recurrent.errors import UserError
+from block_recurrent.errors import UserError, first_line
 
 SIZES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}  # set by the launcher
 
@@ -70,8 +70,7 @@ def connect(config: DistributedConfig, process_id: int | None = None):
     except (RuntimeError, ValueError) as error:
         if config.cluster == "auto" and found == {}:  # a TPU of one host needs no coordinator
             return
-        first_line = str(error).strip().splitlines()[0]
-        message = f"cannot join the other processes ({first_line}): {found}"
+        message = f"cannot join the other processes ({first_line(error)}): {found}"
         raise ConnectionError(message) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 
@@ -146,8 +146,8 @@ class Progress:
         self._num_steps, self._first_step = num_steps, first_step
         self._stream = stream or sys.stdout
         self._clock, self._started = clock, clock()
-        in_terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._bar = self._start_bar() if in_terminal else None
+        columns = "step", MofNCompleteColumn(), BarColumn(20)
+        self._bar = start_bar(self._stream, *columns, total=num_steps, completed=first_step)
 
     def update(self, step: int, metrics: Mapping[str, Any]):
         """Shows "loss", "bits_per_byte" and "tokens_per_second", those that there are."""
@@ -183,13 +183,18 @@ class Progress:
         seconds = (self._clock() - self._started) / done * (self._num_steps - step)
         return [f"{duration(seconds)} left"]
 
-    def _start_bar(self) -> Bar:
-        numbers = TextColumn("{task.fields[numbers]}")
-        columns = ("step", MofNCompleteColumn(), BarColumn(20), numbers)
-        bar = Bar(*columns, console=Console(file=self._stream), transient=True)
-        bar.add_task("", total=self._num_steps, completed=self._first_step, numbers="")
-        bar.start()
-        return bar
+
+def start_bar(
+    stream: io.TextIOBase, *columns: ProgressColumn | str, total: int, completed: int = 0
+) -> Bar | None:
+    """A bar with a last column for `numbers`, its one task begun; None where no terminal is."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    numbers = TextColumn("{task.fields[numbers]}")
+    bar = Bar(*columns, numbers, console=Console(file=stream), transient=True)
+    bar.add_task("", total=total, completed=completed, numbers="")
+    bar.start()
+    return bar
 
 
 def describe(metrics: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import argparse
 import signal
 from pathlib import Path
 
-from block_recurrent.cli import run_main
+from block_recurrent.cli import add_gin_arguments, run_main
 from block_recurrent.configs import load_prepare
 from block_recurrent.data.quiet_tensorflow import import_tensorflow, quiet
 from block_recurrent.data.store import verify
@@ -31,21 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="configuration; later files override earlier ones. Looked up in the current folder, "
-        "then among the files that come with the package",
-    )
-    parser.add_argument(
-        "--gin_bindings",
-        action="append",
-        default=[],
-        metavar="BINDING",
-        help="a single parameter, as \"prepare.task = 'arxiv'\"; overrides the files",
-    )
+    add_gin_arguments(parser, required=False, example="\"prepare.task = 'arxiv'\"")
     parser.add_argument(
         "--output",
         type=Path,

@@ -15,7 +15,7 @@ AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that the rows of the batch are split over
 
 # The first pattern found in a parameter's path says how its axes are split; no match: replicated.
-# Kernels that read two attentions at once, side by side, are split in their outputs alone.
+# The cell's output kernel reads two attentions side by side: it is split in its outputs alone.
 RULES = (
     r"(query|key|value|hidden)/kernel$: fsdp, tensor",
     r"(ffn|attention)/output/kernel$: tensor, fsdp",
@@ -30,7 +30,7 @@ class MeshConfig:
 
     Attributes:
       data: the batch; -1 takes all devices that the other axes leave.
-      fsdp: the batch, *and* the parameters, which are gathered layer by layer where they are used.
+      fsdp: the batch, *and* the parameters, which are gathered where they are used.
       tensor: attention heads and feed-forward units.
       rules: 'pattern: axis, axis' for parameters, the first pattern found in a parameter's path
         counts; an axis is 'fsdp', 'tensor' or '-' for none.
@@ -167,9 +167,6 @@ class Layout:
 
     def put(self, batch):
         """The rows of this process as its part of global arrays."""
-        processes = jax.process_count()
-        if processes == 1:
-            return jax.device_put(batch, self.rows)
         return jax.tree.map(
             lambda leaf: jax.make_array_from_process_local_data(self.rows, leaf), batch
         )

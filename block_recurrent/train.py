@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from block_recurrent.cli import default_workdir, run_main
+from block_recurrent.cli import add_gin_arguments, default_workdir, run_main
 from block_recurrent.configs import load
 from block_recurrent.distributed import connect
 from block_recurrent.preemption import EXIT_STATUS
@@ -29,21 +29,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="configuration; later files override earlier ones. Looked up in the current folder, "
-        "then among the files that come with the package",
-    )
-    parser.add_argument(
-        "--gin_bindings",
-        action="append",
-        default=[],
-        metavar="BINDING",
-        help="a single parameter, as 'train.num_steps = 100'; overrides the files",
-    )
+    add_gin_arguments(parser, required=True, example="'train.num_steps = 100'")
     parser.add_argument(
         "--workdir",
         type=Path,

@@ -1,16 +1,13 @@
 """Tells a person how far the preparation of a store is."""
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.metrics_log import duration
+from block_recurrent.metrics_log import duration, start_bar
 
 SECONDS_BETWEEN_LINES = 5
 SECONDS_BETWEEN_FRAMES = 0.2
@@ -34,9 +31,8 @@ class PrepareProgress:
     ):
         self._stream = stream or sys.stdout
         self._clock, self._started = clock, clock()
-        in_terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._bar = self._start_bar() if in_terminal else None
-        self._pause = SECONDS_BETWEEN_FRAMES if in_terminal else SECONDS_BETWEEN_LINES
+        self._bar = start_bar(self._stream, TaskProgressColumn(), BarColumn(20), total=1)
+        self._pause = SECONDS_BETWEEN_FRAMES if self._bar else SECONDS_BETWEEN_LINES
         self._next = self._started + self._pause
 
     def update(self, documents: int, tokens: int, share: float):
@@ -68,11 +64,3 @@ class PrepareProgress:
     def __exit__(self, *exception):
         if self._bar:
             self._bar.stop()
-
-    def _start_bar(self) -> Bar:
-        numbers = TextColumn("{task.fields[numbers]}")
-        columns = (TaskProgressColumn(), BarColumn(20), numbers)
-        bar = Bar(*columns, console=Console(file=self._stream), transient=True)
-        bar.add_task("", total=1, numbers="")
-        bar.start()
-        return bar

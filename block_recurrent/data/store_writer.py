@@ -1,5 +1,6 @@
 """Writing a token store: shard by shard, each whole or not there."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,9 +56,12 @@ class ShardWriter:
         self._current = _Document()
 
     def __enter__(self) -> "ShardWriter":
-        self._files = {
-            path: _File(path) for path in shard_files(self.folder, self.split, self.shard)
-        }
+        self._files = {}
+        with contextlib.ExitStack() as stack:
+            for path in shard_files(self.folder, self.split, self.shard):
+                self._files[path] = _File(path)
+                stack.callback(self._files[path].discard)
+            self._discard = stack.pop_all().close
         self._tokens, self._documents, self._names = self._files.values()
         return self
 
@@ -85,8 +89,7 @@ class ShardWriter:
             if kind is None:
                 self._finish()
         finally:
-            for file in self._files.values():
-                file.discard()
+            self._discard()
 
     def _finish(self):
         for file in self._files.values():
@@ -127,8 +130,10 @@ class _File:
 
     def discard(self):
         """Removes the file unless it has been kept."""
-        self._file.close()
-        self.temporary.unlink(missing_ok=True)
+        try:
+            self._file.close()  # which fails once more on a full disk
+        finally:
+            self.temporary.unlink(missing_ok=True)
 
     def describe(self) -> dict[str, int | str]:
         return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
