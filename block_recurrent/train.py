@@ -1,6 +1,7 @@
 """Trains a model: ``python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin``."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from block_recurrent.cli import add_gin_arguments, default_workdir, run_main
@@ -55,6 +56,11 @@ def main() -> int:
             bindings.append(f"distributed.{name} = {value!r}")
     config = load(arguments.gin_file, bindings)
     connect(config.distributed, arguments.process_id)
+    # Where the processes met this time is no part of what config.gin repeats.
+    elsewhere = dataclasses.replace(
+        config.distributed, coordinator_address=None, num_processes=None
+    )
+    config = dataclasses.replace(config, distributed=elsewhere)
     workdir = arguments.workdir or default_workdir(arguments.gin_file)
     finished = Trainer(config, workdir).run()
     return 0 if finished else EXIT_STATUS

@@ -109,6 +109,8 @@ def alone(config):
 def test_two_processes_equal_one(config, alone):
     out = run(workdir := config.parent / "together", config, 2, 4)
     assert "on 4 cpu device(s)" in out
+    gin = (workdir / "config.gin").read_text()
+    assert "distributed.coordinator_address = None" in gin, "or it could not be run alone"
     assert_close(workdir, alone)
 
 
