@@ -29,6 +29,7 @@ setup(
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.11,<0.13",
         "rich>=13",
+        "safetensors>=0.5,<1",
         "sentencepiece>=0.2.2,<0.3",
         "tensorboardX>=2.6,<3",
     ],

@@ -5,6 +5,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.full_attention import FullAttention
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.model_file import load_model, save_model
 from block_recurrent.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.types import KeysValues, LayerState, ModelState
 
@@ -20,5 +21,7 @@ __all__ = [
     "RecurrentCell",
     "SlidingWindowAttention",
     "UserError",
+    "load_model",
+    "save_model",
     "scan_blocks",
 ]

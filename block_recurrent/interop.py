@@ -1,11 +1,12 @@
-"""Weights of the authors' code (google-research/meliad), as a model of this package."""
+"""Models of given weights: of arrays by name, or of the authors' code (google-research/meliad)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from block_recurrent.errors import UserError
 from block_recurrent.model import BlockRecurrentTransformer
@@ -102,17 +103,41 @@ def model_from_meliad(
         params = {
             n.removeprefix("params/"): v for n, v in params.items() if n.startswith("params/")
         }
-    model = BlockRecurrentTransformer(model_config_from_meliad(config), rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(model)
+
+    def name(keys):
+        return meliad_name(jax.tree_util.keystr(keys, simple=True, separator="/"))
+
+    return model_from_arrays(model_config_from_meliad(config), params, name)
+
+
+def model_from_arrays(
+    config: ModelConfig,
+    params: Mapping[str, ArrayLike],
+    name: Callable[[jax.tree_util.KeyPath], str],
+) -> BlockRecurrentTransformer:
+    """Builds a model of these parameters.
+
+    Args:
+      config: the architecture.
+      params: arrays by name.
+      name: of the parameter at a path of the model.
+
+    Raises:
+      UserError: a parameter is missing, superfluous or of another shape.
+    """
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
+    )
     left = dict(params)
 
-    def take(path, old):
-        name = meliad_name(jax.tree_util.keystr(path, simple=True, separator="/"))
-        if name not in left:
-            raise UserError(f"the weights lack {name}, which this configuration needs")
-        new = left.pop(name)
+    def take(keys, old):
+        if name(keys) not in left:
+            raise UserError(f"the weights lack {name(keys)}, which this configuration needs")
+        new = left.pop(name(keys))
         if new.shape != old.shape:
-            raise UserError(f"{name} has shape {new.shape}; this configuration needs {old.shape}")
+            raise UserError(
+                f"{name(keys)} has shape {new.shape}; this configuration needs {old.shape}"
+            )
         return jnp.asarray(new, old.dtype)
 
     pure = jax.tree_util.tree_map_with_path(take, nnx.to_pure_dict(state))

@@ -21,7 +21,7 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model block_recurrent interop
+    model_config layers model interop model_file block_recurrent
     data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table evaluation
@@ -29,7 +29,7 @@ READING_ORDER = """
     metrics_log preemption trainer
     cli train evaluate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
-    data.tasks data.shard data.write_shard data.prepare_plan data.shard_workers
+    data.tasks data.shard data.keep_buffers data.write_shard data.prepare_plan data.shard_workers
     data.partial_folder data.prepare_progress data.prepare prepare_data
 """.split()
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -20,12 +20,6 @@ from block_recurrent.data.shard import Shard
 from block_recurrent.errors import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.25
-# Or glibc gives every buffer of a MiB back to the system and takes it again: a fifth of the time.
-KEEP_BUFFERS = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
 
 
 class Setup(NamedTuple):
@@ -69,8 +63,7 @@ def write_shards(
         for number, shard in enumerate(shards):
             _write(number, shard, counters, look)
         return
-    with _environment(KEEP_BUFFERS):
-        workers = [_Worker(setup, counters) for _ in range(num_processes)]
+    workers = [_Worker(setup, counters) for _ in range(num_processes)]
     try:
         _hand_out(list(enumerate(shards)), workers, look)
     finally:
@@ -78,18 +71,6 @@ def write_shards(
             worker.process.kill()
         for worker in workers:
             worker.process.join()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Of processes that are started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 class _Worker:

@@ -11,6 +11,7 @@ import seqio
 import tensorflow as tf
 from jaxtyping import Integer
 
+from block_recurrent.data.keep_buffers import keep_buffers
 from block_recurrent.data.seqio_vocabularies import describe_vocabulary
 from block_recurrent.data.shard import Shard
 from block_recurrent.data.store_writer import ShardWriter
@@ -121,7 +122,11 @@ class _Documents:
 
 def _examples(task: seqio.Task, shard: Shard) -> Iterator[Mapping[str, Any]]:
     try:
-        yield from read_shard(task, shard.split, shard.index, shard.num_shards).as_numpy_iterator()
+        dataset = read_shard(task, shard.split, shard.index, shard.num_shards)
+        for number, example in enumerate(dataset.as_numpy_iterator()):
+            if number == 0:
+                keep_buffers()
+            yield example
     except tf.errors.OpError as error:
         raise UserError(_cause(error)) from error
 

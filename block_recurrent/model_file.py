@@ -1,0 +1,83 @@
+"""A model in one file that other programs read: safetensors, the configuration in its header."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
+
+from block_recurrent.errors import UserError, first_line
+from block_recurrent.interop import model_from_arrays
+from block_recurrent.model import BlockRecurrentTransformer
+from block_recurrent.model_config import ModelConfig
+
+CONFIG = "block_recurrent.ModelConfig"  # in the header
+
+
+def save_model(
+    path: str | Path,
+    model: BlockRecurrentTransformer,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    **about: str,
+):
+    """Writes parameters, named as 'layers.0.ffn.hidden.kernel', and configuration, or nothing.
+
+    Args:
+      path: of the file.
+      model: what to save.
+      dtype: of the parameters in the file.
+      about: more for the header, which `load_model` gives back.
+    """
+    _, params = nnx.split(model)
+    arrays = {
+        _name(keys): jnp.asarray(array, dtype)
+        for keys, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(params))
+    }
+    header = {CONFIG: json.dumps(dataclasses.asdict(model.config))} | about
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        save_file(arrays, temporary, metadata=header)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path} ({first_line(error)}): name another file") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, str]]:
+    """The model of a file of `save_model`, its parameters in float32, and what was said about it.
+
+    Reading such a file runs nothing that is in it.
+
+    Raises:
+      UserError: there is no such file, or it is of another kind.
+    """
+    try:
+        with safe_open(path, "flax") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
+    try:
+        fields = json.loads(about.pop(CONFIG))
+        fields["recurrent_layers"] = tuple(fields["recurrent_layers"])
+        config = ModelConfig(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no configuration of this version ({first_line(error)}): make it with "
+            "python -m block_recurrent.export"
+        ) from error
+    try:
+        return model_from_arrays(config, arrays, _name), about
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _name(keys: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")

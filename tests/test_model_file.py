@@ -1,0 +1,123 @@
+"""A model goes to a safetensors file and comes back."""
+
+import dataclasses
+import json
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from block_recurrent import BlockRecurrentTransformer, UserError, load_model, save_model
+from tests.tiny import TINY
+
+TOKENS = jnp.arange(2 * 16).reshape(2, 16) % 7
+
+
+@pytest.fixture(scope="module")
+def model():
+    return BlockRecurrentTransformer(TINY, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    save_model(path := tmp_path / "model.safetensors", model, vocabulary="bytes")
+    return path
+
+
+def logits(model):
+    return model(TOKENS, model.initial_state(2))[0]
+
+
+def test_the_same_model_comes_back(model, file):
+    again, about = load_model(file)
+    assert about == {"vocabulary": "bytes"}
+    assert again.config == model.config
+    np.testing.assert_array_equal(logits(again), logits(model))
+
+
+def test_another_program_finds_the_parameters(model, file):
+    arrays = load_file(file)
+    np.testing.assert_array_equal(arrays["embedding"], model.embedding[...])
+    np.testing.assert_array_equal(
+        arrays["layers.0.ffn.hidden.kernel"], model.layers[0].ffn.hidden.kernel[...]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_the_size(model, file, dtype):
+    save_model(small := file.with_name("small"), model, dtype)
+    assert small.stat().st_size < 0.6 * file.stat().st_size
+    again, _ = load_model(small)
+    assert again.embedding.dtype == jnp.float32
+    want = model.embedding[...].astype(dtype).astype(jnp.float32)
+    np.testing.assert_array_equal(again.embedding[...], want)
+
+
+def rewritten(file, change):
+    """The file with its arrays and its header changed."""
+    arrays, header = load_file(file), {"block_recurrent.ModelConfig": None}
+    header["block_recurrent.ModelConfig"] = json.dumps(dataclasses.asdict(TINY))
+    change(arrays, header)
+    save_file(arrays, file, metadata=header)
+
+
+def without(name):
+    return lambda arrays, header: arrays.pop(name)
+
+
+def with_one_more(arrays, header):
+    arrays["layers.9.extra"] = np.zeros(1, np.float32)
+
+
+def of_another_shape(arrays, header):
+    arrays["embedding"] = arrays["embedding"][:, :-1].copy()
+
+
+def without_configuration(arrays, header):
+    header.clear()
+    header["format"] = "pt"
+
+
+def of_another_version(arrays, header):
+    header["block_recurrent.ModelConfig"] = json.dumps({"num_depths": 3, "recurrent_layers": []})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (without("embedding"), "the weights lack embedding"),
+        (with_one_more, "the weights hold layers.9.extra, which this configuration has no place"),
+        (of_another_shape, "embedding has shape"),
+        (without_configuration, "holds no configuration of this version"),
+        (of_another_version, "num_depths"),
+    ],
+)
+def test_files_of_other_models(file, change, message):
+    rewritten(file, change)
+    with pytest.raises(UserError, match=message) as error:
+        load_model(file)
+    assert str(file) in str(error.value)
+
+
+class Boom:
+    def __reduce__(self):
+        return (pytest.fail, ("a model file has run code",))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", pickle.dumps(Boom()), None])
+def test_files_that_are_no_models(file, content):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match="cannot read the model"):
+        load_model(file)
+
+
+def test_nothing_half_written(model, tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        save_model(tmp_path / "missing" / "model.safetensors", model)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="cannot read the model"):
+        load_model(tmp_path / "model.safetensors")
