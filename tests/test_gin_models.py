@@ -14,6 +14,8 @@ from block_recurrent.gin_files import shipped
 
 VARIANTS = [name for name in shipped() if name.count("/") == 1]
 SCALES = [name for name in shipped() if name.startswith("gin/scale/")]
+PAPER = [name for name in shipped() if name.startswith(("gin/table1/", "gin/ablations/"))]
+CORPORA = [f"gin/data/{name}.gin" for name in ("pg19_bytes", "arxiv", "github")]
 
 VOCABULARY = 32_128  # the paper's, of T5
 EMBEDDING = VOCABULARY * 1024
@@ -56,13 +58,16 @@ def reading_states(c: ModelConfig) -> int:
 
 
 def cell(c: ModelConfig) -> int:
-    """A recurrent cell in the dual or skip configuration: the horizontal direction."""
+    """A recurrent cell: the horizontal direction."""
     d, width = c.embedding_size, c.num_heads * c.head_size
     states = 2 * c.num_states * d  # the initial ones, and their positions
     attention = 4 * d * width + 2 * c.num_heads + 2 * width * d
     attention += d + gate(c, 2 * width)  # the norm before it, and the gate after it
     ffn = 2 * d * c.mlp_dim + d + gate(c, c.mlp_dim)
-    return states + attention + {"skip": 0, "dual": ffn}[c.configuration]
+    if c.configuration == "single":  # the FFN in place of the projection, without a norm
+        attention -= 2 * width * d + gate(c, 2 * width)
+        ffn += (2 * width - d) * c.mlp_dim - d
+    return states + attention + (0 if c.configuration == "skip" else ffn)
 
 
 def gate(c: ModelConfig, inputs: int) -> int:
@@ -125,6 +130,26 @@ def test_paper_sizes(variant, scale, expected):
     files = [f"gin/{variant}.gin", f"gin/scale/{scale}.gin"]
     config = load(files, [f"BlockRecurrentTransformer.vocab_size = {VOCABULARY}"]).model
     assert num_parameters(config) == counted_parameters(config) == expected
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_experiments_of_the_paper(name):
+    config = load([name], [])
+    assert num_parameters(config.model) == counted_parameters(config.model)
+    _, logits, _ = forward_shapes(config, batch_size=1)
+    assert logits.shape == (1, config.train.segment_length, VOCABULARY)
+    assert config.train.batch_size * config.train.segment_length == 32 * 4096
+    assert config.optimizer.name == "adafactor" and config.train.num_steps == 500_000
+    assert config.data.stores == ("stores/pg19_tokens",)
+    for corpus in CORPORA:
+        other = load([name, corpus], [])
+        assert other.data.stores == (f"stores/{corpus.removeprefix('gin/data/')[:-4]}",)
+        assert other.train == config.train
+
+
+def test_each_experiment_is_another():
+    configs = [load([name], []) for name in PAPER]
+    assert len(PAPER) == len(set(map(repr, configs))) == 21
 
 
 def test_paper_sizes_add_up():
