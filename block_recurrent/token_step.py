@@ -1,0 +1,132 @@
+"""One token through the layers: the maths of the forward, with the tokens before it in rings."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from block_recurrent.attention import SlidingWindowAttention
+from block_recurrent.dot_product import merge_heads
+from block_recurrent.model import BlockRecurrentTransformer
+from block_recurrent.positions import HIDDEN, rotate, turn, turns
+from block_recurrent.types import KeysValues, ModelState
+
+
+class Places(NamedTuple):
+    """How the V places of a ring stand to the next token.
+
+    Attributes:
+      distance: next token − key: V for the oldest, 1 for the newest.
+      bias: |scale| · position bias of each layer; zeros under rotary positions.
+      turns: rotation of the keys, cosine and sine; None under T5's.
+    """
+
+    distance: Int[Array, " V"]
+    bias: Float[Array, "layers H V"]
+    turns: Float[Array, "2 V half"] | None
+
+    def rolled(self, slot: Int[Array, ""]) -> "Places":
+        """The same in a ring whose oldest key is at `slot`."""
+        return Places(
+            jnp.roll(self.distance, slot),
+            jnp.roll(self.bias, slot, axis=2),
+            None if self.turns is None else jnp.roll(self.turns, slot, axis=1),
+        )
+
+
+def places(model: BlockRecurrentTransformer, size: int) -> Places:
+    """The places of rings of `size` tokens in order, the oldest first."""
+    config, distance = model.config, np.arange(size, 0, -1)
+    if config.positions == "rope":
+        bias = jnp.zeros((config.num_layers, config.num_heads, size))
+        rotations = jnp.asarray(turns(np.arange(size), config.head_size), jnp.float32)
+        return Places(jnp.asarray(distance), bias, rotations)
+    bias = jnp.stack([layer.attention.bias(distance) for layer in model.layers])
+    return Places(jnp.asarray(distance), bias, None)
+
+
+def states_to_read(
+    model: BlockRecurrentTransformer, memory: ModelState
+) -> tuple[KeysValues | None, ...]:
+    """Of each layer the states that tokens of a block attend to, ``[B, H, S, K]``."""
+    read = {
+        i: model.layers[i].cell.read(memory[i].recurrent) for i in model.config.recurrent_indices
+    }
+    shared = read[model.config.recurrent_indices[-1]] if model.config.feedback else None
+    return tuple(read.get(index, shared) for index in range(len(model.layers)))
+
+
+def read_token(
+    model: BlockRecurrentTransformer,
+    token: Int[Array, " B"],
+    rings: Sequence[KeysValues],
+    slot: Int[Array, ""],
+    places: Places,
+    seen: Int[Array, " B"],
+    states: Sequence[KeysValues | None],
+) -> tuple[Float[Array, "B L"], tuple[KeysValues, ...]]:
+    """Logits of the token after `token`, and the rings with its keys and values at `slot`.
+
+    Args:
+      model: the model.
+      token: of each row.
+      rings: of each layer the keys and values of the tokens before, ``[B, H, V, K]``.
+      slot: where the oldest of them stands.
+      places: as `rolled` to the slot.
+      seen: how many of the tokens before are of this segment, which matters to full attention.
+      states: `states_to_read` in this block.
+    """
+    visible = None
+    if model.config.attention == "full":
+        visible = places.distance <= seen[:, None]
+    x = model.embed(token[:, None])
+    after = []
+    for index, layer in enumerate(model.layers):
+        bias, h = places.bias[index], layer.attention_norm(x)
+        y, new = attend_to_ring(
+            layer.attention, h, rings[index], bias, places.turns, visible, states[index]
+        )
+        x = layer.feed_forward(x + y)
+        after.append(
+            KeysValues(
+                *(
+                    jax.lax.dynamic_update_slice_in_dim(ring, row, slot, axis=2)
+                    for ring, row in zip(rings[index], new, strict=True)
+                )
+            )
+        )
+    return model.readout(model.final_norm(x))[:, 0], tuple(after)
+
+
+def attend_to_ring(
+    attention: SlidingWindowAttention,
+    x: Float[Array, "B 1 D"],
+    ring: KeysValues,
+    bias: Float[Array, "H V"],
+    turns_of_keys: Float[Array, "2 V half"] | None,
+    visible: Bool[Array, "B V"] | None,
+    states: KeysValues | None,
+) -> tuple[Float[Array, "B 1 D"], KeysValues]:
+    """Attention of a single token, and its own keys and values ``[B, H, 1, K]``.
+
+    A ring holds exactly the W tokens that sliding-window attention sees, so that nothing is masked;
+    full attention sees those that are `visible`, and zero if there are none.
+    """
+    heads = attention.project(x, block_length=1)
+    queries, keys = heads.queries[0], ring.keys
+    if turns_of_keys is not None:
+        queries = rotate(queries, np.array([keys.shape[2]]))
+        keys = turn(keys, *turns_of_keys)
+    bias = bias[:, None]
+    if visible is not None:
+        bias = jnp.where(visible[:, None, None], bias, HIDDEN)
+    results = [attention.core(queries, keys, ring.values, bias)]
+    if visible is not None:
+        results[0] *= visible.any(axis=1)[:, None, None, None]
+    if states is not None:
+        results.append(attention.core(heads.state_queries[0], *states))
+    own = KeysValues(*(leaf[0] for leaf in heads.tokens))
+    return attention.output(merge_heads(*results)), own
