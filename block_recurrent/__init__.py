@@ -9,6 +9,7 @@ from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.sampling import Sampling
+from block_recurrent.saved_state import load_state, save_state
 from block_recurrent.types import KeysValues, LayerState, ModelState
 
 __version__ = "0.1.0"
@@ -26,5 +27,7 @@ __all__ = [
     "Sampling",
     "SlidingWindowAttention",
     "UserError",
+    "load_state",
+    "save_state",
     "scan_blocks",
 ]
