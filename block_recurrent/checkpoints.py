@@ -76,15 +76,21 @@ class Checkpoints:
         """The newest parameters alone, on one device, wherever they lay when they were saved.
 
         Raises:
-          UserError: there is no checkpoint.
+          UserError: there is no checkpoint, or one of other parameters.
         """
         if self.latest_step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
-        return self.manager.restore(
-            self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
-        ).params
+        try:
+            return self.manager.restore(
+                self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
+            ).params
+        except (KeyError, ValueError) as error:  # whatever differs, Orbax tells in many lines
+            raise UserError(
+                f"{self.folder / str(self.latest_step)} holds other parameters than config.gin "
+                "describes: put back the config.gin with which the run was trained"
+            ) from error
 
 
 def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int, Key
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.recurrent_cell import scan_blocks
 from block_recurrent.sampling import Sampling
-from block_recurrent.token_step import places, read_token, states_to_read
+from block_recurrent.token_step import Rings, places, read_token, states_to_read
 from block_recurrent.types import KeysValues, LayerState, ModelState
 
 BEGIN = 0  # what a model reads before the first token of a document: `data.vocabularies.PADDING`
@@ -35,13 +35,6 @@ class DecodingState(NamedTuple):
     def unread(self) -> Int[Array, " B"]:
         """The place in the block of the token that is to be read next."""
         return (self.length - 1) % self.block.shape[1]
-
-
-class Rings(NamedTuple):
-    """The last W tokens of each row and layer, oldest at `slot`: what a token attends to."""
-
-    layers: tuple[KeysValues, ...]
-    slot: Int[Array, ""]
 
 
 def initial_decoding_state(
@@ -77,7 +70,8 @@ def fill_rings(memory: ModelState, after: ModelState, unread: Int[Array, " B"]) 
         KeysValues(*map(last, *pair))
         for pair in ((one.cache, two.cache) for one, two in zip(memory, after, strict=True))
     )
-    return Rings(layers, jnp.zeros((), jnp.int32))
+    newest = jax.tree.map(lambda leaf: leaf[:, :, -1:], layers)
+    return Rings(layers, newest, jnp.int32(layers[0].keys.shape[2] - 1))
 
 
 class Writing(NamedTuple):
@@ -121,17 +115,13 @@ def write_tokens(
             tokens, count, (state, rings, done), _ = carry
             unread = state.unread
             token = jnp.take_along_axis(state.block, unread[:, None], axis=1)[:, 0]
-            shifted = in_order.rolled(rings.slot)
-            logits, layers = read_token(
-                model, token, rings.layers, rings.slot, shifted, unread, states
-            )
+            logits, rings = read_token(model, token, rings, in_order, unread, states)
             new = sampling(logits, jax.vmap(jax.random.fold_in)(row_keys, state.length))
             full = ~done & (unread == window - 1)
             state = append(state, new, done)
             tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, count))
             for stop in stop_tokens:
                 done = done | (new == stop)
-            rings = Rings(layers, (rings.slot + 1) % in_order.distance.size)
             return tokens, count + 1, Writing(state, rings, done), full
 
         def before_end(carry):
@@ -170,8 +160,8 @@ def next_block(
 ) -> ModelState:
     """The model's state after the block that fills the rings, in the rows where it is full."""
     after = []
-    for layer, before, ring in zip(model.layers, memory, rings.layers, strict=True):
-        own = KeysValues(*(jnp.roll(leaf, -rings.slot, axis=2) for leaf in ring))
+    for layer, before, ring in zip(model.layers, memory, rings.written(), strict=True):
+        own = KeysValues(*(jnp.roll(leaf, -1 - rings.slot, axis=2) for leaf in ring))
         recurrent = before.recurrent
         if recurrent is not None:
             blocks = KeysValues(*(leaf[None] for leaf in own))

@@ -15,6 +15,31 @@ from block_recurrent.positions import HIDDEN, rotate, turn, turns
 from block_recurrent.types import KeysValues, ModelState
 
 
+class Rings(NamedTuple):
+    """The last V tokens of each row and layer: what the next token attends to.
+
+    The newest is written into its place only when the next token comes: so a ring is changed before
+    it is read and not after, which XLA can do in place.
+
+    Attributes:
+      layers: keys and values of each layer, ``[B, H, V, K]``.
+      newest: those of the newest token, ``[B, H, 1, K]``.
+      slot: where the newest belongs; the one behind it is the oldest.
+    """
+
+    layers: tuple[KeysValues, ...]
+    newest: tuple[KeysValues, ...]
+    slot: Int[Array, ""]
+
+    def written(self) -> tuple[KeysValues, ...]:
+        """The rings with the newest token in its place."""
+
+        def write(ring, new):
+            return jax.lax.dynamic_update_slice_in_dim(ring, new, self.slot, axis=2)
+
+        return jax.tree.map(write, self.layers, self.newest)
+
+
 class Places(NamedTuple):
     """How the V places of a ring stand to the next token.
 
@@ -29,7 +54,8 @@ class Places(NamedTuple):
     turns: Float[Array, "2 V half"] | None
 
     def rolled(self, slot: Int[Array, ""]) -> "Places":
-        """The same in a ring whose oldest key is at `slot`."""
+        """The same in a ring whose newest key is at `slot`."""
+        slot = slot + 1  # the oldest
         return Places(
             jnp.roll(self.distance, slot),
             jnp.roll(self.bias, slot, axis=2),
@@ -62,43 +88,35 @@ def states_to_read(
 def read_token(
     model: BlockRecurrentTransformer,
     token: Int[Array, " B"],
-    rings: Sequence[KeysValues],
-    slot: Int[Array, ""],
+    rings: Rings,
     places: Places,
     seen: Int[Array, " B"],
     states: Sequence[KeysValues | None],
-) -> tuple[Float[Array, "B L"], tuple[KeysValues, ...]]:
-    """Logits of the token after `token`, and the rings with its keys and values at `slot`.
+) -> tuple[Float[Array, "B L"], Rings]:
+    """Logits of the token after `token`, and the rings of which it is the newest.
 
     Args:
       model: the model.
       token: of each row.
-      rings: of each layer the keys and values of the tokens before, ``[B, H, V, K]``.
-      slot: where the oldest of them stands.
-      places: as `rolled` to the slot.
+      rings: the tokens before.
+      places: of the rings in order.
       seen: how many of the tokens before are of this segment, which matters to full attention.
       states: `states_to_read` in this block.
     """
-    visible = None
+    layers, places, visible = rings.written(), places.rolled(rings.slot), None
     if model.config.attention == "full":
         visible = places.distance <= seen[:, None]
     x = model.embed(token[:, None])
-    after = []
+    newest = []
     for index, layer in enumerate(model.layers):
         bias, h = places.bias[index], layer.attention_norm(x)
         y, new = attend_to_ring(
-            layer.attention, h, rings[index], bias, places.turns, visible, states[index]
+            layer.attention, h, layers[index], bias, places.turns, visible, states[index]
         )
+        newest.append(new)
         x = layer.feed_forward(x + y)
-        after.append(
-            KeysValues(
-                *(
-                    jax.lax.dynamic_update_slice_in_dim(ring, row, slot, axis=2)
-                    for ring, row in zip(rings[index], new, strict=True)
-                )
-            )
-        )
-    return model.readout(model.final_norm(x))[:, 0], tuple(after)
+    rings = Rings(layers, tuple(newest), (rings.slot + 1) % places.distance.size)
+    return model.readout(model.final_norm(x))[:, 0], rings
 
 
 def attend_to_ring(
