@@ -1,10 +1,11 @@
 """The state between two tokens, and the compiled loop that writes tokens."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.recurrent_cell import scan_blocks
@@ -82,6 +83,14 @@ class Writing(NamedTuple):
     done: Bool[Array, " B"]
 
 
+class Progress(NamedTuple):
+    """What the loops carry: the tokens written so far, and how many columns of them."""
+
+    tokens: Int[Array, "B size"]
+    count: Int[Array, ""]
+    writing: Writing
+
+
 def write_tokens(
     model: BlockRecurrentTransformer,
     writing: Writing,
@@ -92,59 +101,76 @@ def write_tokens(
     sampling: Sampling,
     stop_tokens: tuple[int, ...],
 ) -> tuple[Int[Array, "B size"], Writing]:
-    """Writes up to `limit` ≤ `size` tokens, fewer when all rows are done.
-
-    The outer loop goes from one end of a block in some row to the next, the inner one over the
-    tokens between: within it the states are constants.
-    """
+    """Writes up to `limit` ≤ `size` tokens, fewer when all rows are done."""
     in_order = places(model, writing.rings.layers[0].keys.shape[2])
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(writing.done.size))
+    noise = gumbel_noise(key, writing.state.length, size, model.config.vocab_size)
 
-    def unfinished(carry):
-        _, count, writing = carry
-        return (count < limit) & ~writing.done.all()
-
-    def to_block_end(carry):
-        tokens, count, writing = carry
-        memory, window = writing.state.memory, writing.state.block.shape[1]
-        states = states_to_read(model, memory)
-        steps = jnp.where(writing.done, window, window - writing.state.unread)
-        end = jnp.minimum(limit, count + steps.min())
-
-        def step(carry):
-            tokens, count, (state, rings, done), _ = carry
-            unread = state.unread
-            token = jnp.take_along_axis(state.block, unread[:, None], axis=1)[:, 0]
-            logits, rings = read_token(model, token, rings, in_order, unread, states)
-            new = sampling(logits, jax.vmap(jax.random.fold_in)(row_keys, state.length))
-            full = ~done & (unread == window - 1)
-            state = append(state, new, done)
-            tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, count))
-            for stop in stop_tokens:
-                done = done | (new == stop)
-            return tokens, count + 1, Writing(state, rings, done), full
-
-        def before_end(carry):
-            _, count, writing, _ = carry
-            return (count < end) & ~writing.done.all()
-
-        light = writing._replace(state=writing.state._replace(memory=()))  # memory: not carried
-        nowhere = jnp.zeros(writing.done.shape, bool)
-        tokens, count, writing, full = jax.lax.while_loop(
-            before_end, step, (tokens, count, light, nowhere)
-        )
-        memory = jax.lax.cond(
-            full.any(),
-            lambda: next_block(model, memory, writing.rings, full),
-            lambda: memory,
-        )
-        return tokens, count, writing._replace(state=writing.state._replace(memory=memory))
+    def write(progress, states):
+        tokens, count, (state, rings, done) = progress
+        unread = state.unread
+        token = jnp.take_along_axis(state.block, unread[:, None], axis=1)[:, 0]
+        logits, rings = read_token(model, token, rings, in_order, unread, states)
+        new = sampling(logits, noise[count])
+        state = append(state, new, done)
+        tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, count))
+        for stop in stop_tokens:
+            done = done | (new == stop)
+        return Progress(tokens, count + 1, Writing(state, rings, done))
 
     tokens = jnp.zeros((writing.done.size, size), jnp.int32)
-    tokens, _, writing = jax.lax.while_loop(
-        unfinished, to_block_end, (tokens, jnp.zeros((), jnp.int32), writing)
+    progress = jax.lax.while_loop(
+        lambda progress: (progress.count < limit) & ~progress.writing.done.all(),
+        lambda progress: write_to_block_end(model, write, limit, progress),
+        Progress(tokens, jnp.zeros((), jnp.int32), writing),
     )
-    return tokens, writing
+    return progress.tokens, progress.writing
+
+
+def write_to_block_end(
+    model: BlockRecurrentTransformer, write: Callable, limit: Int[Array, ""], progress: Progress
+) -> Progress:
+    """Goes on until a block is full in some row, or to the limit.
+
+    The states are constants meanwhile: the loop over tokens carries no memory, and tests nothing.
+    """
+    state, memory = progress.writing.state, progress.writing.state.memory
+    window, states = state.block.shape[1], states_to_read(model, memory)
+    steps = jnp.where(progress.writing.done, window, window - state.unread)
+    end = jnp.minimum(limit, progress.count + steps.min())
+
+    def before_end(carry):
+        progress, _ = carry
+        return (progress.count < end) & ~progress.writing.done.all()
+
+    def step(carry):
+        progress, _ = carry
+        full = ~progress.writing.done & (progress.writing.state.unread == window - 1)
+        return write(progress, states), full
+
+    light = progress._replace(writing=_with_memory(progress.writing, ()))
+    progress, full = jax.lax.while_loop(before_end, step, (light, jnp.zeros(steps.shape, bool)))
+    rings = progress.writing.rings
+    memory = jax.lax.cond(
+        full.any(), lambda: next_block(model, memory, rings, full), lambda: memory
+    )
+    return progress._replace(writing=_with_memory(progress.writing, memory))
+
+
+def _with_memory(writing: Writing, memory: ModelState) -> Writing:
+    return writing._replace(state=writing.state._replace(memory=memory))
+
+
+def gumbel_noise(
+    key: Key[Array, ""], length: Int[Array, " B"], size: int, vocab_size: int
+) -> Float[Array, "size B L"]:
+    """Noise of the next tokens: by row and place in the document, however these are reached."""
+
+    def noise(row, place):
+        own = jax.random.fold_in(jax.random.fold_in(key, row), place)
+        return jax.random.gumbel(own, (vocab_size,))
+
+    rows, ahead = jnp.arange(length.size), jnp.arange(size)
+    return jax.vmap(jax.vmap(noise), (None, 0))(rows, length + ahead[:, None])
 
 
 def append(state: DecodingState, new: Int[Array, " B"], done: Bool[Array, " B"]) -> DecodingState:

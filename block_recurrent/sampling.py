@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from block_recurrent.errors import UserError
 
@@ -34,8 +34,8 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p = {self.top_p}: give a number above 0 and up to 1")
 
-    def __call__(self, logits: Float[Array, "B L"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
-        """A token for each row, each with a random key of its own."""
+    def __call__(self, logits: Float[Array, "B L"], noise: Float[Array, "B L"]) -> Int[Array, " B"]:
+        """A token for each row. `noise` is Gumbel's: the largest sum is a draw from the softmax."""
         if self.temperature == 0:
             return greedy(logits)
         logits = logits / self.temperature
@@ -43,7 +43,7 @@ class Sampling:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p is not None:
             logits = keep_top_p(logits, self.top_p)
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+        return greedy(logits + noise)
 
 
 def greedy(logits: Float[Array, "B L"]) -> Int[Array, " B"]:

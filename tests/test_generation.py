@@ -15,12 +15,9 @@ from tiny import TINY, VARIANTS, forward, make_model, make_tokens, variant_model
 
 W = TINY.window_length
 SEGMENT = 2 * W  # the context of full attention
-PROMPTS = [np.asarray(make_tokens(1, n, seed=n)[0]) for n in (5, 3 * W - 1, 0, W)]
+PROMPTS = [np.asarray(make_tokens(1, n, seed=n)[0]) for n in (5, 2 * W - 1, 0, W)]
 NEW = 2 * W + 3
 MORE = {
-    "lstm_skip": {"gate": "lstm"},
-    "fixed_single": {"configuration": "single"},
-    "gru_dual": {"gate": "gru", "configuration": "dual"},
     "rope_feedback": {"positions": "rope", "feedback": True},
     "rope_full_attention": {"positions": "rope", "attention": "full", "recurrent_layers": ()},
 }
@@ -60,9 +57,9 @@ class Recording(Sampling):
         super().__init__()
         object.__setattr__(self, "logits", logits)
 
-    def __call__(self, logits, keys):
+    def __call__(self, logits, noise):
         jax.debug.callback(lambda x: self.logits.append(np.array(x)), logits, ordered=True)
-        return super().__call__(logits, keys)
+        return super().__call__(logits, noise)
 
     __hash__ = object.__hash__
 

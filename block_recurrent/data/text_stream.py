@@ -1,6 +1,8 @@
 """Text from tokens as they come: never half a character."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+import numpy as np
 
 from block_recurrent.data.vocabularies import Vocabulary
 
@@ -19,10 +21,10 @@ class TextStream:
       before: tokens that stand before the first one, if there are any.
     """
 
-    def __init__(self, vocabulary: Vocabulary, before: Iterable[int] = ()):
-        self.vocabulary, self.shown, self.held = vocabulary, list(before)[-LONGEST:], []
+    def __init__(self, vocabulary: Vocabulary, before: Sequence[int] | np.ndarray = ()):
+        self.vocabulary, self.shown, self.held = vocabulary, [int(token) for token in before][-LONGEST:], []
 
-    def add(self, tokens: Iterable[int]) -> str:
+    def add(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text that is certain now."""
         text = []
         for token in tokens:
