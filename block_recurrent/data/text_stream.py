@@ -22,7 +22,8 @@ class TextStream:
     """
 
     def __init__(self, vocabulary: Vocabulary, before: Sequence[int] | np.ndarray = ()):
-        self.vocabulary, self.shown, self.held = vocabulary, [int(token) for token in before][-LONGEST:], []
+        self.vocabulary = vocabulary
+        self.shown, self.held = [int(token) for token in before][-LONGEST:], []
 
     def add(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text that is certain now."""
