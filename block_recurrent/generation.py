@@ -11,18 +11,20 @@ from jaxtyping import Int
 
 from block_recurrent.decoding import (
     DecodingState,
-    Writing,
-    fill_rings,
+    begin_writing,
     initial_decoding_state,
     select_rows,
-    write_tokens,
 )
 from block_recurrent.errors import UserError
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.sampling import Sampling
+from block_recurrent.writing import write_tokens
 
 READ_AT_ONCE = 8192  # tokens of all rows, about, in one call while a prompt is read
 WRITE_AT_ONCE = 32  # tokens a row between two pieces of a stream
+
+
+Prompt = Sequence[int] | np.ndarray | jax.Array
 
 
 class Piece(NamedTuple):
@@ -81,9 +83,10 @@ class Generator:
             _, after = nnx.merge(graphdef, params).features(tokens, memory)
             return select_rows(rows, after, memory)
 
-        def rings(params, state):
-            _, after = nnx.merge(graphdef, params).features(state.block, state.memory)
-            return fill_rings(state.memory, after, state.unread)
+        def begin(params, state):
+            model = nnx.merge(graphdef, params)
+            _, after = model.features(state.block, state.memory)
+            return begin_writing(model, state, after)
 
         def write(params, writing, key, limit, sampling, stop_tokens):
             return write_tokens(
@@ -98,12 +101,12 @@ class Generator:
 
         self._start = jax.jit(start, static_argnums=1)
         self._read = jax.jit(read, donate_argnums=1)
-        self._rings = jax.jit(rings)
+        self._begin = jax.jit(begin, donate_argnums=1)
         self._write = jax.jit(write, static_argnums=(4, 5), donate_argnums=1)
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int] | np.ndarray],
+        prompts: Sequence[Prompt],
         num_tokens: int,
         *,
         sampling: Sampling | None = None,
@@ -122,9 +125,7 @@ class Generator:
         """Documents at their beginning, one a row."""
         return self._start(self.params, batch_size)
 
-    def read(
-        self, state: DecodingState, prompts: Sequence[Sequence[int] | np.ndarray]
-    ) -> DecodingState:
+    def read(self, state: DecodingState, prompts: Sequence[Prompt]) -> DecodingState:
         """The state after some more tokens in each row, of any number; `state` is used up.
 
         Only a few shapes are compiled: powers of two of blocks.
@@ -170,9 +171,9 @@ class Generator:
         """
         key, stop_tokens = jax.random.key(seed), tuple(stop_tokens)
         sampling = sampling or Sampling()
-        lengths, ends = np.asarray(state.length), np.asarray(state.length) + num_tokens
-        done = np.zeros(lengths.shape, bool)
-        writing = Writing(state, self._rings(self.params, state), jnp.asarray(done))
+        lengths = np.asarray(state.length)
+        ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
+        writing = self._begin(self.params, state)
         while not done.all() and (left := int((ends - lengths)[~done].max())) > 0:
             limit = min(left, WRITE_AT_ONCE)
             tokens, writing = self._write(self.params, writing, key, limit, sampling, stop_tokens)

@@ -77,12 +77,11 @@ def places(model: BlockRecurrentTransformer, size: int) -> Places:
 def states_to_read(
     model: BlockRecurrentTransformer, memory: ModelState
 ) -> tuple[KeysValues | None, ...]:
-    """Of each layer the states that tokens of a block attend to, ``[B, H, S, K]``."""
-    read = {
-        i: model.layers[i].cell.read(memory[i].recurrent) for i in model.config.recurrent_indices
-    }
-    shared = read[model.config.recurrent_indices[-1]] if model.config.feedback else None
-    return tuple(read.get(index, shared) for index in range(len(model.layers)))
+    """Keys and values ``[B, H, S, K]`` of the states that each recurrent layer has in a block."""
+    return tuple(
+        None if state.recurrent is None else layer.cell.read(state.recurrent)
+        for layer, state in zip(model.layers, memory, strict=True)
+    )
 
 
 def read_token(
@@ -107,11 +106,13 @@ def read_token(
     if model.config.attention == "full":
         visible = places.distance <= seen[:, None]
     x = model.embed(token[:, None])
+    shared = states[model.config.recurrent_indices[-1]] if model.config.feedback else None
     newest = []
     for index, layer in enumerate(model.layers):
         bias, h = places.bias[index], layer.attention_norm(x)
+        read = shared if states[index] is None else states[index]
         y, new = attend_to_ring(
-            layer.attention, h, layers[index], bias, places.turns, visible, states[index]
+            layer.attention, h, layers[index], bias, places.turns, visible, read
         )
         newest.append(new)
         x = layer.feed_forward(x + y)

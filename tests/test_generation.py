@@ -25,9 +25,11 @@ KINDS = ["fixed_skip", "feedback", "rope", "full_attention"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
+def small_pieces_quick_to_compile():
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_recurrent.generation, "WRITE_AT_ONCE", 7)
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 

@@ -21,7 +21,7 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model token_step sampling decoding generation
+    model_config layers model token_step decoding sampling writing generation
     saved_state block_recurrent interop
     data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
