@@ -173,6 +173,8 @@ class Generator:
         sampling = sampling or Sampling()
         lengths = np.asarray(state.length)
         ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
+        if num_tokens < 1:
+            return  # and `state` is as it was
         writing = self._begin(self.params, state)
         while not done.all() and (left := int((ends - lengths)[~done].max())) > 0:
             limit = min(left, WRITE_AT_ONCE)

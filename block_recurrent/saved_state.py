@@ -79,9 +79,11 @@ def _description(generator: Generator) -> dict[str, Any]:
     config = dataclasses.asdict(generator.config)
     config = {name: value for name, value in config.items() if name not in NO_MATTER}
     config |= {"recurrent_layers": list(generator.config.recurrent_indices)}
+    if generator.config.attention == "full":
+        config |= {"segment_length": generator.block_length}
     sums = jax.device_get(jax.jit(_sums)(generator.params))
     digest = hashlib.sha256(json.dumps([int(one) for one in sums]).encode()).hexdigest()
-    return config | {"segment_length": generator.block_length, "parameters": digest}
+    return config | {"parameters": digest}
 
 
 def _sums(params: dict[str, Any]) -> list[Num[Array, ""]]:

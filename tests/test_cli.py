@@ -301,9 +301,11 @@ def check_generation(run, workdir: Path, place: Path):
     whole = write(f"--prompt={prompt}", "--num_tokens=60", "--temperature=0")
     assert set(whole.split()[1:-1]) <= set(WORDS), "it has learnt nothing"
     (place / "prompt.txt").write_text(prompt)
+    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.npz") == ""
     draw = "--num_tokens=40", "--temperature=0.8", "--top_p=0.9", "--seed=3"
     first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.npz")
     rest = write(f"--state={place}/state.npz", *draw)
+    assert first == write(f"--state={place}/read.npz", *draw)
     assert first + rest == write(f"--prompt={prompt}", "--num_tokens=80", *draw[1:])
     gin = workdir / "config.gin"
     gin.write_text(gin.read_text().replace("embedding_size = ", "embedding_size = 1"))

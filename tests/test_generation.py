@@ -130,6 +130,15 @@ def test_rows_do_not_know_of_each_other():
         np.testing.assert_array_equal(one.generate([prompt], NEW, sampling=Sampling(0.0))[0], row)
 
 
+def test_nothing_to_write():
+    one = generator("fixed_skip")
+    assert [row.size for row in one.generate(PROMPTS, 0)] == [0, 0, 0, 0]
+    state = one.read(one.start(4), PROMPTS)
+    assert list(one.stream(state, 0)) == []
+    (piece,) = one.stream(state, 3)
+    np.testing.assert_array_equal(piece.tokens, one.generate(PROMPTS, 3))
+
+
 def test_the_seed_decides():
     one = generator("fixed_skip")
     same = [PROMPTS[0]] * 4
