@@ -1,5 +1,6 @@
 """Decoding states on disk, to go on from: a long document is read once."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -35,7 +36,8 @@ def save_state(path: Path, state: DecodingState, generator: Generator):
             np.savez(file, **arrays)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(
             f"cannot write the state {path} ({error.strerror}): name another file"
         ) from error
