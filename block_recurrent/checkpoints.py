@@ -1,5 +1,6 @@
 """Checkpoints: everything a run needs to go on exactly where it stopped, as one atomic unit."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,30 @@ class Checkpoints:
         """The newest parameters alone, on one device, wherever they lay when they were saved.
 
         Raises:
-          UserError: there is no checkpoint.
+          UserError: there is no checkpoint, or one of other parameters.
         """
         if self.latest_step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
+        step = self.folder / str(self.latest_step)
+        with ocp.StandardCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(step / "params").item_metadata.tree
+        if shapes(saved) != shapes(abstract):
+            raise UserError(
+                f"{step} holds other parameters than config.gin describes: put back the config.gin "
+                "with which the run was trained"
+            )
         return self.manager.restore(
             self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
         ).params
+
+
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """By path, as layers/0/ffn/hidden/kernel."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:

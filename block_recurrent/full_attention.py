@@ -5,12 +5,15 @@ from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.attention import HIDDEN, SlidingWindowAttention
 from block_recurrent.dot_product import from_blocks_of_heads
+from block_recurrent.types import KeysValues
 
 
 class FullAttention(SlidingWindowAttention):
     """Every token attends to all tokens before it in its document and segment.
 
     Nothing is carried from segment to segment. The first token of a document sees nothing: zero.
+    A call that is given a cache, whatever it holds, returns the keys and values of its own segment,
+    from which decoding goes on.
     """
 
     def initial_cache(self, batch_size: int) -> None:
@@ -19,12 +22,12 @@ class FullAttention(SlidingWindowAttention):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        cache: None,
+        cache: KeysValues | None,
         starts: Bool[Array, "B N"] | None = None,
         *,
         states: None = None,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], None]:
+    ) -> tuple[Float[Array, "B T D"], KeysValues | None]:
         """Attention with its output projection; a document may start every W tokens."""
         batch, length, _ = x.shape
         if starts is None:
@@ -37,4 +40,5 @@ class FullAttention(SlidingWindowAttention):
         y = self.attend_to_tokens(heads.queries, heads.tokens, bias, dropout_key)
         y = from_blocks_of_heads(y).reshape(batch, starts.shape[1], self.window_length, -1)
         y = y.at[:, :, 0].multiply(~starts[:, :, None])
-        return self.output(y.reshape(batch, length, -1)), None
+        cache = None if cache is None else KeysValues(*(leaf[0] for leaf in heads.tokens))
+        return self.output(y.reshape(batch, length, -1)), cache

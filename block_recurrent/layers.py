@@ -54,9 +54,13 @@ class TransformerLayer(nnx.Module):
         keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
         h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
         y, state = self.mix(h, state, starts, states, keys[1])
-        x = x + y
-        y = self.ffn(self.ffn_norm(x))
-        return x + tiled_dropout(y, self.dropout_rate, keys[2]), state
+        return self.feed_forward(x + y, keys[2]), state
+
+    def feed_forward(
+        self, x: Float[Array, "B T D"], dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T D"]:
+        """The second half: x + FFN(norm(x))."""
+        return x + tiled_dropout(self.ffn(self.ffn_norm(x)), self.dropout_rate, dropout_key)
 
     def mix(
         self,

@@ -91,11 +91,15 @@ class BlockRecurrentTransformer(nnx.Module):
         keys = (None,) * len(self.layers)
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, len(self.layers))
-        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+        x = self.embed(tokens)
         state = jax.lax.stop_gradient(state)
         stack = self.stack_block_by_block if self.config.feedback else self.stack
         x, state = stack(x, state, starts, keys)
         return self.final_norm(x), state
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """What the first layer sees."""
+        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
     def readout(self, features: Float[Array, "*batch D"]) -> Float[Array, "*batch L"]:
         """Logits: features · embeddingᵀ / √D, the embedding being shared with the input."""

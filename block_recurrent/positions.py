@@ -31,9 +31,26 @@ class T5RelativeBias(nnx.Module):
 
 def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "*#axes M"]) -> Array:
     """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) turns by position · θ_k."""
-    half = x.shape[-1] // 2
+    return turn(x, *turns(positions, x.shape[-1]))
+
+
+def turns(
+    positions: Int[np.ndarray, "*axes M"], head_size: int
+) -> Float[np.ndarray, "2 *axes M half"]:
+    """Cosine and sine of position · θ_k."""
+    half = head_size // 2
     angle = positions[..., None] * 10_000.0 ** (-np.arange(half) / half)
-    cos, sin = jnp.asarray(np.cos(angle), x.dtype), jnp.asarray(np.sin(angle), x.dtype)
+    return np.stack([np.cos(angle), np.sin(angle)])
+
+
+def turn(
+    x: Float[Array, "*axes M K"],
+    cos: Float[Array | np.ndarray, "*#axes M half"],
+    sin: Float[Array | np.ndarray, "*#axes M half"],
+) -> Float[Array, "*axes M K"]:
+    """Turns each pair by its angle."""
+    half = x.shape[-1] // 2
+    cos, sin = jnp.asarray(cos, x.dtype), jnp.asarray(sin, x.dtype)
     left, right = x[..., :half], x[..., half:]
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 

@@ -9,16 +9,24 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import block_recurrent.evaluate
+import block_recurrent.generate
 import block_recurrent.train
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
 from block_recurrent.configs import load, to_gin
-from corpus import write_corpus
+from block_recurrent.data.vocabularies import UNKNOWN, ByteVocabulary
+from block_recurrent.errors import UserError
+from corpus import WORDS, write_corpus
 
-PROGRAMS = {"train": block_recurrent.train.main, "evaluate": block_recurrent.evaluate.main}
+PROGRAMS = {
+    "train": block_recurrent.train.main,
+    "evaluate": block_recurrent.evaluate.main,
+    "generate": block_recurrent.generate.main,
+}
 TINY = ["--gin_file=gin/brt_fixed_gate.gin", "--gin_file=gin/scale/tiny.gin"]
 TINY += ["--gin_file=gin/data/text_files.gin"]
 
@@ -178,6 +186,34 @@ def test_evaluation_without_a_run(refuse):
         assert refuse("evaluate", f"--workdir={folder}") == folder + end
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "no prompt: give --prompt or --prompt_file, or go on from a --state"),
+        (["--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file: give one of them"),
+        (["--prompt_file=b"], "cannot read --prompt_file=b (No such file or directory)"),
+        (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a document give"),
+        (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give a number from 0"),
+        (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 and below 2**32"),
+        (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
+        (["--prompt=a", "--save_state=no/b"], "no folder no for --save_state=no/b: make it"),
+        (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
+    ],
+)
+def test_mistakes_in_generation(arguments, message, refuse, place):
+    (place / "empty").touch()
+    assert refuse("generate", "--workdir=texts", *arguments).startswith(message)
+
+
+def test_a_prompt_outside_the_vocabulary():
+    class Lacking(ByteVocabulary):
+        def encode(self, text):
+            return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
+
+    with pytest.raises(UserError, match="characters that the model's vocabulary lacks: ~$"):
+        block_recurrent.generate.encode(b"a~b~", Lacking())
+
+
 def test_evaluation_without_a_checkpoint(place):
     """A process of its own, with all that the libraries print."""
     config = load([argument.partition("=")[2] for argument in TINY], ["data.path = 'texts'"])
@@ -250,3 +286,29 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     for name in ("loss", "bits_per_token", "bits_per_byte"):
         assert score[name] == pytest.approx(logged[name], rel=1e-5)
     assert contents(workdir) == before
+    check_generation(run, workdir, place)
+
+
+def check_generation(run, workdir: Path, place: Path):
+    """The run writes: as text, the same by the same seed, and in two goes as in one."""
+
+    def write(*arguments: str) -> str:
+        status, out, err = run("generate", f"--workdir={workdir}", *arguments)
+        assert (status, err) == (0, "")
+        return out
+
+    prompt = "the state of a block is carried from one window to the "
+    whole = write(f"--prompt={prompt}", "--num_tokens=60", "--temperature=0")
+    assert set(whole.split()[1:-1]) <= set(WORDS), "it has learnt nothing"
+    (place / "prompt.txt").write_text(prompt)
+    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.npz") == ""
+    draw = "--num_tokens=40", "--temperature=0.8", "--top_p=0.9", "--seed=3"
+    first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.npz")
+    rest = write(f"--state={place}/state.npz", *draw)
+    assert first == write(f"--state={place}/read.npz", *draw)
+    assert first + rest == write(f"--prompt={prompt}", "--num_tokens=80", *draw[1:])
+    gin = workdir / "config.gin"
+    gin.write_text(gin.read_text().replace("embedding_size = ", "embedding_size = 1"))
+    status, out, err = run("generate", f"--workdir={workdir}", "--prompt=a")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "holds other parameters than config.gin describes" in err

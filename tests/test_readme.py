@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -17,5 +18,9 @@ def test_there_are_examples():
 def test_example(index):
     names = {}
     exec(compile(EXAMPLES[index], f"README example {index}", "exec"), names)
+    if "rows" in names:
+        assert all(1 <= len(row) <= 50 for row in names["rows"])
+        assert np.all(np.asarray(names["state"].length) == [1 + 37 + 128, 1 + 200 + 128])
+        return
     result = names.get("y", names.get("logits"))
     assert result is not None and result.shape[1] == 4 * 32

@@ -21,13 +21,14 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model interop model_file block_recurrent
+    model_config layers model interop model_file token_step decoding sampling writing generation
+    saved_state block_recurrent
     data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table evaluation
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     metrics_log preemption trainer
-    cli train evaluate
+    cli train evaluate data.text_stream generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
     data.tasks data.shard data.keep_buffers data.write_shard data.prepare_plan data.shard_workers
     data.partial_folder data.prepare_progress data.prepare prepare_data
@@ -50,6 +51,7 @@ start = time.perf_counter()
 import block_recurrent
 seconds = time.perf_counter() - start
 import block_recurrent.trainer, block_recurrent.evaluate, block_recurrent.prepare_data
+import block_recurrent.generate
 from jax._src import xla_bridge
 print(json.dumps([seconds, xla_bridge.backends_are_initialized(), sorted(Recorder.tried)]))
 """

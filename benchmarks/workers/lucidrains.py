@@ -7,23 +7,29 @@ from block_recurrent_transformer_pytorch import BlockRecurrentTransformer
 from serve import arguments, serve
 
 
-def main() -> None:
-    spec = arguments()
-    m, length = spec["model"], spec["segment_length"]
+def build(spec: dict) -> BlockRecurrentTransformer:
+    """Their model, of the sizes given in our terms."""
+    m = spec["model"]
     torch.manual_seed(0)
-    model = BlockRecurrentTransformer(
+    return BlockRecurrentTransformer(
         num_tokens=m["vocab_size"],
         dim=m["embedding_size"],
         depth=m["num_layers"],
         dim_head=m["head_size"],
         heads=m["num_heads"],
         ff_mult=m["mlp_dim"] / m["embedding_size"],
-        max_seq_len=length,
+        max_seq_len=spec["segment_length"],
         block_width=m["window_length"],
         recurrent_layers=tuple(i % m["num_layers"] + 1 for i in m["recurrent_layers"]),
         num_state_vectors=m["num_states"],
         use_flash_attn=spec["flash"],
     )
+
+
+def main() -> None:
+    spec = arguments()
+    m, length = spec["model"], spec["segment_length"]
+    model = build(spec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     tokens = torch.randint(0, m["vocab_size"], (spec["batch_size"], length + 1))
     network = torch.compile(model) if spec["compile"] else model
@@ -51,4 +57,5 @@ def main() -> None:
     serve({"train": train, "forward": forward}, parameters=parameters)
 
 
-main()
+if __name__ == "__main__":
+    main()

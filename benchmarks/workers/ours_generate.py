@@ -1,0 +1,57 @@
+"""Worker: writing tokens with block_recurrent, after contexts and after prompts."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from serve import arguments, serve
+
+from block_recurrent import BlockRecurrentTransformer, Generator, ModelConfig
+
+
+def resident_bytes() -> int:
+    """Of this process, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def contexts(generator: Generator, spec: dict) -> tuple[dict, dict]:
+    """States after each number of tokens, and what they and the process weigh then.
+
+    One row reads the text, once; all rows go on from its state.
+    """
+    rng, read, rows = np.random.default_rng(0), 0, spec["batch_size"]
+    state, states, memory = generator.start(), {}, {}
+    for length in spec["contexts"]:
+        text = rng.integers(0, generator.config.vocab_size, length - read)
+        state, read = generator.read(state, [text]), length
+        copies = jax.tree.map(functools.partial(jnp.repeat, repeats=rows, axis=0), state)
+        *_, (_, states[length]) = generator.stream(copies, spec["num_tokens"])
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(states[length]))
+        memory[length] = {"state_bytes": size, "resident_bytes": resident_bytes()}
+    return states, memory
+
+
+def main() -> None:
+    spec = arguments()
+    model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
+    config = ModelConfig(**model)
+    generator = Generator(BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
+    count, rows = spec["num_tokens"], spec["batch_size"]
+    states, memory = contexts(generator, spec)
+
+    def after_context(length):
+        *_, (_, states[length]) = generator.stream(states[length], count)
+
+    def after_prompt(length):
+        generator.generate([np.ones(length, np.int32)] * rows, count)
+
+    measures = {f"context {n}": functools.partial(after_context, n) for n in spec["contexts"]}
+    measures |= {f"prompt {n}": functools.partial(after_prompt, n) for n in spec["prompts"]}
+    serve(measures, memory=memory)
+
+
+main()

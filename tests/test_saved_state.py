@@ -1,0 +1,85 @@
+"""Saved decoding states: they continue as if nothing had happened, or are refused."""
+
+import jax
+import numpy as np
+import pytest
+
+from block_recurrent import Generator, UserError, load_state, save_state
+from tiny import TINY, make_model, make_tokens, variant_model
+
+W = TINY.window_length
+
+
+@pytest.fixture(scope="module")
+def one() -> Generator:
+    return Generator(variant_model("fixed_skip"))
+
+
+@pytest.fixture
+def saved(one, tmp_path):
+    """The file, and the state in it: two documents, one of three blocks."""
+    state = one.read(one.start(2), [make_tokens(1, 3 * W + 3)[0], make_tokens(1, 2)[0]])
+    save_state(tmp_path / "state.npz", state, one)
+    return tmp_path / "state.npz", state
+
+
+def test_it_goes_on_as_if_nothing_had_happened(one, saved):
+    path, state = saved
+    loaded = load_state(path, one)
+    expected = [piece.tokens for piece in one.stream(state, 2 * W)]
+    found = [piece.tokens for piece in one.stream(loaded, 2 * W)]
+    np.testing.assert_array_equal(found, expected)
+    assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "full_attention"])
+def test_every_number_comes_back(name, tmp_path):
+    other = Generator(variant_model(name), segment_length=2 * W)
+    state = other.read(other.start(1), [make_tokens(1, 3 * W + 3)[0]])
+    save_state(tmp_path / "state.npz", state, other)
+    loaded = load_state(tmp_path / "state.npz", other)
+    leaves = zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True)
+    for mine, theirs in leaves:
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_another_architecture_is_refused(saved):
+    path, _ = saved
+    other = Generator(make_model(gate="lstm", num_states=7))
+    with pytest.raises(UserError) as error:
+        load_state(path, other)
+    assert str(error.value) == (
+        f"the state {path} is another model's (num_states: 6 in the file, 7 here; gate: fixed in "
+        "the file, lstm here): read the text again"
+    )
+
+
+def test_other_parameters_are_refused(saved):
+    path, _ = saved
+    with pytest.raises(UserError, match="of the same architecture with other parameters"):
+        load_state(path, Generator(make_model(seed=1)))
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "short", "other"])
+def test_what_is_no_state(damage, one, saved):
+    path, _ = saved
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("once upon a time")
+    elif damage == "short":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        np.savez(path, a=np.zeros(3))
+    with pytest.raises(UserError) as error:
+        load_state(path, one)
+    start = "cannot read the state" if damage == "missing" else f"{path} is no saved state"
+    assert str(error.value).startswith(start) and "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written(one, saved):
+    path, state = saved
+    with pytest.raises(UserError, match="cannot write the state .*: name another file"):
+        save_state(path / "below", state, one)
