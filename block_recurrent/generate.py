@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
-from block_recurrent.configs import RunConfig
 from block_recurrent.data import DataConfig, load_documents
 from block_recurrent.data.text_stream import TextStream
 from block_recurrent.data.vocabularies import END, UNKNOWN, ByteVocabulary, Vocabulary
@@ -20,11 +17,12 @@ from block_recurrent.decoding import DecodingState
 from block_recurrent.errors import UserError
 from block_recurrent.generation import Generator
 from block_recurrent.metrics_log import start_bar
+from block_recurrent.model_file import load_model
 from block_recurrent.sampling import Sampling
 from block_recurrent.saved_state import load_state, save_state
-from block_recurrent.train_step import abstract_model
-from block_recurrent.workdir import read_config
+from block_recurrent.trained import load_run
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_FRAMES = 1 << 16  # tokens of a prompt
 
 EPILOG = """\
@@ -32,6 +30,7 @@ The text goes to standard output as it comes, and nothing else does. It ends aft
 where the model ends the document.
 
 examples:
+  python -m block_recurrent.generate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt_file=book.txt \\
       --num_tokens=0 --save_state=book.npz
@@ -42,12 +41,21 @@ examples:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m block_recurrent.generate",
-        description="Writes on after a prompt with the newest checkpoint of a run.",
+        description="Writes on after a prompt: with the newest checkpoint of a run, with a model "
+        "of a file, or with the small one that comes with the package and knows Python.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, metavar="DIR", help="the run")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--workdir", type=Path, metavar="DIR", help="the run")
+    model.add_argument(
+        "--model",
+        type=Path,
+        default=PRETRAINED,
+        metavar="FILE",
+        help="a file of python -m block_recurrent.export",
+    )
     add("--prompt", metavar="TEXT", help="what to go on from; '' begins a document")
     add("--prompt_file", type=Path, metavar="FILE", help="the same, from a file of any length")
     add("--num_tokens", type=int, default=256, metavar="N", help="to write (default: %(default)s)")
@@ -71,10 +79,8 @@ def main():
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
     prompt = read_prompt(arguments)
     check_numbers(arguments)
-    config = read_config(arguments.workdir)
-    vocabulary = vocabulary_of(config.data)
+    generator, vocabulary = load_generator(arguments)
     tokens = encode(prompt, vocabulary)
-    generator = load_generator(arguments.workdir, config)
     state = load_state(arguments.state, generator) if arguments.state else generator.start()
     state = read(generator, state, tokens)
     text = TextStream(vocabulary, np.asarray(state.block)[0, : int(state.unread[0]) + 1])
@@ -136,12 +142,20 @@ def encode(prompt: bytes, vocabulary: Vocabulary) -> np.ndarray:
     return tokens
 
 
-def load_generator(workdir: Path, config: RunConfig) -> Generator:
-    """The model of the newest checkpoint."""
-    graphdef, abstract = abstract_model(config.model)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(abstract)
-    return Generator(nnx.merge(graphdef, params), segment_length=config.train.segment_length)
+def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
+    """The model that was asked for, and its vocabulary."""
+    if arguments.workdir:
+        config, model, _ = load_run(arguments.workdir)
+        vocabulary, segment_length = vocabulary_of(config.data), config.train.segment_length
+    else:
+        model, about = load_model(arguments.model)
+        if about.get("vocabulary") != ByteVocabulary.name:
+            raise UserError(
+                f"{arguments.model} is no model of bytes, and holds no other vocabulary: generate "
+                "from its run by --workdir"
+            )
+        vocabulary, segment_length = ByteVocabulary(), int(about["segment_length"])
+    return Generator(model, segment_length=segment_length), vocabulary
 
 
 def read(generator: Generator, state: DecodingState, tokens: np.ndarray) -> DecodingState:

@@ -11,6 +11,8 @@ class TrainConfig:
       num_steps: optimizer steps of the run.
       batch_size: rows of the global batch.
       segment_length: tokens a row in one step; a multiple of the model's window_length.
+      initial_model: a file of block_recurrent.export, whose parameters the run begins with; None:
+        random ones.
       seed: of the parameters, of dropout and of the order of the documents.
       log_every_steps: steps between two lines of metrics.
       eval_every_steps: steps between two evaluations on the held-out documents.
@@ -20,6 +22,7 @@ class TrainConfig:
     num_steps: int = 1000
     batch_size: int = 8
     segment_length: int = 512
+    initial_model: str | None = None
     seed: int = 0
     log_every_steps: int = 10
     eval_every_steps: int = 500

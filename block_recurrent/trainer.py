@@ -20,6 +20,7 @@ from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.distributed import is_first, tell
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
+from block_recurrent.initial_model import initial_params
 from block_recurrent.layout_table import layout_table, memory_line
 from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.model_config import ModelConfig
@@ -69,6 +70,8 @@ class Trainer:
         abstract = jax.eval_shape(self.init)
         self.shardings = state_shardings(self.layout, abstract)
         self.abstract = with_shardings(abstract, self.shardings)
+        path = train.initial_model
+        self.initial_params = None if path is None else initial_params(path, model)
 
     def run(self) -> bool:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
@@ -121,7 +124,11 @@ class Trainer:
         """The newest checkpoint, or the beginning."""
         position = self.lanes.initial_position()
         if checkpoints.latest_step is None:
-            return jax.jit(self.init, out_shardings=self.shardings)(), position
+            state = jax.jit(self.init, out_shardings=self.shardings)()
+            if self.initial_params is not None:
+                params = jax.device_put(self.initial_params, self.shardings.params)
+                state = state._replace(params=params)
+            return state, position
         tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)
 

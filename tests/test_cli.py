@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import block_recurrent.evaluate
+import block_recurrent.export
 import block_recurrent.generate
 import block_recurrent.train
 from block_recurrent.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ from corpus import WORDS, write_corpus
 PROGRAMS = {
     "train": block_recurrent.train.main,
     "evaluate": block_recurrent.evaluate.main,
+    "export": block_recurrent.export.main,
     "generate": block_recurrent.generate.main,
 }
 TINY = ["--gin_file=gin/brt_fixed_gate.gin", "--gin_file=gin/scale/tiny.gin"]
@@ -307,6 +309,11 @@ def check_generation(run, workdir: Path, place: Path):
     rest = write(f"--state={place}/state.npz", *draw)
     assert first == write(f"--state={place}/read.npz", *draw)
     assert first + rest == write(f"--prompt={prompt}", "--num_tokens=80", *draw[1:])
+    file = place / "model.safetensors"
+    status, out, err = run("export", f"--workdir={workdir}", f"--output={file}")
+    assert (status, out, err) == (0, f"{file}: {file.stat().st_size:,} bytes, step 400\n", "")
+    more = f"--prompt={prompt}", "--num_tokens=60", "--temperature=0"
+    assert run("generate", f"--model={file}", *more) == (0, whole, "")
     gin = workdir / "config.gin"
     gin.write_text(gin.read_text().replace("embedding_size = ", "embedding_size = 1"))
     status, out, err = run("generate", f"--workdir={workdir}", "--prompt=a")

@@ -27,8 +27,8 @@ READING_ORDER = """
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table evaluation
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
-    metrics_log preemption trainer
-    cli train evaluate data.text_stream generate
+    initial_model metrics_log preemption trainer trained
+    cli train evaluate export data.text_stream generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
     data.tasks data.shard data.keep_buffers data.write_shard data.prepare_plan data.shard_workers
     data.partial_folder data.prepare_progress data.prepare prepare_data

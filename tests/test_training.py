@@ -12,14 +12,16 @@ import time
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from block_recurrent import UserError
+from block_recurrent import UserError, save_model
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.configs import load, to_gin
 from block_recurrent.data import load_documents
 from block_recurrent.evaluation import Evaluator
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.train_step import abstract_model
+from block_recurrent.trained import load_run
 from block_recurrent.trainer import Trainer
 from block_recurrent.workdir import read_config
 from corpus import tiny_run, write_corpus
@@ -242,3 +244,29 @@ def test_summary_names_the_memory(layers, text, corpus, tmp_path):
     model = dataclasses.replace(config.model, recurrent_layers=layers)
     summary = Trainer(dataclasses.replace(config, model=model), tmp_path).summary()
     assert text in summary and "window 8" in summary and "12 steps of 4 × 32 tokens" in summary
+
+
+def beginning_with(path, config):
+    return dataclasses.replace(
+        config, train=dataclasses.replace(config.train, initial_model=str(path))
+    )
+
+
+def test_a_run_begins_with_the_model_of_a_file(corpus, finished, tmp_path):
+    config, model, _ = load_run(finished)
+    save_model(tmp_path / "model", model)
+    trainer = Trainer(beginning_with(tmp_path / "model", config), tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        state, _ = trainer.start(checkpoints)
+    assert int(state.step) == 0
+    want = nnx.to_pure_dict(nnx.split(model)[1])
+    jax.tree.map(np.testing.assert_array_equal, state.params, want)
+
+
+def test_a_run_does_not_begin_with_another_architecture(corpus, finished, tmp_path):
+    config, model, _ = load_run(finished)
+    save_model(tmp_path / "model", model)
+    other = dataclasses.replace(config.model, gate="lstm")
+    config = beginning_with(tmp_path / "model", dataclasses.replace(config, model=other))
+    with pytest.raises(UserError, match="gate = 'fixed', and this run 'lstm': set Block"):
+        Trainer(config, tmp_path / "run")
