@@ -5,7 +5,7 @@
 One segment a step, of the models that the shipped gin files make, at the sizes below. A
 Transformer-XL trains on one window a step, so its longer segment is a longer window. A model
 stops where a step needs more than --max_gib of temporary memory (which is known once it is
-compiled) or, foreseen as four times the step before, more than --max_seconds.
+compiled) or, as foreseen from the steps before, more than --max_seconds.
 
 *temporary MiB*: what XLA sets aside for the intermediate results of a step; parameters, moments and
 batch come on top. *peak MiB*: the most that the process ever held (ru_maxrss), with Python, JAX and
@@ -15,6 +15,8 @@ the compilation, which take some 600 MiB.
 import argparse
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 from contenders import OURS, Contender, Worker, in_turns, median, ratio
 from report import report
@@ -39,7 +41,7 @@ SIZES = (
 
 COLUMNS = (
     *("model", "length", "seconds", "us a token", "temporary MiB", "peak MiB"),
-    *("time of 4x", "memory of 4x", "note"),
+    *("time of 4x", "cpu time of 4x", "memory of 4x", "note"),
 )
 
 
@@ -50,7 +52,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gin_bindings", action="append", default=[], help="over the sizes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max_gib", type=float, default=8.0, help="temporary memory of a step")
-    parser.add_argument("--max_seconds", type=float, default=25.0, help="of a step")
+    parser.add_argument("--max_seconds", type=float, default=15.0, help="of a step")
+    parser.add_argument("--add", action="append", default=[], help="rows of an earlier --json")
     parser.add_argument("--json", help="where to write the result")
     parser.add_argument("--plot", help="where to draw it, a PNG; needs matplotlib")
     return parser.parse_args()
@@ -73,8 +76,9 @@ def spec(name: str, length: int, args: argparse.Namespace) -> dict:
 def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dict]:
     """A row for each length. All lengths of a model run in turns, each in its own process."""
     rows = [{"model": name, "length": length} for length in lengths]
-    workers, foreseen = [], 0.0
+    workers, first = [], []
     for row in rows:
+        foreseen = first[-1] ** 2 / first[-2] if len(first) > 1 else 0
         if foreseen > args.max_seconds:
             row["note"] = f"would take about {foreseen:.0f} s"
             break
@@ -86,7 +90,7 @@ def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dic
             row["note"] = f"needs {row['temporary MiB'] / 1024:.0f} GiB"
             break
         workers.append(worker)
-        foreseen = 4 * worker.facts["first_call_seconds"]["train"]
+        first.append(worker.facts["first_call_seconds"]["train"])
     runs = in_turns(workers, "train", args.rounds)
     for row, run in zip(rows, runs, strict=False):
         row["seconds"] = median(run)
@@ -95,10 +99,11 @@ def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dic
     for shorter, row in itertools.product(range(len(runs)), repeat=2):
         if rows[row]["length"] == 4 * rows[shorter]["length"]:
             rows[row]["time of 4x"] = ratio(runs[row], runs[shorter])
+            rows[row]["cpu time of 4x"] = ratio(runs[row], runs[shorter], "cpu_seconds")
             rows[row]["memory of 4x"] = rows[row]["temporary MiB"] / rows[shorter]["temporary MiB"]
     for worker in workers:
         worker.close()
-    return rows
+    return rows[: len(runs) + 1]
 
 
 def draw(rows: list[dict], path: str) -> None:
@@ -116,7 +121,7 @@ def draw(rows: list[dict], path: str) -> None:
         ("time of a training step, seconds", "temporary memory of a training step, MiB"),
         strict=True,
     ):
-        ran = [row for row in rows if "seconds" in row]
+        ran = [row for row in rows if row.get("seconds")]
         for name, marker in zip(GIN_FILES, "os^D", strict=True):
             mine = [row for row in ran if row["model"] == name]
             x, y = [row["length"] for row in mine], [row[column] for row in mine]
@@ -137,8 +142,10 @@ def draw(rows: list[dict], path: str) -> None:
 def main() -> None:
     args = parse()
     lengths = sorted(map(int, args.lengths.split(",")))
-    rows = [row for name in args.models.split(",") for row in measure(name, lengths, args)]
-    print("\ntime of 4x, memory of 4x: over those of a segment a quarter as long, 4 being linear;")
+    rows = [row for path in args.add for row in json.loads(Path(path).read_text())["rows"]]
+    for name in filter(None, args.models.split(",")):
+        rows += measure(name, lengths, args)
+    print("\n… of 4x: over that of a segment a quarter as long, linear being 4;")
     print(f"times are medians of {args.rounds} rounds, their ratio the median of the paired ones")
     report("scaling", [{column: row.get(column) for column in COLUMNS} for row in rows], args.json)
     if args.plot:
