@@ -51,6 +51,9 @@ def parse() -> argparse.Namespace:
         metavar=("NAME", "JSON"),
         help="ours with other ModelConfig fields",
     )
+    parser.add_argument(
+        "--ours_python", action="append", default=[], help="a Python with other packages, for ours"
+    )
     parser.add_argument("--meliad", help="checkout of google-research/meliad")
     parser.add_argument("--lucidrains", action="store_true", help="as installed here")
     parser.add_argument("--lucidrains_python", help="a Python that has it installed")
@@ -65,11 +68,14 @@ def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
     spec = {
         "batch_size": args.batch_size,
         "segment_length": args.segment_length,
+        "measures": args.measures.split(","),
         "model": MODEL | {"dtype": dtype} | args.model,
     }
     found = [Contender(f"ours {dtype}", "ours", spec, (str(OURS),))]
     for tree in args.against:
         found.append(Contender(f"{tree} {dtype}", "ours", spec, (tree,)))
+    for python in args.ours_python:
+        found.append(Contender(f"ours {dtype} by {python}", "ours", spec, (str(OURS),), python))
     for name, fields in args.variant:
         other = spec | {"model": spec["model"] | json.loads(fields)}
         found.append(Contender(f"{name} {dtype}", "ours", other, (str(OURS),)))
@@ -107,6 +113,7 @@ def main() -> None:
     for measure in args.measures.split(","):
         details[measure] = runs = in_turns(workers, measure, args.rounds)
         for row, mine in zip(rows, runs, strict=True):
+            row["peak MiB"] = mine[-1]["peak_bytes"] / 2**20
             row[f"{measure} s"] = median(mine)
             row[f"{measure} ratio"] = ratio(mine, runs[0])
             row[f"{measure} cpu ratio"] = ratio(mine, runs[0], "cpu_seconds")

@@ -23,6 +23,8 @@ from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_positi
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Window
 
+attend_twice = jax.checkpoint(attend)  # here, for layers to be alike
+
 
 class Heads(NamedTuple):
     """What attention computes from its input; `state_queries` only where it reads states."""
@@ -76,7 +78,7 @@ class SlidingWindowAttention(nnx.Module):
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
         self.read_states = read_states
-        self.core = jax.checkpoint(attend) if remat else attend
+        self.core = attend_twice if remat else attend
         if read_states:
             self.state_query = dense(embedding_size, width)
             self.state_scale = nnx.Param(jnp.ones(num_heads))

@@ -1,6 +1,7 @@
 """The Block-Recurrent Transformer (Hutchins et al. 2022, arXiv 2203.07852)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -110,8 +111,10 @@ class BlockRecurrentTransformer(nnx.Module):
         """The layers, one after the other, each over the whole segment."""
         after = []
         for layer, before, key in zip(self.layers, state, keys, strict=True):
-            run = jax.checkpoint(layer.__call__) if self.config.remat == "layer" else layer
-            x, layer_state = run(x, before, starts, states=states, dropout_key=key)
+            graphdef, params = nnx.split(layer)
+            run = functools.partial(run_layer, graphdef)
+            run = jax.checkpoint(run) if self.config.remat == "layer" else run
+            x, layer_state = run(params, x, before, starts, states, key)
             after.append(layer_state)
         return x, tuple(after)
 
@@ -131,3 +134,10 @@ class BlockRecurrentTransformer(nnx.Module):
         blocks = to_blocks(x, self.config.window_length)
         state, blocks = jax.lax.scan(step, state, (blocks, None if starts is None else starts.T))
         return from_blocks(blocks), state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_layer(graphdef, params, x, state, starts, states, dropout_key):
+    """A layer, as a function that JAX traces and differentiates once for all that are alike."""
+    layer = nnx.merge(graphdef, params)
+    return layer(x, state, starts, states=states, dropout_key=dropout_key)

@@ -204,3 +204,22 @@ def test_rematerialisation_changes_no_number(variant, remat):
     (graphdef, params), (other, same) = split(plain), split(changed)
     expected, found = compiled(params, graphdef), compiled(same, other)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, found)
+
+
+@pytest.mark.parametrize("remat", ["none", "attention", "layer"])
+def test_layers_that_are_alike_are_traced_once(remat):
+    """More layers are more calls in the lowered gradient, but not more functions."""
+
+    def functions_and_calls(num_layers):
+        model = make_model(num_layers=num_layers, remat=remat)
+        graphdef, params = split(model)
+        tokens, state = make_tokens(2, 2 * W), model.initial_state(2)
+
+        def loss(params):
+            return nnx.merge(graphdef, params)(tokens, state)[0].sum()
+
+        program = jax.jit(jax.grad(loss)).lower(params).as_text()
+        return program.count("func.func private @run_layer"), program.count("call @run_layer")
+
+    (functions, calls), (same, more) = functions_and_calls(5), functions_and_calls(7)
+    assert same == functions and more >= calls + 4

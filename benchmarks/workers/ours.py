@@ -10,6 +10,7 @@ from serve import arguments, serve
 
 from block_recurrent import ModelConfig, losses, train_step
 from block_recurrent.data.lanes import Batch
+from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
     config = ModelConfig(**model)
     graphdef, _ = train_step.abstract_model(config)
+    layout = Layout(make_mesh(MeshConfig(), config, batch_size, jax.devices()[:1]))
     optimizer = optax.adamw(1e-3)
     state = jax.jit(train_step.init_function(config, optimizer, batch_size, seed=0))()
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length + 1))
@@ -27,6 +29,14 @@ def main() -> None:
         weights=jnp.ones((batch_size, length)),
         starts=jnp.zeros((batch_size, length // config.window_length), bool),
     )
+    step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
+    step, facts = compiled(step, state, batch, donate=0)
+    facts["parameters"] = num_parameters(state.params)
+    holder = [state]
+
+    def train():
+        holder[0], sums = step(holder[0], batch)
+        jax.block_until_ready((holder[0], sums))
 
     def forward_loss(params, model_state, batch):
         model = nnx.merge(graphdef, params)
@@ -34,20 +44,18 @@ def main() -> None:
         summed = losses.summed_loss(model, features, batch.targets, batch.weights)
         return summed.sum() / batch.weights.sum(), model_state
 
-    forward, _ = compiled(forward_loss, state.params, state.model, batch)
-    step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10)
-    step, facts = compiled(step, state, batch, donate=0)
-    parameters = num_parameters(state.params)
-    holder = [state]
+    def compiled_forward():
+        forward, _ = compiled(forward_loss, state.params, state.model, batch)
+        return lambda: jax.block_until_ready(forward(holder[0].params, holder[0].model, batch))
 
-    def train():
-        holder[0], sums = step(holder[0], batch)
-        jax.block_until_ready((holder[0], sums))
-
-    def evaluate():
-        jax.block_until_ready(forward(holder[0].params, holder[0].model, batch))
-
-    serve({"train": train, "forward": evaluate}, parameters=parameters, **facts)
+    measures = {}
+    if facts["temporary_bytes"] <= spec.get("max_temporary_bytes", float("inf")):
+        wanted = spec.get("measures", ["train", "forward"])
+        if "train" in wanted:
+            measures["train"] = train
+        if "forward" in wanted:
+            measures["forward"] = compiled_forward()
+    serve(measures, **facts)
 
 
 main()

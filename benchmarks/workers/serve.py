@@ -5,6 +5,7 @@ Standard library only, for it runs in the Python of whichever program is measure
 
 import json
 import os
+import resource
 import sys
 import time
 
@@ -17,7 +18,8 @@ def arguments() -> dict:
 def serve(measures: dict, **facts) -> None:
     """Answers each line that names a measure with the seconds it took; `facts` go out first.
 
-    Also the seconds of processor time, over all cores: what a busy machine disturbs least.
+    Also the seconds of processor time, over all cores: what a busy machine disturbs least; and the
+    most memory that the process has held until then.
 
     Each of `measures` is a function that ends when its work has ended.
     """
@@ -33,4 +35,6 @@ def serve(measures: dict, **facts) -> None:
         start, cpu_start = time.perf_counter(), time.process_time()
         measures[line.strip()]()
         cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
-        print(json.dumps({"seconds": wall, "cpu_seconds": cpu}), file=answers)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer = {"seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
+        print(json.dumps(answer), file=answers)

@@ -1,0 +1,89 @@
+"""What the training loop costs over the bare step: data, metrics, dispatch.
+
+    python benchmarks/loop_overhead.py
+    python benchmarks/loop_overhead.py --gin_file=gin/brt_lstm_gate.gin --log_every_steps=50
+
+One run of `Trainer`. After every --log_every_steps steps its clock stands still, and as many bare
+steps run: the same compiled step, on a copy of the state and on batches that are ready. The time of
+the loop is the one that its own metrics give (tokens a second between two lines of metrics.jsonl,
+without evaluations and checkpoints), the ratio the median over such pairs.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from report import report
+
+from block_recurrent import configs
+from block_recurrent.trainer import Trainer
+
+
+class PairedTrainer(Trainer):
+    """A run that takes the time of bare steps between its own."""
+
+    def loop(self, step, state, batches, checkpoints, stop):
+        self.bare_state = jax.tree.map(lambda leaf: leaf.copy(), state)
+        self.bare_seconds, self.sums = [], None
+
+        def observed(state, batch):
+            state, self.sums = step(state, batch)
+            return state, self.sums
+
+        paired = self.paired(step, batches)
+        return super().loop(observed, state, paired, checkpoints, stop)
+
+    def paired(self, step, batches):
+        """The batches of the loop; between two stretches of them the bare steps."""
+        stretch, ready = self.config.train.log_every_steps, []
+        for index, (batch, position) in enumerate(batches):
+            if len(ready) < stretch:
+                ready.append(self.layout.put(batch))
+            elif index % stretch == 0:
+                jax.block_until_ready(self.sums)  # of the loop's last step: still the loop's time
+                start = time.perf_counter()
+                for held in ready:
+                    self.bare_state, sums = step(self.bare_state, held)
+                jax.block_until_ready(sums)
+                self.bare_seconds.append(time.perf_counter() - start)
+                self.clock += time.perf_counter() - start
+            yield batch, position
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gin_file", action="append", default=[])
+    parser.add_argument("--gin_bindings", action="append", default=[])
+    parser.add_argument("--log_every_steps", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--json", help="where to write the result")
+    args = parser.parse_args()
+    steps = args.log_every_steps * (args.pairs + 2)
+    never = [f"train.{name}_every_steps = {steps}" for name in ("eval", "checkpoint")]
+    given = [f"train.num_steps = {steps}", f"train.log_every_steps = {args.log_every_steps}"]
+    files = args.gin_file or ["gin/brt_fixed_gate.gin"]
+    config = configs.load(files, given + never + args.gin_bindings)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = PairedTrainer(config, Path(folder))
+        trainer.run()
+        lines = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
+        lines = [line for line in lines if line["split"] == "train"]
+    whole = config.train.batch_size * config.train.segment_length * args.log_every_steps
+    loop = [whole * (1 - line["padding"]) / line["tokens_per_second"] for line in lines]
+    pairs = list(zip(loop, trainer.bare_seconds, strict=False))[1:]  # the first warms up
+    row = {
+        "loop, ms a step": 1e3 * statistics.median(loop[1:-1]) / args.log_every_steps,
+        "bare, ms a step": 1e3 * statistics.median(trainer.bare_seconds) / args.log_every_steps,
+        "loop over bare": statistics.median(a / b for a, b in pairs),
+    }
+    first, _, third = statistics.quantiles([a / b for a, b in pairs])
+    row["half of the pairs"] = f"{first:.3f} to {third:.3f}"
+    report("loop_overhead", [row], args.json, pairs=pairs)
+
+
+if __name__ == "__main__":
+    main()
