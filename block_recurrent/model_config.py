@@ -1,7 +1,7 @@
 """Every size and choice of the architecture."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
 
@@ -39,22 +39,22 @@ class ModelConfig:
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
     """
 
-    num_layers: int = 12
-    embedding_size: int = 1024
-    num_heads: int = 8
-    head_size: int = 128
-    mlp_dim: int = 4096
-    vocab_size: int = 260
-    window_length: int = 512
+    num_layers: Annotated[int, "layers"] = 12
+    embedding_size: Annotated[int, "dimensions"] = 1024
+    num_heads: Annotated[int, "heads"] = 8
+    head_size: Annotated[int, "dimensions"] = 128
+    mlp_dim: Annotated[int, "units"] = 4096
+    vocab_size: Annotated[int, "token ids"] = 260
+    window_length: Annotated[int, "tokens"] = 512
     attention: Literal["sliding", "full"] = "sliding"
-    recurrent_layers: tuple[int, ...] = (-3,)
-    num_states: int = 512
+    recurrent_layers: Annotated[tuple[int, ...], "layer indices"] = (-3,)
+    num_states: Annotated[int, "vectors"] = 512
     gate: Literal["fixed", "lstm", "gru"] = "fixed"
     configuration: Literal["dual", "single", "skip"] = "skip"
     feedback: bool = False
     attention_kernel: Literal["xla", "pallas", "auto"] = "xla"
     positions: Literal["t5", "rope"] = "t5"
-    dropout_rate: float = 0.05
+    dropout_rate: Annotated[float, "fraction"] = 0.05
     remat: Literal["none", "attention", "layer"] = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
 

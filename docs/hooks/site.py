@@ -1,0 +1,125 @@
+"""What MkDocs does to the pages before it renders them: text that lives elsewhere comes in.
+
+A page may hold, each on a line of its own,
+
+    <!-- parameters -->                     the tables of all gin parameters
+    <!-- gin files -->                      every gin file that comes with the package
+    <!-- code: module.Class.function -->    those lines of the package, without the docstring
+
+README.md and the READMEs of launch/ and benchmarks/ become pages of the site; links in a page to
+files of the repository become links to the pages that show them.
+"""
+
+import ast
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+from parameters import parameters_page
+
+from block_recurrent.gin_files import shipped
+
+ROOT = Path(__file__).parent.parent.parent
+# Files of the repository that the site shows, and the page that does.
+PAGES = {
+    "README.md": "index.md",
+    "launch/README.md": "launch.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "CHANGELOG.md": "changelog.md",
+}
+LINK = re.compile(r"(\]\(|src=\")([^)\s#\"]+)(#[^)\s\"]*)?([)\"])")
+DIRECTIVE = re.compile(r"^<!-- (parameters|gin files|code: (\S+)) -->$", re.MULTILINE)
+
+
+def on_files(files, config):
+    """Adds the pages whose text lies outside docs/."""
+    for source, page in PAGES.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Fills in what the comments ask for, and turns links to where the site has the files."""
+    uri = page.file.src_uri
+    home = next((source for source, name in PAGES.items() if name == uri), f"docs/{uri}")
+    markdown = DIRECTIVE.sub(lambda found: directive(found[1], found[2]), markdown)
+    return LINK.sub(lambda found: link(found, home, uri), markdown)
+
+
+def directive(kind: str, name: str | None) -> str:
+    """The text in place of a comment."""
+    if kind == "parameters":
+        return parameters_page()
+    return code(name) if name else gin_page()
+
+
+def link(found: re.Match, home: str, uri: str) -> str:
+    """A link as it must be in the page `uri`, from how it stands in the file `home`."""
+    before, target, anchor, after = found.groups()
+    if ":" in target:  # a place on the web
+        return found[0]
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
+    if path in PAGES:
+        path = PAGES[path]
+    elif path.startswith("docs/"):
+        path = path.removeprefix("docs/")
+    elif path.startswith("gin/"):
+        path, anchor = "gin_files.md", "#" + anchor_of(path)
+    else:
+        raise PluginError(f"{home} links to {target}, which the site does not show")
+    return before + posixpath.relpath(path, posixpath.dirname(uri) or ".") + (anchor or "") + after
+
+
+def gin_page() -> str:
+    """Every shipped gin file, whole."""
+    files = ((name, (ROOT / name).read_text(encoding="utf-8")) for name in shipped())
+    return "\n".join(
+        f"## {name} {{ #{anchor_of(name)} }}\n\n```python\n{text}```\n" for name, text in files
+    )
+
+
+def anchor_of(path: str) -> str:
+    return re.sub(r"\W+", "-", path)
+
+
+def code(name: str) -> str:
+    """The lines that define `name`, under a link to its entry in the API reference."""
+    path, lines, node = definition(name)
+    first = node.lineno - len(getattr(node, "decorator_list", ()))
+    body = node.body if hasattr(node, "body") else []
+    skip = range(0)
+    if body and ast.get_docstring(node, clean=False) is not None:
+        end = body[1].lineno if len(body) > 1 else node.end_lineno + 1
+        skip = range(body[0].lineno, min(end, body[0].end_lineno + 1))
+    kept = [lines[n - 1] for n in range(first, node.end_lineno + 1) if n not in skip]
+    indent = len(kept[0]) - len(kept[0].lstrip())
+    title = f"{path}, line {node.lineno}"
+    text = "\n".join(line[indent:] for line in kept)
+    entry = name if len(body) else name.rpartition(".")[0]
+    return f'```python title="{title}"\n{text}\n```\n\n[`{name}`][{entry}]\n'
+
+
+def definition(name: str) -> tuple[str, list[str], ast.AST]:
+    """Path, lines and syntax tree of something in the package. Raises PluginError if not there."""
+    parts = name.split(".")
+    for depth in range(len(parts), 0, -1):
+        path = "/".join(parts[:depth]) + ".py"
+        if (ROOT / path).is_file():
+            text = (ROOT / path).read_text(encoding="utf-8")
+            node = ast.parse(text)
+            for part in parts[depth:]:
+                node = next((n for n in node.body if named(n, part)), None)
+                if node is None:
+                    raise PluginError(f"no {name} in {path}")
+            return path, text.splitlines(), node
+    raise PluginError(f"no module for {name}")
+
+
+def named(node: ast.AST, name: str) -> bool:
+    """Whether a statement defines this name."""
+    if isinstance(node, ast.Assign):
+        return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+    return getattr(node, "name", None) == name
