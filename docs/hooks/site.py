@@ -2,9 +2,9 @@
 
 A page may hold, each on a line of its own,
 
-    <!-- parameters -->                     the tables of all gin parameters
-    <!-- gin files -->                      every gin file that comes with the package
-    <!-- code: module.Class.function -->    those lines of the package, without the docstring
+    <!-- parameters -->                    the tables of all gin parameters
+    <!-- gin files -->                     every gin file that comes with the package
+    <!-- code: module.Class.function -->   a class or function of the package, its docstring left out
 
 README.md and the READMEs of launch/ and benchmarks/ become pages of the site; links in a page to
 files of the repository become links to the pages that show them.
@@ -13,6 +13,7 @@ files of the repository become links to the pages that show them.
 import ast
 import posixpath
 import re
+import textwrap
 from pathlib import Path
 
 from mkdocs.exceptions import PluginError
@@ -86,40 +87,28 @@ def anchor_of(path: str) -> str:
 
 
 def code(name: str) -> str:
-    """The lines that define `name`, under a link to its entry in the API reference."""
+    """The lines that define a class or a function, above a link to it in the API reference."""
     path, lines, node = definition(name)
-    first = node.lineno - len(getattr(node, "decorator_list", ()))
-    body = node.body if hasattr(node, "body") else []
-    skip = range(0)
-    if body and ast.get_docstring(node, clean=False) is not None:
-        end = body[1].lineno if len(body) > 1 else node.end_lineno + 1
-        skip = range(body[0].lineno, min(end, body[0].end_lineno + 1))
-    kept = [lines[n - 1] for n in range(first, node.end_lineno + 1) if n not in skip]
-    indent = len(kept[0]) - len(kept[0].lstrip())
-    title = f"{path}, line {node.lineno}"
-    text = "\n".join(line[indent:] for line in kept)
-    entry = name if len(body) else name.rpartition(".")[0]
-    return f'```python title="{title}"\n{text}\n```\n\n[`{name}`][{entry}]\n'
+    documented = ast.get_docstring(node) is not None
+    left_out = range(node.body[0].lineno, node.body[0].end_lineno + 1) if documented else ()
+    numbers = (n for n in range(node.lineno, node.end_lineno + 1) if n not in left_out)
+    text = textwrap.dedent("\n".join(lines[n - 1] for n in numbers))
+    text = re.sub(r":\n\n", ":\n", text, count=1)  # what parted the docstring from the first line
+    return f'```python title="{path}, line {node.lineno}"\n{text}\n```\n\n[`{name}`][{name}]\n'
 
 
 def definition(name: str) -> tuple[str, list[str], ast.AST]:
-    """Path, lines and syntax tree of something in the package. Raises PluginError if not there."""
+    """Path, lines and syntax tree of a class or function. Raises PluginError if it is not there."""
     parts = name.split(".")
-    for depth in range(len(parts), 0, -1):
-        path = "/".join(parts[:depth]) + ".py"
-        if (ROOT / path).is_file():
-            text = (ROOT / path).read_text(encoding="utf-8")
-            node = ast.parse(text)
-            for part in parts[depth:]:
-                node = next((n for n in node.body if named(n, part)), None)
-                if node is None:
-                    raise PluginError(f"no {name} in {path}")
-            return path, text.splitlines(), node
-    raise PluginError(f"no module for {name}")
-
-
-def named(node: ast.AST, name: str) -> bool:
-    """Whether a statement defines this name."""
-    if isinstance(node, ast.Assign):
-        return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
-    return getattr(node, "name", None) == name
+    paths = {n: "/".join(parts[:n]) + ".py" for n in range(1, len(parts))}
+    depth = max((n for n in paths if (ROOT / paths[n]).is_file()), default=None)
+    if depth is None:
+        raise PluginError(f"no module for {name}")
+    path = paths[depth]
+    text = (ROOT / path).read_text(encoding="utf-8")
+    node = ast.parse(text)
+    for part in parts[depth:]:
+        node = next((n for n in node.body if getattr(n, "name", None) == part), None)
+        if node is None:
+            raise PluginError(f"no {name} in {path}")
+    return path, text.splitlines(), node
