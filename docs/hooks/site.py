@@ -4,7 +4,7 @@ A page may hold, each on a line of its own,
 
     <!-- parameters -->                    the tables of all gin parameters
     <!-- gin files -->                     every gin file that comes with the package
-    <!-- code: module.Class.function -->   a class or function of the package, its docstring left out
+    <!-- code: module.Class.function -->   a class or function of the package, without docstring
 
 README.md and the READMEs of launch/ and benchmarks/ become pages of the site; links in a page to
 files of the repository become links to the pages that show them.
