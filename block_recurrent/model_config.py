@@ -23,8 +23,11 @@ class ModelConfig:
       recurrent_layers: indices of the layers with a recurrent cell; negative ones count from the
         top. Empty for the Transformer-XL and sliding-window baselines.
       num_states: state vectors S of a recurrent layer.
-      gate: 'fixed', 'lstm' or 'gru'.
-      configuration: 'dual', 'single' or 'skip' (Figure 2 of the paper).
+      gate: how states take in what the cell computes: 'fixed' (a learned moving average), 'lstm' or
+        'gru'.
+      configuration: the cell's gates: 'dual' (after the projection and after the feed-forward
+        network), 'single' (after the latter, no projection), or 'skip' (after the former, no
+        feed-forward network); Figure 2 of the paper.
       feedback: every layer attends to the state of the last recurrent layer; the whole stack then
         runs block by block.
       attention_kernel: what computes sliding-window attention, always the same: 'xla'; 'pallas',

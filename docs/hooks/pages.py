@@ -16,9 +16,9 @@ import re
 import textwrap
 from pathlib import Path
 
+from gin_parameters import parameters_page
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
-from parameters import parameters_page
 
 from block_recurrent.gin_files import shipped
 
