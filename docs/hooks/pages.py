@@ -7,7 +7,7 @@ A page may hold, each on a line of its own,
     <!-- code: module.Class.function -->   a class or function of the package, without docstring
 
 README.md and the READMEs of launch/ and benchmarks/ become pages of the site; links in a page to
-files of the repository become links to the pages that show them.
+files of the repository become links to the pages that show them, or mere text where none does.
 """
 
 import ast
@@ -30,7 +30,7 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "CHANGELOG.md": "changelog.md",
 }
-LINK = re.compile(r"(\]\(|src=\")([^)\s#\"]+)(#[^)\s\"]*)?([)\"])")
+LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 DIRECTIVE = re.compile(r"^<!-- (parameters|gin files|code: (\S+)) -->$", re.MULTILINE)
 
 
@@ -43,11 +43,11 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fills in what the comments ask for, and turns links to where the site has the files."""
+    """Turns links to where the site has the files, and fills in what the comments ask for."""
     uri = page.file.src_uri
     home = next((source for source, name in PAGES.items() if name == uri), f"docs/{uri}")
-    markdown = DIRECTIVE.sub(lambda found: directive(found[1], found[2]), markdown)
-    return LINK.sub(lambda found: link(found, home, uri), markdown)
+    markdown = LINK.sub(lambda found: link(found, home, uri), markdown)
+    return DIRECTIVE.sub(lambda found: directive(found[1], found[2]), markdown)
 
 
 def directive(kind: str, name: str | None) -> str:
@@ -59,7 +59,7 @@ def directive(kind: str, name: str | None) -> str:
 
 def link(found: re.Match, home: str, uri: str) -> str:
     """A link as it must be in the page `uri`, from how it stands in the file `home`."""
-    before, target, anchor, after = found.groups()
+    label, target, anchor = found.groups()
     if ":" in target:  # a place on the web
         return found[0]
     path = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
@@ -69,9 +69,12 @@ def link(found: re.Match, home: str, uri: str) -> str:
         path = path.removeprefix("docs/")
     elif path.startswith("gin/"):
         path, anchor = "gin_files.md", "#" + anchor_of(path)
+    elif (ROOT / path).exists():
+        return label
     else:
-        raise PluginError(f"{home} links to {target}, which the site does not show")
-    return before + posixpath.relpath(path, posixpath.dirname(uri) or ".") + (anchor or "") + after
+        raise PluginError(f"{home} links to {target}, which is not there")
+    path = posixpath.relpath(path, posixpath.dirname(uri) or ".")
+    return f"[{label}]({path}{anchor or ''})"
 
 
 def gin_page() -> str:
