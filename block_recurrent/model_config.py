@@ -1,7 +1,7 @@
 """Every size and choice of the architecture."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
 
@@ -23,8 +23,11 @@ class ModelConfig:
       recurrent_layers: indices of the layers with a recurrent cell; negative ones count from the
         top. Empty for the Transformer-XL and sliding-window baselines.
       num_states: state vectors S of a recurrent layer.
-      gate: 'fixed', 'lstm' or 'gru'.
-      configuration: 'dual', 'single' or 'skip' (Figure 2 of the paper).
+      gate: how states take in what the cell computes: 'fixed' (a learned moving average), 'lstm' or
+        'gru'.
+      configuration: the cell's gates: 'dual' (after the projection and after the feed-forward
+        network), 'single' (after the latter, no projection), or 'skip' (after the former, no
+        feed-forward network); Figure 2 of the paper.
       feedback: every layer attends to the state of the last recurrent layer; the whole stack then
         runs block by block.
       attention_kernel: what computes sliding-window attention, always the same: 'xla'; 'pallas',
@@ -39,22 +42,22 @@ class ModelConfig:
       dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
     """
 
-    num_layers: int = 12
-    embedding_size: int = 1024
-    num_heads: int = 8
-    head_size: int = 128
-    mlp_dim: int = 4096
-    vocab_size: int = 260
-    window_length: int = 512
+    num_layers: Annotated[int, "layers"] = 12
+    embedding_size: Annotated[int, "dimensions"] = 1024
+    num_heads: Annotated[int, "heads"] = 8
+    head_size: Annotated[int, "dimensions"] = 128
+    mlp_dim: Annotated[int, "units"] = 4096
+    vocab_size: Annotated[int, "token ids"] = 260
+    window_length: Annotated[int, "tokens"] = 512
     attention: Literal["sliding", "full"] = "sliding"
-    recurrent_layers: tuple[int, ...] = (-3,)
-    num_states: int = 512
+    recurrent_layers: Annotated[tuple[int, ...], "layer indices"] = (-3,)
+    num_states: Annotated[int, "vectors"] = 512
     gate: Literal["fixed", "lstm", "gru"] = "fixed"
     configuration: Literal["dual", "single", "skip"] = "skip"
     feedback: bool = False
     attention_kernel: Literal["xla", "pallas", "auto"] = "xla"
     positions: Literal["t5", "rope"] = "t5"
-    dropout_rate: float = 0.05
+    dropout_rate: Annotated[float, "fraction"] = 0.05
     remat: Literal["none", "attention", "layer"] = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
 

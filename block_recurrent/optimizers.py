@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules (optax), chosen by `OptimizerConfig`."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +31,15 @@ class OptimizerConfig:
     """
 
     name: Literal["adafactor", "adamw", "muon"] = "adafactor"
-    learning_rate: float = 0.0316
+    learning_rate: Annotated[float, "a step"] = 0.0316
     schedule: Literal["rsqrt", "cosine", "linear", "constant"] = "rsqrt"
-    warmup_steps: int = 1000
-    decay_steps: int | None = None
-    end_fraction: float = 0.1
-    clip_norm: float | None = None
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.99
+    warmup_steps: Annotated[int, "steps"] = 1000
+    decay_steps: Annotated[int | None, "steps"] = None
+    end_fraction: Annotated[float, "fraction"] = 0.1
+    clip_norm: Annotated[float | None, "L2 norm"] = None
+    weight_decay: Annotated[float, "a step"] = 0.0
+    beta1: Annotated[float, "a step"] = 0.9
+    beta2: Annotated[float, "a step"] = 0.99
 
     def __post_init__(self):
         if self.clip_norm == 0:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -36,9 +37,9 @@ class MeshConfig:
         counts; an axis is 'fsdp', 'tensor' or '-' for none.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: Annotated[int, "ways"] = -1
+    fsdp: Annotated[int, "ways"] = 1
+    tensor: Annotated[int, "ways"] = 1
     rules: tuple[str, ...] = RULES
 
     def __post_init__(self):

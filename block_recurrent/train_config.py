@@ -1,6 +1,7 @@
 """Length, batch and rhythm of a training run."""
 
 import dataclasses
+from typing import Annotated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,11 @@ class TrainConfig:
       checkpoint_every_steps: steps between two checkpoints.
     """
 
-    num_steps: int = 1000
-    batch_size: int = 8
-    segment_length: int = 512
+    num_steps: Annotated[int, "steps"] = 1000
+    batch_size: Annotated[int, "rows"] = 8
+    segment_length: Annotated[int, "tokens"] = 512
     initial_model: str | None = None
     seed: int = 0
-    log_every_steps: int = 10
-    eval_every_steps: int = 500
-    checkpoint_every_steps: int = 500
+    log_every_steps: Annotated[int, "steps"] = 10
+    eval_every_steps: Annotated[int, "steps"] = 500
+    checkpoint_every_steps: Annotated[int, "steps"] = 500

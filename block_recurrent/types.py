@@ -38,3 +38,4 @@ class LayerState(NamedTuple):
 
 
 ModelState = tuple[LayerState, ...]
+"""What the model carries from segment to segment: one entry a layer."""

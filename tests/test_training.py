@@ -4,10 +4,12 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -98,6 +100,14 @@ def test_a_run_learns_and_reports(finished):
     assert {"learning_rate", "gradient_norm", "padding"} <= set(lines[0])
     assert list((finished / "tensorboard").iterdir())
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["12", "4", "8"]
+
+
+def test_every_metric_is_documented(finished):
+    """And nothing else stands in the tables of docs/metrics.md."""
+    page = (Path(__file__).parent.parent / "docs/metrics.md").read_text(encoding="utf-8")
+    text = (finished / "metrics.jsonl").read_text()
+    written = {key for line in text.splitlines() for key in json.loads(line)}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == written
 
 
 def stop_in_step(number):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.embedded import load_standard_library
@@ -33,9 +33,9 @@ class DataConfig:
     corpus: Literal["standard_library", "text_files", "store"] = "standard_library"
     path: str | None = None
     glob: str = "**/*"
-    held_out_per_mille: int = 20
+    held_out_per_mille: Annotated[int, "‰ of documents"] = 20
     stores: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[float, ...], "tokens, relative"] = ()
     vocabulary: str | None = None
 
     def resolved(self, vocabulary: Vocabulary) -> "DataConfig":

@@ -1,6 +1,7 @@
 """What to make a token store of."""
 
 import dataclasses
+from typing import Annotated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,5 +27,5 @@ class PrepareConfig:
     tfds: str | None = None
     tfds_feature: str = "text"
     tfds_data_dir: str | None = None
-    num_shards: int = 64
-    num_processes: int | None = None
+    num_shards: Annotated[int, "files"] = 64
+    num_processes: Annotated[int | None, "processes"] = None
