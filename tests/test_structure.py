@@ -22,9 +22,10 @@ READING_ORDER = """
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
     model_config layers model block_recurrent interop
-    data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
+    data.vocabularies data.text_counts data.documents data.text_files data.embedded data.compressors
     data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
-    losses optimizers distributed sharding train_config train_step layout_table evaluation
+    losses optimizers distributed sharding train_config train_step layout_table
+    loss_profile evaluation memory_worth
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     metrics_log preemption trainer
     cli train evaluate
