@@ -105,7 +105,7 @@ def state_change(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure
 def states_read(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure:
     """Which states the tokens attend to, along the document."""
     values = arrays["read_by_tokens"].T
-    extent = (0, window_length * values.shape[1], len(values) - 0.5, -0.5)
+    extent = (0.0, float(window_length * values.shape[1]), len(values) - 0.5, -0.5)
     return heat_map(values, "tokens read", "state", extent=extent)
 
 
@@ -119,7 +119,8 @@ def heat_map(
     """Attention as brightness, with its scale; `labels` name the columns if they are few."""
     figure, [[ax]] = new_figure(panel=(10.0, 4.2) if labels or extent else (5.6, 4.6))
     style = {"aspect": "auto", "cmap": "viridis", "interpolation": "nearest"}
-    image = ax.imshow(values, vmin=0, extent=extent, **style)
+    most = max(values.max(), 2 * values.mean())  # even attention is no brighter than the middle
+    image = ax.imshow(values, vmin=0, vmax=most, extent=extent, **style)
     ax.set(xlabel=across, ylabel=down)
     if 0 < len(labels) <= MAX_LABELS:
         turned = 90 if max(map(len, labels)) > 1 else 0

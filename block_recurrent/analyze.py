@@ -116,7 +116,7 @@ def write(folder: Path, config: RunConfig, text: Text, trace: Trace, history: di
     except OSError as error:
         raise UserError(f"cannot make --output={folder} ({error.strerror})") from error
     window = config.model.window_length
-    labels = [label(token, text.vocabulary) for token in text.inputs[-2 * window :]]
+    labels = [label(token, text.vocabulary) for token in text.inputs[-2 * window :].tolist()]
     labels = ["·"] * (2 * window - len(labels)) + labels  # before a text of one block are zeros
     for layer, arrays in trace.items():
         values = {

@@ -46,7 +46,7 @@ def worth_by_distance(by_distance: Mapping[str, Any], model: ModelConfig) -> Fig
     carried = np.array(by_distance["bits_per_token"]["carried"])
     for memory, bits in by_distance["bits_per_token"].items():
         if memory != "carried":
-            _stairs(ax, by_distance, np.array(bits) - carried, memory)
+            _stairs(ax, by_distance, (np.array(bits) - carried).tolist(), memory)
     _mark_reach(ax, model)
     ax.set_ylabel("bits a token lost")
     legend_above(figure)

@@ -112,7 +112,9 @@ def cosine(a: Float[Array, "S D"], b: Float[Array, "S D"]) -> Float[Array, " S"]
 
 def gate_names(arrays: dict[str, np.ndarray]) -> list[str]:
     """The gates of a layer, as 'output_gate'."""
-    return [name.removesuffix("_keep") for name in arrays if name.endswith("_keep")]
+    # From bottom to top; a pytree has its keys in the order of the alphabet.
+    names = (name.removesuffix("_keep") for name in arrays if name.endswith("_keep"))
+    return sorted(names, reverse=True)
 
 
 def _mean(name: str, total: np.ndarray, blocks: int) -> np.ndarray:
