@@ -10,7 +10,6 @@ from block_recurrent.tracing import gate_names
 
 COLORS = {"keep": BLUE, "take": ORANGE}
 LABELS = {"keep": "keep, times the old state", "take": "take, times the new values"}
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MAX_LABELS = 80  # tokens that an axis can name legibly
 
 
@@ -67,7 +66,7 @@ def gates_over_training(
 
     Args:
       steps: of the checkpoints.
-      values: '<gate>_keep' and '<gate>_take' → their `QUANTILES` at each checkpoint.
+      values: '<gate>_keep' and '<gate>_take' → their `tracing.QUANTILES` at each checkpoint.
     """
     names = sorted({name.rpartition("_")[0] for name in values}, reverse=True)
     figure, axes = new_figure(len(names), panel=(7.0, 2.8))

@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE.html",
         help="also write a page of figures, and the numbers as FILE.json: loss by place in the "
-        "document, and what the recurrent state is worth. Takes four times as long",
+        "document, and what the recurrent state is worth. Walks the documents four times",
     )
     parser.add_argument(
         "--batch_size", type=int, metavar="B", help="rows; default: chosen by the documents"

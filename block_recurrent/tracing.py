@@ -10,9 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.inspection import Look, look_at_block
 
 GATE_EDGES = np.linspace(0, 1, 51)  # of the bins that gate values are counted in
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 ATTENTION_BLOCKS = 4  # at the end of the text, whose attention is kept whole
 
 # Axes and meaning of each array of a `Trace`; {} is the gate, N the blocks of the text.
@@ -33,6 +35,14 @@ ARRAYS = {
     "states_to_tokens": "[4, H, S, 2W] to the tokens of the block before and of this one",
     "tokens_to_states": "[4, H, W, S]",
 }
+
+
+class Text(NamedTuple):
+    """What the model reads: the tokens shifted by one, as in training, in whole blocks."""
+
+    name: str
+    inputs: Int[np.ndarray, " T"]
+    vocabulary: Vocabulary
 
 
 class Seen(NamedTuple):
@@ -108,6 +118,12 @@ def cosine(a: Float[Array, "S D"], b: Float[Array, "S D"]) -> Float[Array, " S"]
     """Of the angle between the vectors of two states."""
     norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     return jnp.sum(a * b, axis=-1) / norms
+
+
+def gate_quantiles(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """`QUANTILES` of the values of each gate, over states and units."""
+    names = [name for name in arrays if name.endswith(("_keep", "_take"))]
+    return {name: np.quantile(arrays[name], QUANTILES).tolist() for name in names}
 
 
 def gate_names(arrays: dict[str, np.ndarray]) -> list[str]:

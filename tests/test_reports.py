@@ -171,7 +171,7 @@ def test_report_refusals(refuse, finished):
 
 def test_without_matplotlib(refuse, finished, monkeypatch):
     for name in list(sys.modules):
-        if name.partition(".")[2] in ("plots", "report", "report_figures", "analysis_figures"):
+        if name.endswith(("plots", "report", "_figures")):
             monkeypatch.delitem(sys.modules, name)
     for name in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, name, None)

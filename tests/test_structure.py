@@ -21,14 +21,15 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model block_recurrent interop inspection tracing
-    data.vocabularies data.text_counts data.documents data.text_files data.embedded data.compressors
-    data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
+    model_config layers model block_recurrent interop inspection
+    data.vocabularies tracing data.text_counts data.documents data.text_files data.embedded
+    data.compressors data.store_format data.store_writer data.store data.mixture data data.lanes
+    data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table
     loss_profile evaluation memory_worth
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     metrics_log preemption trainer
-    plots report_figures report analysis_figures
+    plots report_figures report analysis_figures analysis_report
     cli train evaluate analyze
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
     data.tasks data.shard data.write_shard data.prepare_plan data.shard_workers
