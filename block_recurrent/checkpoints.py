@@ -44,6 +44,11 @@ class Checkpoints:
         """The newest whole checkpoint's step."""
         return self.manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """Of all whole checkpoints, ascending."""
+        return sorted(self.manager.all_steps())
+
     def save(self, state: TrainState, position: LanePosition):
         """Saves in the background, once an earlier save is done; `state` may be donated after."""
         self.manager.save(
@@ -73,8 +78,12 @@ class Checkpoints:
         state = TrainState(**training["state"], params=restored.params)
         return state, LanePosition(**training["position"])
 
-    def restore_params(self, abstract: dict[str, Any]) -> dict[str, Any]:
-        """The newest parameters alone, on one device, wherever they lay when they were saved.
+    def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+        """Parameters alone, on one device, wherever they lay when they were saved.
+
+        Args:
+          abstract: their shapes.
+          step: of the checkpoint; None: the newest.
 
         Raises:
           UserError: there is no checkpoint, or one of other parameters.
@@ -92,7 +101,8 @@ class Checkpoints:
                 "with which the run was trained"
             )
         return self.manager.restore(
-            self.latest_step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
+            self.latest_step if step is None else step,
+            args=ocp.args.Composite(params=ocp.args.StandardRestore(target)),
         ).params
 
 

@@ -3,14 +3,19 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
+from flax import nnx
 
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
+from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
+from block_recurrent.loss_profile import Profile
+from block_recurrent.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.train_step import abstract_model
 from block_recurrent.workdir import read_config
@@ -19,14 +24,21 @@ from block_recurrent.workdir import read_config
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m block_recurrent.evaluate",
-        description="Bits per token and per byte of the newest checkpoint over whole documents, "
-        "the state carried from segment to segment and every byte counted once.",
+        description="Bits per token, byte and character of the newest checkpoint over whole "
+        "documents, the state carried from segment to segment and every byte counted once.",
     )
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run")
     parser.add_argument(
         "--split", default="held_out", help="held_out (default), train, or another of the store's"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="also write a page of figures, and the numbers as FILE.json: loss by place in the "
+        "document, and what the recurrent state is worth. Walks the documents four times",
+    )
     parser.add_argument(
         "--batch_size", type=int, metavar="B", help="rows; default: chosen by the documents"
     )
@@ -38,13 +50,48 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise UserError(f"no folder {arguments.json.parent} for --json={arguments.json}: make it")
+    check_outputs(arguments)
+    if arguments.report:
+        from block_recurrent.report import write_report  # needs matplotlib: says so at once
     config = read_config(arguments.workdir)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract)
         step = checkpoints.latest_step
+    evaluator = make_evaluator(graphdef, config, arguments)
+    score = evaluator(params)
+    result = {"step": step, "split": arguments.split, **score.metrics()}
+    result |= {
+        "documents": len(evaluator.documents.lengths),
+        "tokens": score.num_tokens,
+        "bytes": score.num_bytes,
+        "words": score.num_words,
+    }
+    if score.num_characters is not None:
+        result["characters"] = score.num_characters
+    for name, value in result.items():
+        print(f"{name:<20}{value:.6f}" if isinstance(value, float) else f"{name:<20}{value}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.report:
+        memories = probe_memory(evaluator, config, params)
+        write_report(arguments.report, arguments.workdir, config, result, score.profile, memories)
+
+
+def check_outputs(arguments: argparse.Namespace):
+    """Refuses before the work what could not be written after it."""
+    for option in ("json", "report"):
+        path = getattr(arguments, option)
+        if path and not path.parent.is_dir():
+            raise UserError(f"no folder {path.parent} for --{option}={path}: make it")
+    if arguments.report and arguments.report.suffix != ".html":
+        raise UserError(f"--report={arguments.report} is no page: name a file that ends in .html")
+
+
+def make_evaluator(
+    graphdef: nnx.GraphDef, config: RunConfig, arguments: argparse.Namespace
+) -> Evaluator:
+    """Of the split, on one device, in the shape asked for or else a good one."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
@@ -54,19 +101,17 @@ def main():
     asked = arguments.batch_size, arguments.segment_length
     rows, length = (n if given is None else given for n, given in zip(shape, asked, strict=True))
     layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
-    evaluator = Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
-    score = evaluator(params)
-    result = {"step": step, "split": arguments.split, **score.metrics()}
-    result |= {
-        "documents": len(documents.lengths),
-        "tokens": score.num_tokens,
-        "bytes": score.num_bytes,
-        "words": score.num_words,
-    }
-    for name, value in result.items():
-        print(f"{name:<16}{value:.6f}" if isinstance(value, float) else f"{name:<16}{value}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
+
+
+def probe_memory(
+    evaluator: Evaluator, config: RunConfig, params: dict[str, Any]
+) -> dict[str, Profile]:
+    """The loss with each memory; one row alone has no other document's state to get."""
+    if not config.model.recurrent_layers:
+        return {}
+    memories = MEMORIES if evaluator.lanes.batch_size > 1 else MEMORIES[:2]
+    return MemoryProbe(evaluator, config.train.segment_length)(params, memories)
 
 
 if __name__ == "__main__":

@@ -2,51 +2,79 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Int
 
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.lanes import Batch, Lanes
 from block_recurrent.data.prefetch import prefetch
-from block_recurrent.losses import summed_loss
+from block_recurrent.loss_profile import Profile, distances, make_profile, total
+from block_recurrent.losses import token_losses
 from block_recurrent.sharding import Layout
 from block_recurrent.types import ModelState
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How well a model predicts documents: the loss summed over all their tokens.
+    """How well a model predicts documents: the loss over all their tokens.
 
     Attributes:
-      nats: the sum.
-      num_tokens: tokens predicted, the end of every document among them.
+      profile: nats and tokens by distance from the start of the document.
       num_bytes: raw bytes of the documents.
       num_words: words of the raw documents.
+      num_characters: characters of the raw documents; None where they were not counted.
     """
 
-    nats: float
-    num_tokens: int
+    profile: Profile
     num_bytes: int
     num_words: int
+    num_characters: int | None
+
+    @property
+    def nats(self) -> float:
+        """The loss summed over all tokens."""
+        return float(self.profile.nats.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens predicted, the end of every document among them."""
+        return int(self.profile.tokens.sum())
 
     def metrics(self) -> dict[str, float]:
-        """loss (nats a token), bits_per_token, bits_per_byte and word_perplexity.
+        """loss (nats a token), bits_per_token, _byte and _character, and word_perplexity.
 
         The last is e to the nats a word, as the authors of PG19 report it (Rae et al. 2020): it
-        compares models of different vocabularies. Where there are no words it is infinite.
+        compares models of different vocabularies. Where there are no words it is infinite. Bits a
+        character are left out where characters were not counted.
         """
         bits = self.nats / math.log(2)
         nats_per_word = self.nats / self.num_words if self.num_words else math.inf
-        return {
+        metrics = {
             "loss": self.nats / self.num_tokens,
             "bits_per_token": bits / self.num_tokens,
             "bits_per_byte": bits / self.num_bytes,
-            "word_perplexity": math.exp(nats_per_word) if nats_per_word < 700 else math.inf,
         }
+        if self.num_characters:
+            metrics["bits_per_character"] = bits / self.num_characters
+        perplexity = math.exp(nats_per_word) if nats_per_word < 700 else math.inf
+        return metrics | {"word_perplexity": perplexity}
+
+
+class Walk(NamedTuple):
+    """Where the rows stand between two segments.
+
+    Attributes:
+      model: the model's state.
+      distance: tokens of its document that each row has read.
+    """
+
+    model: ModelState
+    distance: Int[Array, " B"]
 
 
 def evaluation_shape(
@@ -90,30 +118,29 @@ class Evaluator:
             documents, batch_size, segment_length, window_length, shuffle=False, repeat=False
         )
 
-        def step(
-            params: dict[str, Any], model_state: ModelState, batch: Batch
-        ) -> tuple[tuple[Float[Array, " B"], Float[Array, ""]], ModelState]:
+        def step(params: dict[str, Any], walk: Walk, batch: Batch) -> tuple[Profile, Walk]:
             model = nnx.merge(graphdef, layout.gather(params))
-            features, model_state = model.features(batch.inputs, model_state, batch.starts)
-            nats = summed_loss(model, features, batch.targets, batch.weights)
-            return (nats, batch.weights.sum()), layout.split_state(model_state)
+            features, state = model.features(batch.inputs, walk.model, batch.starts)
+            nats = token_losses(model, features, batch.targets)
+            distance = distances(batch.starts, walk.distance, window_length)
+            profile = make_profile(nats, batch.weights, distance)
+            return profile, Walk(layout.split_state(state), distance[:, -1] + 1)
 
-        def initial(params: dict[str, Any]) -> ModelState:
-            return layout.split_state(nnx.merge(graphdef, params).initial_state(batch_size))
+        def initial(params: dict[str, Any]) -> Walk:
+            state = nnx.merge(graphdef, params).initial_state(batch_size)
+            return Walk(layout.split_state(state), jnp.zeros(batch_size, jnp.int32))
 
         self.initial = jax.jit(initial)
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(layout.replicated, None))
 
     def __call__(self, params: dict[str, Any]) -> Score:
-        state = self.initial(params)
-        scores = []
+        walk, profiles = self.initial(params), []
         rows = self.layout.rows_here(self.lanes.batch_size)
         with prefetch(self.lanes, self.lanes.initial_position(), rows) as batches:
             for batch, _ in batches:
-                score, state = self.step(params, state, self.layout.put(batch))
-                scores.append(score)
-        nats, tokens = (
-            float(np.sum(each, dtype=np.float64))
-            for each in zip(*jax.device_get(scores), strict=True)
+                profile, walk = self.step(params, walk, self.layout.put(batch))
+                profiles.append(profile)
+        documents = self.documents
+        return Score(
+            total(profiles), documents.num_bytes, documents.num_words, documents.num_characters
         )
-        return Score(nats, int(tokens), self.documents.num_bytes, self.documents.num_words)

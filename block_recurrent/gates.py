@@ -1,6 +1,7 @@
 """Gates of the recurrent cell: how a state takes in what a branch has computed (section 3.2).
 
-``gate(x, y, u)``: x is the state, y the branch's output, u the input of the branch's last layer.
+``gate(x, y, u) = x·keep + y·take``: x is the state, y the branch's output, u the input of the
+branch's last layer, of which the gates that are not fixed make `keep` and `take`.
 """
 
 import jax
@@ -10,44 +11,47 @@ from jaxtyping import Array, Float
 from block_recurrent.linear import linear
 
 
-class FixedGate(nnx.Module):
-    """x·g + y·(1 − g) with g = σ(b): a learned moving average, the same at every step."""
+class Gate(nnx.Module):
+    """What all gates share; each has its `multipliers`."""
+
+    def __call__(
+        self, x: Float[Array, "B S D"], y: Float[Array, "B S D"], u: Float[Array, "B S U"]
+    ) -> Float[Array, "B S D"]:
+        keep, take = self.multipliers(u)
+        return x * keep + y * take
+
+
+class FixedGate(Gate):
+    """keep = σ(b), take = 1 − keep: a learned moving average, the same at every step."""
 
     def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,)))
 
-    def __call__(
-        self, x: Float[Array, "B S D"], y: Float[Array, "B S D"], u: Float[Array, "B S U"]
-    ) -> Float[Array, "B S D"]:
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, " D"], ...]:
         g = jax.nn.sigmoid(self.bias[...])
-        return x * g + y * (1 - g)
+        return g, 1 - g
 
 
-class GRUGate(nnx.Module):
-    """x·g + y·(1 − g) with g = σ(W u + b + 1)."""
+class GRUGate(Gate):
+    """keep = σ(W u + b + 1), take = 1 − keep."""
 
     def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         self.gate = gate_linear(input_size, size, dtype, rngs)
 
-    def __call__(
-        self, x: Float[Array, "B S D"], y: Float[Array, "B S D"], u: Float[Array, "B S U"]
-    ) -> Float[Array, "B S D"]:
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
         g = jax.nn.sigmoid(self.gate(u) + 1)
-        return x * g + y * (1 - g)
+        return g, 1 - g
 
 
-class LSTMGate(nnx.Module):
-    """x·f + y·i with f = σ(W_f u + b_f + 1) and i = σ(W_i u + b_i − 1)."""
+class LSTMGate(Gate):
+    """keep = σ(W_f u + b_f + 1), take = σ(W_i u + b_i − 1)."""
 
     def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         self.forget = gate_linear(input_size, size, dtype, rngs)
         self.input = gate_linear(input_size, size, dtype, rngs)
 
-    def __call__(
-        self, x: Float[Array, "B S D"], y: Float[Array, "B S D"], u: Float[Array, "B S U"]
-    ) -> Float[Array, "B S D"]:
-        f, i = jax.nn.sigmoid(self.forget(u) + 1), jax.nn.sigmoid(self.input(u) - 1)
-        return x * f + y * i
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
+        return jax.nn.sigmoid(self.forget(u) + 1), jax.nn.sigmoid(self.input(u) - 1)
 
 
 def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:

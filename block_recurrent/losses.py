@@ -18,13 +18,12 @@ def num_chunks(batch: int, length: int, vocab_size: int) -> int:
     )
 
 
-def summed_loss(
+def token_losses(
     model: BlockRecurrentTransformer,
     features: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-) -> Float[Array, " B"]:
-    """Nats, summed over the positions of each row by weight.
+) -> Float[Array, "B T"]:
+    """Nats that each target costs.
 
     Works on chunks of the segment and computes their logits again for the gradient, so that memory
     is that of one chunk however large the vocabulary.
@@ -32,19 +31,29 @@ def summed_loss(
     batch, length, _ = features.shape
     chunks = num_chunks(batch, length, model.config.vocab_size)
 
-    def chunk_loss(features, targets, weights):
+    def chunk_losses(features, targets):
         logits = model.readout(features)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - chosen) * weights, axis=1)
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
 
     if chunks == 1:
-        return chunk_loss(features, targets, weights)
+        return chunk_losses(features, targets)
 
     def split(x):
         return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
 
-    def step(total, chunk):
-        return total + jax.checkpoint(chunk_loss)(*chunk), None
+    def step(_, chunk):
+        return None, jax.checkpoint(chunk_losses)(*chunk)
 
-    chunked = (split(features), split(targets), split(weights))
-    return jax.lax.scan(step, jnp.zeros(batch), chunked)[0]
+    _, losses = jax.lax.scan(step, None, (split(features), split(targets)))
+    return jnp.moveaxis(losses, 0, 1).reshape(batch, length)
+
+
+def summed_loss(
+    model: BlockRecurrentTransformer,
+    features: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+) -> Float[Array, " B"]:
+    """Nats, summed over the positions of each row by weight; see `token_losses`."""
+    return jnp.sum(token_losses(model, features, targets) * weights, axis=1)

@@ -95,9 +95,7 @@ class RecurrentCell(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], KeysValues]:
         """The state that leaves the block; keys and values of the state that entered it."""
         h = self.with_ids(state)
-        queries = scaled_unit(to_heads(self.query(h), self.num_heads), self.scale[...])
-        token_queries = to_heads(self.token_query(h), self.num_heads)
-        token_queries = scaled_unit(token_queries, self.token_scale[...])
+        queries, token_queries = self.queries(h)
         states = self.keys_values(h)
         attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
         return self.update(state, attended), states
@@ -106,13 +104,17 @@ class RecurrentCell(nnx.Module):
         """Keys and values ``[B, H, S, K]`` of a state, for tokens to attend to."""
         return self.keys_values(self.with_ids(state))
 
+    def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], ...]:
+        """To the states and to the tokens, of states that are normed and have their positions."""
+        return (
+            scaled_unit(to_heads(self.query(h), self.num_heads), self.scale[...]),
+            scaled_unit(to_heads(self.token_query(h), self.num_heads), self.token_scale[...]),
+        )
+
     def keys_values(self, h: Float[Array, "B S D"]) -> KeysValues:
         """Keys and values of states that are normed and have their positions."""
-        keys, values = (
-            to_heads(self.key(h), self.num_heads),
-            to_heads(self.value(h), self.num_heads),
-        )
-        return KeysValues(unit(keys), values)
+        keys = to_heads(self.key(h), self.num_heads)
+        return KeysValues(unit(keys), to_heads(self.value(h), self.num_heads))
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The normed state plus the learned position of each vector, which tells them apart."""

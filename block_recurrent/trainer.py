@@ -22,6 +22,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.initial_model import initial_params
 from block_recurrent.layout_table import layout_table, memory_line
+from block_recurrent.memory_worth import MemoryProbe
 from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
@@ -65,6 +66,8 @@ class Trainer:
         ways = self.mesh.size // config.mesh.tensor
         shape = evaluation_shape(held_out, model.attention, *shape, ways)
         self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.layout)
+        recurrent = bool(model.recurrent_layers)
+        self.probe = MemoryProbe(self.evaluator, train.segment_length) if recurrent else None
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
         abstract = jax.eval_shape(self.init)
@@ -204,10 +207,14 @@ class Trainer:
     def evaluate(self, step: int, state: TrainState):
         """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
         documents, metrics = self.documents["held_out"], self.evaluator(state.params).metrics()
+        if self.probe:
+            metrics["memory_worth"] = self.probe.worth(state.params)
         if not is_first():
             return
         self.log.write(step, "held_out", metrics)
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
+        if self.probe:
+            line += f", memory worth {metrics['memory_worth']:.4f} bits a token"
         if step == self.config.train.num_steps and isinstance(documents, ByteDocuments):
             others = compressed_bits_per_byte(documents)
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())

@@ -24,6 +24,7 @@ class Numbered:
         self.names = [f"document {i}" for i in range(len(lengths))]
         self.firsts = 1 + np.cumsum(self.lengths) - self.lengths
         self.num_tokens = self.num_bytes = self.num_words = int(self.lengths.sum())
+        self.num_characters = None
         self.fingerprint = hash(tuple(lengths)) % 2**63
         self.vocabulary = type("Vocabulary", (), {"size": vocab_size, "name": "numbers"})()
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from block_recurrent.data import DataConfig, load_documents
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.store import open_stores, verify
 from block_recurrent.data.store_format import FORMAT
 from block_recurrent.data.store_writer import (
@@ -67,6 +69,7 @@ def test_what_is_written_is_read(store):
         assert documents.num_bytes == sum(map(len, texts))
         assert documents.num_tokens == documents.num_bytes + len(texts)
         assert documents.num_words == sum(len(text.split()) for text in texts)
+        assert documents.num_characters == sum(len(text.decode()) for text in texts)
         numbers = [(s, n) for s, shard in enumerate(shards) for n in range(len(shard))]
         assert documents.names == [f"{split} {s}/{n}\n" for s, n in numbers]
         for index, text in enumerate(texts):
@@ -75,6 +78,20 @@ def test_what_is_written_is_read(store):
             assert documents.tokens(index, 2, 6).tolist() == tokens[2:6]
             assert documents.tokens(index, 1, 10**9).tolist() == tokens[1:]
     assert list(verify(store)) == []
+
+
+def test_a_store_that_counted_no_characters(store):
+    """As older versions made them: read as before, with no figure by the character."""
+    path = store / "store.json"
+    metadata = json.loads(path.read_text())
+    for counts in metadata["splits"].values():
+        del counts["characters"]
+    path.write_text(json.dumps(metadata))
+    documents = open_split(store)
+    assert documents.num_characters is None
+    counted = ByteDocuments({"a": b"text"})
+    assert Mixture([documents, counted], [1.0, 1.0]).num_characters is None
+    assert Mixture([counted, counted], [1.0, 1.0]).num_characters == 8
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):

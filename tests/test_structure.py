@@ -22,13 +22,16 @@ READING_ORDER = """
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
     model_config layers model interop model_file token_step decoding sampling writing generation
-    saved_state block_recurrent
-    data.vocabularies data.words data.documents data.text_files data.embedded data.compressors
-    data.store_format data.store_writer data.store data.mixture data data.lanes data.prefetch
-    losses optimizers distributed sharding train_config train_step layout_table evaluation
+    saved_state block_recurrent inspection
+    data.vocabularies tracing data.text_counts data.documents data.text_files data.embedded
+    data.compressors data.store_format data.store_writer data.store data.mixture data data.lanes
+    data.prefetch
+    losses optimizers distributed sharding train_config train_step layout_table
+    loss_profile evaluation memory_worth
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     initial_model metrics_log preemption trainer trained
-    cli train evaluate export data.text_stream generate
+    plots report_figures report analysis_figures analysis_report
+    cli train evaluate analyze export data.text_stream generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
     data.tasks data.shard data.keep_buffers data.write_shard data.prepare_plan data.shard_workers
     data.partial_folder data.prepare_progress data.prepare prepare_data

@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
+from block_recurrent.data.text_counts import TextCounter
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
-from block_recurrent.data.words import WordCounter
 from block_recurrent.errors import UserError
 
 PIECE = 2**20  # bytes read at a time, where a whole document may be too many
@@ -28,6 +28,7 @@ class Documents(Protocol):
       num_tokens: sum of the lengths.
       num_bytes: bytes of all documents before they became tokens.
       num_words: words of all documents, as white space parts them.
+      num_characters: characters of all documents, as UTF-8 has them; None where nobody has counted.
       vocabulary: what the tokens mean.
       fingerprint: a number that another collection would not have.
     """
@@ -37,6 +38,7 @@ class Documents(Protocol):
     num_tokens: int
     num_bytes: int
     num_words: int
+    num_characters: int | None
     vocabulary: Vocabulary
     fingerprint: int
 
@@ -72,16 +74,23 @@ class ByteDocuments:
     def num_bytes(self) -> int:
         return int(self._sizes.sum())
 
-    @functools.cached_property
+    @property
     def num_words(self) -> int:
-        """Read off all the documents the first time that somebody asks."""
-        total = 0
+        return self._text_counts[0]
+
+    @property
+    def num_characters(self) -> int:
+        return self._text_counts[1]
+
+    @functools.cached_property
+    def _text_counts(self) -> tuple[int, int]:
+        """Words and characters; all the documents are read the first time that somebody asks."""
+        counters = []
         for document, size in enumerate(self._sizes.tolist()):
-            words = WordCounter()
+            counters.append(TextCounter())
             for start in range(0, size, PIECE):
-                words.add(self._read(document, start, min(start + PIECE, size)))
-            total += words.count
-        return total
+                counters[-1].add(self._read(document, start, min(start + PIECE, size)))
+        return sum(one.words for one in counters), sum(one.characters for one in counters)
 
     @functools.cached_property
     def fingerprint(self) -> int:
@@ -105,7 +114,7 @@ class ByteDocuments:
         chosen.names = [self.names[i] for i in indices]
         chosen._sources = [self._sources[i] for i in indices]
         chosen._sizes, chosen.lengths = self._sizes[indices], self.lengths[indices]
-        for cached in ("num_words", "fingerprint"):
+        for cached in ("_text_counts", "fingerprint"):
             chosen.__dict__.pop(cached, None)
         return chosen
 

@@ -61,6 +61,11 @@ class Mixture:
         return sum(source.num_words for source in self.sources)
 
     @property
+    def num_characters(self) -> int | None:
+        counts = [source.num_characters for source in self.sources]
+        return None if None in counts else sum(counts)
+
+    @property
     def bytes_per_token(self) -> float:
         """In the proportion in which training reads the sources."""
         rates = [source.num_bytes / source.num_tokens for source in self.sources]

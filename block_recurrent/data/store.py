@@ -53,6 +53,7 @@ class TokenStore:
         self.vocabulary = _vocabulary(folder, metadata["vocabulary"])
         self.num_tokens, self.num_bytes = counts["tokens"], counts["bytes"]
         self.num_words = counts["words"]
+        self.num_characters = counts.get("characters")  # which older stores lack
         self.fingerprint = fingerprint([json.dumps(metadata, sort_keys=True), split])
         self._type = token_type(self.vocabulary.size)
         self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]

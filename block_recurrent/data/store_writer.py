@@ -20,9 +20,9 @@ from block_recurrent.data.store_format import (
     shard_metadata,
     token_type,
 )
-from block_recurrent.data.words import WordCounter
+from block_recurrent.data.text_counts import TextCounter
 
-COUNTS = ("documents", "tokens", "bytes", "words", "empty", "invalid_utf8")
+COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
 
 
 class ShardWriter:
@@ -44,7 +44,7 @@ class ShardWriter:
       vocab_size: ids are below it.
 
     Attributes:
-      documents, tokens, bytes, words: written so far.
+      documents, tokens, bytes, words, characters: written so far.
       empty: documents left out because they have no text; the caller counts them.
       invalid_utf8: documents that are no valid UTF-8.
     """
@@ -52,7 +52,8 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
         self.folder, self.split, self.shard = folder, split, shard
         self.type = token_type(vocab_size)
-        self.documents = self.tokens = self.bytes = self.words = self.empty = self.invalid_utf8 = 0
+        self.documents = self.tokens = self.bytes = self.words = self.characters = 0
+        self.empty = self.invalid_utf8 = 0
         self._current = _Document()
 
     def __enter__(self) -> "ShardWriter":
@@ -70,18 +71,19 @@ class ShardWriter:
         self._tokens.write(np.ascontiguousarray(tokens, self.type).data)
         self._current.tokens += len(tokens)
         self._current.bytes += len(text)
-        self._current.words.add(text)
+        self._current.text.add(text)
         self.tokens += len(tokens)
 
     def end_document(self, name: str, *, invalid_utf8: bool = False):
         """Ends the current document and names it."""
         document, self._current = self._current, _Document()
-        numbers = (document.tokens, document.bytes, document.words.count)
+        numbers = (document.tokens, document.bytes, document.text.words)
         self._documents.write(np.array(numbers, "<i8").data)
         self._names.write(json.dumps(name).encode() + b"\n")
         self.documents += 1
         self.bytes += document.bytes
-        self.words += document.words.count
+        self.words += document.text.words
+        self.characters += document.text.characters
         self.invalid_utf8 += invalid_utf8
 
     def __exit__(self, kind, *_):
@@ -104,7 +106,7 @@ class _Document:
 
     def __init__(self):
         self.tokens = self.bytes = 0
-        self.words = WordCounter()
+        self.text = TextCounter()
 
 
 class _File:
@@ -164,7 +166,11 @@ def finish_store(
         paths = [shard_metadata(folder, split, shard) for shard in range(number)]
         metadata = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         splits[split] = {"shards": number}
-        splits[split] |= {count: sum(one[count] for one in metadata) for count in COUNTS}
+        splits[split] |= {
+            count: sum(one[count] for one in metadata)
+            for count in COUNTS
+            if all(count in one for one in metadata)  # older shards lack characters
+        }
         files |= {path.name: _describe(path) for path in paths}
     model = folder / VOCABULARY_MODEL
     if model.is_file():

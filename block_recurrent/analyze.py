@@ -1,0 +1,93 @@
+"""Looks inside a run's recurrent layers: ``python -m block_recurrent.analyze --workdir=DIR …``."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from block_recurrent.checkpoints import Checkpoints
+from block_recurrent.cli import run_main
+from block_recurrent.configs import RunConfig
+from block_recurrent.data import load_documents
+from block_recurrent.data.vocabularies import PADDING
+from block_recurrent.errors import UserError
+from block_recurrent.tracing import Text, gate_quantiles, make_tracer
+from block_recurrent.train_step import abstract_model
+from block_recurrent.workdir import read_config
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m block_recurrent.analyze",
+        description="Gate values, attention between states and tokens, and how the states change "
+        "along a text: figures, and the numbers behind them.",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
+    )
+    parser.add_argument(
+        "--text_file",
+        type=Path,
+        metavar="FILE",
+        help="the text to read (default: the longest held-out document)",
+    )
+    parser.add_argument(
+        "--max_tokens", type=int, default=16_384, metavar="N", help="of it (default: 16384)"
+    )
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise UserError(f"--output={arguments.output} is a file: name a folder")
+    from block_recurrent.analysis_report import write_analysis  # needs matplotlib: says so at once
+
+    config = read_config(arguments.workdir)
+    if not config.model.recurrent_layers:
+        raise UserError(
+            f"the model in {arguments.workdir} has no recurrent layer to look into: name a run "
+            "with BlockRecurrentTransformer.recurrent_layers"
+        )
+    text = read_text(config, arguments.text_file, arguments.max_tokens)
+    graphdef, abstract = abstract_model(config.model)
+    tracer = make_tracer(graphdef, config.model.window_length)
+    history: dict[int, dict[int, dict[str, list[float]]]] = {}
+    with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
+        for step in checkpoints.steps or [None]:  # without any, restoring says so
+            trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)
+            history[step] = {layer: gate_quantiles(arrays) for layer, arrays in trace.items()}
+    write_analysis(arguments.output, config.model, text, trace, history)
+
+
+def read_text(config: RunConfig, path: Path | None, max_tokens: int) -> Text:
+    """A file, or the longest held-out document, as the model reads it.
+
+    Raises:
+      UserError: there is no such file, or not one block in it.
+    """
+    documents = load_documents(config.data)["held_out"]
+    vocabulary, window = documents.vocabulary, config.model.window_length
+    if path is None:
+        longest = int(np.argmax(documents.lengths))
+        name = documents.names[longest]
+        tokens = documents.tokens(longest, 0, max(max_tokens, 0))
+    else:
+        name = str(path)
+        try:
+            tokens = vocabulary.encode(path.read_bytes())[: max(max_tokens, 0)]
+        except OSError as error:
+            raise UserError(f"cannot read --text_file={path} ({error.strerror})") from error
+    length = len(tokens) // window * window
+    if not length:
+        raise UserError(
+            f"{name} gives {len(tokens)} tokens, and a block of the model is {window}: name a "
+            "longer text by --text_file, or a larger --max_tokens"
+        )
+    inputs = np.concatenate([[PADDING], tokens[: length - 1]]).astype(np.int32)
+    return Text(name, inputs, vocabulary)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,69 @@
+"""Loss by distance from the start of the document."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+NUM_BINS = 32  # as many as int32 has distances for
+
+
+class Profile(NamedTuple):
+    """Nats and tokens by how far they stand from the start of their document.
+
+    Bin 0 holds the first token of every document, bin k the distances 2^(k − 1) … 2^k − 1.
+    """
+
+    nats: Float[Array | np.ndarray, "32"]
+    tokens: Float[Array | np.ndarray, "32"]
+
+    @property
+    def bits_per_token(self) -> float:
+        """Over all bins."""
+        return float(self.nats.sum() / self.tokens.sum()) / math.log(2)
+
+
+def first_of_bins() -> Int[np.ndarray, "32"]:
+    """The least distance of each bin."""
+    return np.concatenate([[0], 2 ** np.arange(NUM_BINS - 1)])
+
+
+def distances(
+    starts: Bool[Array, "B N"], before: Int[Array, " B"], window_length: int
+) -> Int[Array, "B T"]:
+    """Tokens between the start of its document and each place of a segment.
+
+    Args:
+      starts: where a block begins a document.
+      before: tokens of its document that each row has read before the segment.
+      window_length: W, tokens of a block.
+    """
+    rows, num_blocks = starts.shape
+    blocks = jnp.arange(num_blocks)
+    latest = jax.lax.cummax(jnp.where(starts, blocks, -1), axis=1)
+    carried = before[:, None] + window_length * blocks
+    first = jnp.where(latest < 0, carried, window_length * (blocks - latest))
+    return (first[:, :, None] + jnp.arange(window_length)).reshape(rows, -1)
+
+
+def make_profile(
+    nats: Float[Array, "B T"], weights: Float[Array, "B T"], distance: Int[Array, "B T"]
+) -> Profile:
+    """Sums of weighted nats and of weights, bin by bin."""
+    bins = NUM_BINS - jax.lax.clz(distance)  # the number of binary digits
+    in_bin = bins[..., None] == jnp.arange(NUM_BINS)
+
+    def by_bin(x):
+        return jnp.sum(jnp.where(in_bin, x[..., None], 0), axis=(0, 1))
+
+    return Profile(by_bin(nats * weights), by_bin(weights))
+
+
+def total(profiles: Sequence[Profile]) -> Profile:
+    """The sum of the profiles, in float64."""
+    parts = zip(*jax.device_get(profiles), strict=True)
+    return Profile(*(np.sum(each, axis=0, dtype=np.float64) for each in parts))

@@ -1,0 +1,73 @@
+"""Figures by matplotlib, as objects, without the global state of pyplot."""
+
+import io
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from block_recurrent.errors import UserError
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+except ImportError as error:
+    raise UserError(
+        "plots need matplotlib: pip install matplotlib (or this package with its extra [plots])"
+    ) from error
+
+# Okabe and Ito's, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+
+
+def new_figure(rows: int = 1, columns: int = 1, *, panel: tuple[float, float] = (7.0, 3.4)):
+    """A figure and its axes ``[rows, columns]``; `panel` is the size of one of them in inches."""
+    width, height = panel
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def legend_above(figure: Figure):
+    """One legend for all axes, where it hides nothing."""
+    labelled = {}
+    for ax in figure.axes:
+        labelled |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        labelled.values(), labelled, loc="outside upper left", ncols=len(labelled), frameon=False
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """The picture, at a resolution good for screen and paper."""
+    buffer = io.BytesIO()
+    # No name of the program: the same numbers give the same bytes under any version's banner.
+    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def token_axis(ax: Axes):
+    """A logarithmic axis of numbers of tokens: 1, 4, 16, … 1k, 4k."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x)))
+
+
+def thousands(x: float) -> str:
+    """1024 as "1k", 2²⁰ as "1M"."""
+    for size, unit in ((2**20, "M"), (2**10, "k")):
+        if x >= size:
+            return f"{x / size:g}{unit}"
+    return f"{x:g}"
+
+
+def band(ax: Axes, x: Any, values: Float[np.ndarray, "M S"], color: str, label: str):
+    """The median over the last axis, the middle half around it and, fainter, nine tenths."""
+    low, first, median, third, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
+    ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    ax.fill_between(x, first, third, color=color, alpha=0.28, linewidth=0)
+    ax.plot(x, median, color=color, label=label)
