@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
 from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
@@ -17,8 +16,7 @@ from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.loss_profile import Profile
 from block_recurrent.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
-from block_recurrent.train_step import abstract_model
-from block_recurrent.workdir import read_config
+from block_recurrent.trained import load_run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,11 +51,9 @@ def main():
     check_outputs(arguments)
     if arguments.report:
         from block_recurrent.report import write_report  # needs matplotlib: says so at once
-    config = read_config(arguments.workdir)
-    graphdef, abstract = abstract_model(config.model)
-    with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(abstract)
-        step = checkpoints.latest_step
+    config, model, step = load_run(arguments.workdir)
+    graphdef, params = nnx.split(model)
+    params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)
     score = evaluator(params)
     result = {"step": step, "split": arguments.split, **score.metrics()}
