@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["block_recurrent", "block_recurrent.*"]), GIN],
     package_dir={GIN: "gin"},
-    package_data={GIN: ["**/*.gin"]},
+    package_data={GIN: ["**/*.gin"], "block_recurrent": ["pretrained/*.safetensors"]},
     install_requires=[
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",

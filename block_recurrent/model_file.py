@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
+from safetensors.flax import save
 
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.interop import model_from_arrays
@@ -33,6 +33,9 @@ def save_model(
       model: what to save.
       dtype: of the parameters in the file.
       about: more for the header, which `load_model` gives back.
+
+    Raises:
+      UserError: it cannot be written.
     """
     _, params = nnx.split(model)
     arrays = {
@@ -42,12 +45,11 @@ def save_model(
     header = {CONFIG: json.dumps(dataclasses.asdict(model.config))} | about
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        save_file(arrays, temporary, metadata=header)
+        temporary.write_bytes(save(arrays, metadata=header))
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path} ({first_line(error)}): name another file") from error
-    finally:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}): name another file") from error
 
 
 def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, str]]:

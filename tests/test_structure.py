@@ -114,7 +114,7 @@ def test_import_is_quick_and_starts_nothing():
 def test_the_architecture_is_short():
     names = ("attention", "gates", "recurrent_cell", "layers", "model")
     lines = {name: len(MODULES[name].read_text().splitlines()) for name in names}
-    assert sum(lines.values()) <= 650, lines
+    assert sum(lines.values()) <= 680, lines
 
 
 def test_no_file_for_odds_and_ends():
