@@ -143,6 +143,12 @@ def test_a_loop_of_ones_own_learns():
     assert losses[2] < losses[1] < losses[0]
 
 
+def test_streamed_tokens_are_those_that_are_generated_at_once():
+    names = run("generation.md", 0)
+    assert [list(row) for row in names["rows"]] == names["written"]
+    assert all(names["written"])
+
+
 def test_migration_from_meliad_carries_its_state():
     assert run("migration.md", 0)["logits"].shape == (2, 64, 260)
 
