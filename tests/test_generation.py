@@ -73,7 +73,17 @@ def as_read(prompts, rows):
     return jnp.asarray([np.pad(text, (0, length - len(text))) for text in texts], jnp.int32)
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *MORE])
+LONG = {"two_recurrent_layers", "gru_single", "lstm_dual", "feedback_two_recurrent_layers"}
+LONG |= {"bfloat16", "rope_feedback", "rope_full_attention"}  # to compile
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name in [*VARIANTS, *MORE]
+    ],
+)
 def test_logits_are_those_of_the_forward(name):
     """At every position, over several blocks, in rows that stand at different places of theirs."""
     recorded = []

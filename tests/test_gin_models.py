@@ -93,7 +93,13 @@ def test_there_are_variants_and_scales():
     assert len(VARIANTS) >= 6 and len(SCALES) >= 5
 
 
-@pytest.mark.parametrize("scale", SCALES)
+DEEPER = ("gin/scale/paper_13l.gin", "gin/scale/paper_24l.gin")  # than paper_12l, and no more
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [pytest.param(scale, marks=[pytest.mark.slow] if scale in DEEPER else []) for scale in SCALES],
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_at_every_scale(variant, scale):
     config = load([variant, scale], [])
