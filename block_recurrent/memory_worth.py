@@ -82,7 +82,10 @@ class MemoryProbe:
                 if "swapped" in walks:
                     walks["swapped"] = self.swap(walks["swapped"], others)
                 for memory in memories:
-                    profile, walks[memory] = self.evaluator.step(params, walks[memory], batch)
+                    # Awaited: a CPU may run steps of different walks at once, and processes whose
+                    # collectives meet in different orders wait for each other for ever.
+                    step = self.evaluator.step(params, walks[memory], batch)
+                    profile, walks[memory] = jax.block_until_ready(step)
                     found[memory].append(profile)
                 if "swapped" in walks:
                     carried = recurrent_states(walks["carried"].model)
