@@ -81,13 +81,13 @@ def begin_writing(
 
     def last(before, own):
         both = jnp.concatenate([before.astype(own.dtype), own], axis=2)
-        return cut(both, state.unread)
+        return cut(both, state.unread).reshape(-1, window, own.shape[-1])
 
     layers = tuple(
         KeysValues(*map(last, before.cache, own.cache))
         for before, own in zip(state.memory, after, strict=True)
     )
-    newest = jax.tree.map(lambda leaf: leaf[:, :, -1:], layers)
+    newest = jax.tree.map(lambda leaf: leaf[:, -1:], layers)
     rings = Rings(layers, newest, jnp.int32(window - 1))
     done = jnp.zeros(state.length.shape, bool)
     return Writing(state, states_to_read(model, state.memory), rings, done)
@@ -120,8 +120,11 @@ def next_block(
         def take(tree):
             return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1), tree)
 
-        ring = Rings(take(rings.layers), take(rings.newest), rings.slot)
-        after = read_block(model, take(carry[0]), ring)
+        def take_ring(leaf):
+            return leaf.reshape(full.size, -1, *leaf.shape[1:])[row]
+
+        layers, newest = jax.tree.map(take_ring, (rings.layers, rings.newest))
+        after = read_block(model, take(carry[0]), Rings(layers, newest, rings.slot))
         new = after, states_to_read(model, after)
         return jax.tree.map(
             lambda leaf, own: jax.lax.dynamic_update_slice_in_dim(leaf, own, row, 0), carry, new
@@ -131,10 +134,10 @@ def next_block(
 
 
 def read_block(model: BlockRecurrentTransformer, memory: ModelState, rings: Rings) -> ModelState:
-    """The model's state after a block whose tokens fill the rings."""
+    """The model's state of one row after a block whose tokens fill the rings."""
     after = []
     for layer, before, ring in zip(model.layers, memory, rings.written(), strict=True):
-        own = KeysValues(*(jnp.roll(leaf, -1 - rings.slot, axis=2) for leaf in ring))
+        own = KeysValues(*(jnp.roll(leaf, -1 - rings.slot, axis=1)[None] for leaf in ring))
         recurrent = before.recurrent
         if recurrent is not None:
             blocks = KeysValues(*(leaf[None] for leaf in own))

@@ -19,11 +19,12 @@ class Rings(NamedTuple):
     """The last V tokens of each row and layer: what the next token attends to.
 
     The newest is written into its place only when the next token comes: so a ring is changed before
-    it is read and not after, which XLA can do in place.
+    it is read and not after, which XLA can do in place. For that a ring must also have the very
+    shape that the product of matrices takes: rows and heads in one axis.
 
     Attributes:
-      layers: keys and values of each layer, ``[B, H, V, K]``.
-      newest: those of the newest token, ``[B, H, 1, K]``.
+      layers: keys and values of each layer, ``[B·H, V, K]``.
+      newest: those of the newest token, ``[B·H, 1, K]``.
       slot: where the newest belongs; the one behind it is the oldest.
     """
 
@@ -35,7 +36,7 @@ class Rings(NamedTuple):
         """The rings with the newest token in its place."""
 
         def write(ring, new):
-            return jax.lax.dynamic_update_slice_in_dim(ring, new, self.slot, axis=2)
+            return jax.lax.dynamic_update_slice_in_dim(ring, new, self.slot, axis=1)
 
         return jax.tree.map(write, self.layers, self.newest)
 
@@ -129,23 +130,25 @@ def attend_to_ring(
     visible: Bool[Array, "B V"] | None,
     states: KeysValues | None,
 ) -> tuple[Float[Array, "B 1 D"], KeysValues]:
-    """Attention of a single token, and its own keys and values ``[B, H, 1, K]``.
+    """Attention of a single token, and its own keys and values ``[B·H, 1, K]``.
 
     A ring holds exactly the W tokens that sliding-window attention sees, so that nothing is masked;
     full attention sees those that are `visible`, and zero if there are none.
     """
     heads = attention.project(x, block_length=1)
-    queries, keys = heads.queries[0], ring.keys
+    shape = heads.queries.shape[1:]
+    queries, keys = heads.queries.reshape(-1, 1, shape[-1]), ring.keys
     if turns_of_keys is not None:
-        queries = rotate(queries, np.array([keys.shape[2]]))
+        queries = rotate(queries, np.array([keys.shape[1]]))
         keys = turn(keys, *turns_of_keys)
     bias = bias[:, None]
     if visible is not None:
         bias = jnp.where(visible[:, None, None], bias, HIDDEN)
-    results = [attention.core(queries, keys, ring.values, bias)]
+    bias = jnp.broadcast_to(bias, (*shape[:-1], keys.shape[1])).reshape(-1, 1, keys.shape[1])
+    results = [attention.core(queries, keys, ring.values, bias).reshape(shape)]
     if visible is not None:
         results[0] *= visible.any(axis=1)[:, None, None, None]
     if states is not None:
         results.append(attention.core(heads.state_queries[0], *states))
-    own = KeysValues(*(leaf[0] for leaf in heads.tokens))
+    own = KeysValues(*(leaf.reshape(-1, 1, shape[-1]) for leaf in heads.tokens))
     return attention.output(merge_heads(*results)), own

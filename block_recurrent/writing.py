@@ -32,7 +32,7 @@ def write_tokens(
     stop_tokens: tuple[int, ...],
 ) -> tuple[Int[Array, "B size"], Writing]:
     """Writes up to `limit` ≤ `size` tokens, fewer when all rows are done."""
-    in_order = places(model, writing.rings.layers[0].keys.shape[2])
+    in_order = places(model, writing.state.block.shape[1])
     noise = gumbel_noise(key, writing.state.length, size, model.config.vocab_size)
 
     def write(progress, states):
