@@ -92,17 +92,17 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
-        step = self.folder / str(self.latest_step)
+        step = self.latest_step if step is None else step
+        place = self.folder / str(step)
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(step / "params").item_metadata.tree
+            saved = checkpointer.metadata(place / "params").item_metadata.tree
         if shapes(saved) != shapes(abstract):
             raise UserError(
-                f"{step} holds other parameters than config.gin describes: put back the config.gin "
-                "with which the run was trained"
+                f"{place} holds other parameters than config.gin describes: put back the "
+                "config.gin with which the run was trained"
             )
         return self.manager.restore(
-            self.latest_step if step is None else step,
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(target)),
+            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
         ).params
 
 

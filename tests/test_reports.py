@@ -146,10 +146,12 @@ def test_analysis(finished, run, tmp_path):
     summary = json.loads((folder / "analysis.json").read_text())
     assert (summary["step"], summary["text"], summary["gate"]) == (4, "text.txt", "lstm")
     assert list(summary["gates_over_training"]) == ["2", "4"]
+    history = summary["gates_over_training"]
+    assert history["2"] != history["4"], "each is of its own checkpoint"
     arrays = np.load(folder / "layer_0.npz")
     for kind in ("states_to_states", "states_to_tokens", "tokens_to_states"):
         np.testing.assert_allclose(arrays[kind].sum(-1), 1, atol=1e-5)
-    last = summary["gates_over_training"]["4"]["0"]["ffn_gate_take"]
+    last = history["4"]["0"]["ffn_gate_take"]
     expected = np.quantile(arrays["ffn_gate_take"], summary["gate_quantiles"])
     np.testing.assert_allclose(last, expected)
 
