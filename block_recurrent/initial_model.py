@@ -6,11 +6,10 @@ from typing import Any
 from flax import nnx
 
 from block_recurrent.errors import UserError
-from block_recurrent.model_config import ModelConfig
+from block_recurrent.model_config import NO_MATTER, ModelConfig
 from block_recurrent.model_file import load_model
 
-# The same parameters serve a model that differs in these.
-FREE = ("window_length", "dropout_rate", "dtype", "remat", "attention_kernel")
+FREE = (*NO_MATTER, "window_length", "dtype")  # in which a model of the same parameters may differ
 
 
 def initial_params(path: str, config: ModelConfig) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from block_recurrent.whole_file import whole_file
+
 
 @contextlib.contextmanager
 def hidden(module: str):
@@ -107,12 +109,8 @@ def keep_until(path: Path, step: int):
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if (logged := step_of(line)) is not None and logged <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.writelines(f"{line}\n".encode() for line in kept)
 
 
 def step_of(line: str) -> int | None:

@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
 
+# Fields that change neither a model's parameters nor what it computes of tokens.
+NO_MATTER = ("dropout_rate", "remat", "attention_kernel")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ from block_recurrent.errors import UserError, first_line
 from block_recurrent.interop import model_from_arrays
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.whole_file import whole_file
 
 CONFIG = "block_recurrent.ModelConfig"  # in the header
 
@@ -43,12 +43,10 @@ def save_model(
         for keys, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(params))
     }
     header = {CONFIG: json.dumps(dataclasses.asdict(model.config))} | about
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(save(arrays, metadata=header))
-        os.replace(temporary, path)
+        with whole_file(Path(path)) as file:
+            file.write(save(arrays, metadata=header))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}): name another file") from error
 
 

@@ -1,10 +1,8 @@
 """Decoding states on disk, to go on from: a long document is read once."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from jaxtyping import Array, Num
 from block_recurrent.decoding import DecodingState
 from block_recurrent.errors import UserError
 from block_recurrent.generation import Generator
+from block_recurrent.model_config import NO_MATTER
+from block_recurrent.whole_file import whole_file
 
 MODEL = "model"  # the entry that says which model the state is of
-NO_MATTER = ("dropout_rate", "remat", "attention_kernel")  # to what a model computes
 
 
 def save_state(path: Path, state: DecodingState, generator: Generator):
@@ -30,14 +29,10 @@ def save_state(path: Path, state: DecodingState, generator: Generator):
     """
     arrays = {name: _bits(np.asarray(leaf)) for name, leaf in _named(state).items()}
     arrays[MODEL] = np.array(json.dumps(_description(generator)))
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, **arrays)
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(
             f"cannot write the state {path} ({error.strerror}): name another file"
         ) from error

@@ -1,12 +1,12 @@
 """The folder of a run: its configuration, written once and never another's."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.configs import RunConfig, differences, load, to_gin
 from block_recurrent.distributed import is_first, wait_for_others
 from block_recurrent.errors import UserError
+from block_recurrent.whole_file import whole_file
 
 # These say how long a run goes on, what it reports and where it runs, not what it computes.
 MAY_CHANGE = (
@@ -54,9 +54,8 @@ def claim(workdir: Path, config: RunConfig):
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".gin.tmp")
-        temporary.write_text(to_gin(config), encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write(to_gin(config).encode())
     except OSError as error:
         raise UserError(
             f"cannot write to {workdir} ({error.strerror}): name another --workdir"

@@ -21,6 +21,7 @@ from block_recurrent.data.store_format import (
     token_type,
 )
 from block_recurrent.data.text_counts import TextCounter
+from block_recurrent.whole_file import whole_file
 
 COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
 
@@ -186,12 +187,8 @@ def write_mixture(folder: Path, weights: Mapping[str, float]):
 
 def write_json(path: Path, content: Mapping):
     """Writes a file as a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 def _describe(path: Path) -> dict[str, int | str]:
