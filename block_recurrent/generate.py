@@ -154,7 +154,7 @@ def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary
                 f"{arguments.model} is no model of bytes, and holds no other vocabulary: generate "
                 "from its run by --workdir"
             )
-        vocabulary, segment_length = ByteVocabulary(), int(about["segment_length"])
+        vocabulary, segment_length = ByteVocabulary(), int(about.get("segment_length", 0))
     return Generator(model, segment_length=segment_length), vocabulary
 
 

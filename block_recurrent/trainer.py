@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -73,8 +74,16 @@ class Trainer:
         abstract = jax.eval_shape(self.init)
         self.shardings = state_shardings(self.layout, abstract)
         self.abstract = with_shardings(abstract, self.shardings)
-        path = train.initial_model
-        self.initial_params = None if path is None else initial_params(path, model)
+        self.initial_params = self.read_initial_model()
+
+    def read_initial_model(self) -> dict[str, Any] | None:
+        """The parameters of `train.initial_model`, which a run needs until it has a checkpoint."""
+        path = self.config.train.initial_model
+        if path is None:
+            return None
+        with Checkpoints(self.workdir, read_only=True) as checkpoints:
+            begun = checkpoints.latest_step is not None
+        return None if begun else initial_params(path, self.config.model)
 
     def run(self) -> bool:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
@@ -130,7 +139,7 @@ class Trainer:
             state = jax.jit(self.init, out_shardings=self.shardings)()
             if self.initial_params is not None:
                 params = jax.device_put(self.initial_params, self.shardings.params)
-                state = state._replace(params=params)
+                state, self.initial_params = state._replace(params=params), None
             return state, position
         tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)

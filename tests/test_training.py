@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,6 +272,14 @@ def test_a_run_begins_with_the_model_of_a_file(corpus, finished, tmp_path):
     assert int(state.step) == 0
     want = nnx.to_pure_dict(nnx.split(model)[1])
     jax.tree.map(np.testing.assert_array_equal, state.params, want)
+
+
+def test_a_run_needs_the_model_it_begins_with_no_longer(finished, tmp_path):
+    config = beginning_with(tmp_path / "lost", load_run(finished).config)
+    with pytest.raises(UserError, match="cannot read the model"):
+        Trainer(config, tmp_path / "run")
+    shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
+    assert Trainer(config, tmp_path / "run").initial_params is None
 
 
 def test_a_run_does_not_begin_with_another_architecture(corpus, finished, tmp_path):
