@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from block_recurrent.plots import BLUE, ORANGE, Figure, band, legend_above, new_figure
-from block_recurrent.tracing import gate_names
+from block_recurrent.tracing import QUANTILES, gate_names
 
 COLORS = {"keep": BLUE, "take": ORANGE}
 LABELS = {"keep": "keep, times the old state", "take": "take, times the new values"}
@@ -43,8 +43,8 @@ def gates(arrays: Mapping[str, np.ndarray]) -> Figure:
             counts = arrays[f"{gate}_{name}_histogram"]
             shares = counts / counts.sum()
             left.stairs(shares, arrays["gate_edges"], color=color, label=LABELS[name])
-            values = arrays[f"{gate}_{name}"]
-            band(right, np.arange(len(values)), values, color, LABELS[name])
+            quantiles = np.quantile(arrays[f"{gate}_{name}"], QUANTILES, axis=1)
+            band(right, np.arange(quantiles.shape[1]), quantiles, color, LABELS[name])
         left.set(xlabel=f"value of the {gate.replace('_', ' ')}", ylabel="share of values")
         right.set(xlabel="state", ylabel=gate.replace("_", " "), ylim=(-0.02, 1.02))
     legend_above(figure)
@@ -68,15 +68,11 @@ def gates_over_training(
       steps: of the checkpoints.
       values: '<gate>_keep' and '<gate>_take' → their `tracing.QUANTILES` at each checkpoint.
     """
-    names = sorted({name.rpartition("_")[0] for name in values}, reverse=True)
+    names = gate_names(values)
     figure, axes = new_figure(len(names), panel=(7.0, 2.8))
     for ax, gate in zip(axes[:, 0], names, strict=True):
         for name in shown(values):
-            color = COLORS[name]
-            low, first, median, third, high = values[f"{gate}_{name}"].T
-            ax.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
-            ax.fill_between(steps, first, third, color=color, alpha=0.28, linewidth=0)
-            ax.plot(steps, median, color=color, marker="o", label=LABELS[name])
+            band(ax, steps, values[f"{gate}_{name}"].T, COLORS[name], LABELS[name], marker="o")
         ax.set(ylabel=gate.replace("_", " "), ylim=(-0.02, 1.02), xticks=steps)
     axes[-1, 0].set_xlabel("step")
     legend_above(figure)
@@ -94,7 +90,7 @@ def state_change(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure
     }
     tokens = window_length * np.arange(1, len(norm) + 1)
     for ax, (name, values) in zip(axes[:, 0], series.items(), strict=True):
-        band(ax, tokens, values, BLUE, name)
+        band(ax, tokens, np.quantile(values, QUANTILES, axis=1), BLUE, name)
         ax.set_ylabel(name)
         ax.sharex(axes[0, 0])
     axes[-1, 0].set_xlabel("tokens read")

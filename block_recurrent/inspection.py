@@ -48,7 +48,7 @@ def look_at_block(
     A model that runs block by block computes what it computes over whole segments, so that one
     block is all there is to follow, with feedback and without.
     """
-    x = jnp.take(model.embedding[...], tokens, axis=0).astype(model.config.dtype)
+    x = model.embed(tokens)
     states = None
     if model.config.feedback:
         source = model.config.recurrent_indices[-1]

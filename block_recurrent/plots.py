@@ -65,9 +65,11 @@ def thousands(x: float) -> str:
     return f"{x:g}"
 
 
-def band(ax: Axes, x: Any, values: Float[np.ndarray, "M S"], color: str, label: str):
-    """The median over the last axis, the middle half around it and, fainter, nine tenths."""
-    low, first, median, third, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
+def band(
+    ax: Axes, x: Any, quantiles: Float[np.ndarray, "5 M"], color: str, label: str, marker: str = ""
+):
+    """The median, the middle half around it and, fainter, what lies between the outer quantiles."""
+    low, first, median, third, high = quantiles
     ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
     ax.fill_between(x, first, third, color=color, alpha=0.28, linewidth=0)
-    ax.plot(x, median, color=color, label=label)
+    ax.plot(x, median, color=color, label=label, marker=marker)
