@@ -64,13 +64,14 @@ class Worker:
         self.process.wait()
 
 
-def in_turns(workers: list[Worker], measure: str, rounds: int) -> list[list[dict]]:
-    """What `Worker.run` says, for each worker by round."""
-    runs = [[{}] * rounds for _ in workers]
+def in_turns(measured: list[tuple[Worker, str]], rounds: int) -> list[list[dict]]:
+    """What `Worker.run` says, for each worker and measure by round."""
+    runs = [[{}] * rounds for _ in measured]
     for i in range(rounds):
-        for k in range(len(workers)):
-            index = (i + k) % len(workers)
-            runs[index][i] = workers[index].run(measure)
+        for k in range(len(measured)):
+            index = (i + k) % len(measured)
+            worker, measure = measured[index]
+            runs[index][i] = worker.run(measure)
     return runs
 
 

@@ -11,9 +11,8 @@ includes the reading of it; after a context it is that of writing alone.
 
 import argparse
 import json
-import statistics
 
-from contenders import OURS, Contender, Worker
+from contenders import OURS, Contender, Worker, in_turns, median, ratio
 from report import report
 from step_time import MODEL
 
@@ -34,22 +33,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_turns(measured: list[tuple[Worker, str]], rounds: int) -> list[list[float]]:
-    """Seconds of each by round, one run of each in a round, in changing order."""
-    seconds = [[0.0] * rounds for _ in measured]
-    for i in range(rounds):
-        for k in range(len(measured)):
-            index = (i + k) % len(measured)
-            worker, measure = measured[index]
-            seconds[index][i] = worker.run(measure)["seconds"]
-    return seconds
-
-
-def ratio(times: list[float], reference: list[float]) -> float:
-    """Median over rounds of the ratio within a round."""
-    return statistics.median(a / b for a, b in zip(times, reference, strict=True))
-
-
 def main() -> None:
     args = parse()
     contexts, prompts = (
@@ -67,24 +50,19 @@ def main() -> None:
     tokens, runs = args.batch_size * args.num_tokens, {}
 
     def measure(names, workers):
-        """Rows of a table, and their times."""
+        """Rows of a table, each with its times."""
         measured = [(worker, name) for name in names for worker in workers]
         times = in_turns(measured, args.rounds)
         runs.update({f"{w.name}, {name}": t for (w, name), t in zip(measured, times, strict=True)})
         return [
-            (
-                worker,
-                name,
-                {"what": f"{worker.name}, {name}", "tokens/s": tokens / statistics.median(t)},
-                t,
-            )
+            ({"what": f"{worker.name}, {name}", "tokens/s": tokens / median(t)}, t)
             for (worker, name), t in zip(measured, times, strict=True)
         ]
 
     rows = []
     found = measure([f"context {n}" for n in contexts], [ours])
-    for (_, _, row, times), memory in zip(found, ours.facts["memory"].values(), strict=True):
-        row["time ratio"] = ratio(times, found[0][3])
+    for (row, times), memory in zip(found, ours.facts["memory"].values(), strict=True):
+        row["time ratio"] = ratio(times, found[0][1])
         row["state MiB"] = memory["state_bytes"] / 2**20
         row["process MiB"] = memory["resident_bytes"] / 2**20
         rows.append(row)
@@ -94,8 +72,8 @@ def main() -> None:
             Contender("lucidrains", "lucidrains_generate", options, python=args.lucidrains_python)
         )
         found = measure([f"prompt {n}" for n in prompts], [ours, peer])
-        for index, (_, _, row, times) in enumerate(found):
-            row["time ratio"] = ratio(times, found[index // 2 * 2][3])
+        for index, (row, times) in enumerate(found):
+            row["time ratio"] = ratio(times, found[index // 2 * 2][1])
             rows.append(row)
         peer.close()
     ours.close()

@@ -91,7 +91,7 @@ def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dic
             break
         workers.append(worker)
         first.append(worker.facts["first_call_seconds"]["train"])
-    runs = in_turns(workers, "train", args.rounds)
+    runs = in_turns([(worker, "train") for worker in workers], args.rounds)
     for row, run in zip(rows, runs, strict=False):
         row["seconds"] = median(run)
         row["us a token"] = 1e6 * row["seconds"] / row["length"]

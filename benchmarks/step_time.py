@@ -111,7 +111,7 @@ def main() -> None:
     ]
     details = {}
     for measure in args.measures.split(","):
-        details[measure] = runs = in_turns(workers, measure, args.rounds)
+        details[measure] = runs = in_turns([(worker, measure) for worker in workers], args.rounds)
         for row, mine in zip(rows, runs, strict=True):
             row["peak MiB"] = mine[-1]["peak_bytes"] / 2**20
             row[f"{measure} s"] = median(mine)
