@@ -1,6 +1,9 @@
 """Checkpoints: everything a run needs to go on exactly where it stopped, as one atomic unit."""
 
 import functools
+import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,14 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from block_recurrent.checksums import damage, seal
 from block_recurrent.data.lanes import LanePosition
+from block_recurrent.distributed import all_agree, is_first, wait_for_others
 from block_recurrent.errors import UserError
 from block_recurrent.train_step import TrainState
 
 KEEP = 3  # the newest ones; older ones are deleted
+ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of beginning and end; nothing depends on them
 
 
 class Checkpoints:
@@ -20,16 +26,23 @@ class Checkpoints:
 
     Each holds two items: `params`, all that evaluation and generation need, and `training`: the
     rest of the `TrainState` and the position in the data. Orbax writes in the background, and a
-    folder gets its number only when it is whole.
+    folder gets its number only when it is whole, with checksums of its files. They are compared
+    before anything is read: a damaged checkpoint is passed over, with a line that says why, and
+    the one before it taken.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
-        self.folder = workdir.absolute() / "checkpoints"
+        self.folder, self.read_only = workdir.absolute() / "checkpoints", read_only
+        self._whole: dict[int, bool] = {}
         self.manager = ocp.CheckpointManager(
             self.folder,
             item_names=("params", "training"),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP, create=not read_only, read_only=read_only
+                max_to_keep=KEEP,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,  # what a killed save has left
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
         )
 
@@ -40,24 +53,59 @@ class Checkpoints:
         self.manager.close()
 
     @property
-    def latest_step(self) -> int | None:
-        """The newest whole checkpoint's step."""
-        return self.manager.latest_step()
+    def steps(self) -> list[int]:
+        """Of all checkpoints, ascending, whole or not."""
+        return sorted(self.manager.all_steps())
 
     @property
-    def steps(self) -> list[int]:
-        """Of all whole checkpoints, ascending."""
-        return sorted(self.manager.all_steps())
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint's step; None: nothing has been saved.
+
+        Raises:
+          UserError: all are damaged.
+        """
+        for step in reversed(self.steps):
+            if self.is_whole(step):
+                return step
+        if self.steps:
+            raise UserError(
+                f"every checkpoint in {self.folder} is damaged: put back one from a copy, or "
+                "name another workdir to begin anew"
+            )
+        return None
+
+    def is_whole(self, step: int) -> bool:
+        """Whether every file of a checkpoint is as it was written. Reads them all, the first time.
+
+        Says on standard error what is not. Several processes look at a share of the files each.
+        """
+        if step not in self._whole:
+            folder = self.folder / str(step)
+            found = damage(folder, jax.process_index(), jax.process_count())
+            if found:
+                print(f"checkpoint {step} is passed over: {found}", file=sys.stderr, flush=True)
+            self._whole[step] = all_agree(found is None)
+        return self._whole[step]
 
     def save(self, state: TrainState, position: LanePosition):
         """Saves in the background, once an earlier save is done; `state` may be donated after."""
+        self.wait()
+        self._saving = int(state.step)
         self.manager.save(
-            int(state.step),
+            self._saving,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
                 training=ocp.args.StandardSave(training_item(state, position)),
             ),
+            force=True,  # or a step that Orbax finds too early would silently not be saved
         )
+
+    def _seal(self):
+        """Called by Orbax when all is written, before the folder gets its number."""
+        folder = self.folder / str(self._saving)
+        unnamed = folder.with_name(folder.name + ocp.path.step.TMP_DIR_SUFFIX)
+        # A bucket has the number from the start.
+        seal(unnamed if unnamed.exists() else folder, but=ORBAX_NOTES)
 
     def wait(self):
         """Returns when everything saved is on disk."""
@@ -66,9 +114,14 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, position: LanePosition
     ) -> tuple[TrainState, LanePosition]:
-        """The newest state, laid out over devices as `abstract` says, and the data position."""
+        """The newest state, laid out over devices as `abstract` says, and the data position.
+
+        Damaged checkpoints that are newer are renamed, as they will be written again.
+        """
+        step = self.latest_step
+        self._set_aside(later for later in self.steps if later > step)
         restored = self.manager.restore(
-            self.latest_step,
+            step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract.params),
                 training=ocp.args.StandardRestore(training_item(abstract, position)),
@@ -77,6 +130,19 @@ class Checkpoints:
         training = restored.training
         state = TrainState(**training["state"], params=restored.params)
         return state, LanePosition(**training["position"])
+
+    def _set_aside(self, steps: Iterable[int]):
+        """Renames N to N.damaged."""
+        if self.read_only or not (steps := list(steps)):
+            return
+        for step in steps if is_first() else []:
+            folder = self.folder / str(step)
+            aside = folder.with_name(f"{step}.damaged")
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+        wait_for_others("set_aside")
+        self.manager.reload()
 
     def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
         """Parameters alone, on one device, wherever they lay when they were saved.
@@ -88,11 +154,11 @@ class Checkpoints:
         Raises:
           UserError: there is no checkpoint, or one of other parameters.
         """
-        if self.latest_step is None:
+        step = self.latest_step if step is None else step
+        if step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
-        step = self.latest_step if step is None else step
         place = self.folder / str(step)
         with ocp.StandardCheckpointer() as checkpointer:
             saved = checkpointer.metadata(place / "params").item_metadata.tree

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from block_recurrent.errors import UserError, first_line
@@ -93,6 +94,11 @@ def wait_for_others(what: str):
     """Returns when every process has come here; `what` is the same in all."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def all_agree(value: bool) -> bool:
+    """Whether the value is true in every process; all come here."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
 def tell(text: str):

@@ -38,6 +38,7 @@ from block_recurrent.train_step import (
     state_shardings,
 )
 from block_recurrent.workdir import claim
+from block_recurrent.workdir_lock import held
 
 
 class Trainer:
@@ -82,11 +83,16 @@ class Trainer:
         if path is None:
             return None
         with Checkpoints(self.workdir, read_only=True) as checkpoints:
-            begun = checkpoints.latest_step is not None
+            begun = bool(checkpoints.steps)
         return None if begun else initial_params(path, self.config.model)
 
     def run(self) -> bool:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
+        with held(self.workdir):
+            return self.run_alone()
+
+    def run_alone(self) -> bool:
+        """`run`, while no other training has the folder."""
         claim(self.workdir, self.config)
         tell(self.summary())
         if is_first():

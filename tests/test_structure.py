@@ -16,7 +16,7 @@ GIN = Path(__file__).parent.parent / "gin"
 
 # Each module imports only modules before it: whoever reads in this order meets nothing unexplained.
 READING_ORDER = """
-    errors whole_file types
+    errors whole_file checksums types
     linear positions dropout dot_product window
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
@@ -28,7 +28,7 @@ READING_ORDER = """
     data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table
     loss_profile evaluation memory_worth
-    gin_files gin_names field_values data.prepare_config configs workdir checkpoints
+    gin_files gin_names field_values data.prepare_config configs workdir workdir_lock checkpoints
     initial_model metrics_log preemption trainer trained
     plots report_figures report analysis_figures analysis_report
     cli train evaluate analyze export data.text_stream generate

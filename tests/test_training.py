@@ -28,28 +28,7 @@ from block_recurrent.trained import load_run
 from block_recurrent.trainer import Trainer
 from block_recurrent.workdir import read_config
 from corpus import tiny_run, write_corpus
-
-
-class SharingTrainer(Trainer):
-    """A new trainer that runs the functions another one of the same configuration has compiled.
-
-    Compiling is nearly all of a tiny run's time. That each process comes to the same functions is
-    seen where a plain `Trainer` repeats a run, and where one is killed.
-    """
-
-    first = {}
-
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
-        known = self.first.setdefault(self.config, self)
-        self.init, self.evaluator.initial = known.init, known.evaluator.initial
-        self.evaluator.step = known.evaluator.step
-
-    def compile_step(self):
-        known = self.first[self.config]
-        if not hasattr(known, "step"):
-            known.step = super().compile_step()
-        return known.step
+from runs import SharingTrainer, assert_same_end, metrics
 
 
 @pytest.fixture(scope="module")
@@ -63,28 +42,6 @@ def finished(corpus, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     assert SharingTrainer(tiny_run(corpus), workdir).run()
     return workdir
-
-
-def metrics(workdir):
-    """The lines of metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        for of_the_clock in ("tokens_per_second", "waiting_for_data"):
-            line.pop(of_the_clock, None)
-    return lines
-
-
-def final_arrays(workdir, config):
-    trainer = SharingTrainer(config, workdir)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        state, position = checkpoints.restore(trainer.abstract, trainer.lanes.initial_position())
-    return jax.tree.leaves(jax.device_get((state, position)))
-
-
-def assert_same_end(workdir, other, config):
-    assert metrics(workdir) == metrics(other)
-    for a, b in zip(final_arrays(workdir, config), final_arrays(other, config), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_a_run_learns_and_reports(finished):

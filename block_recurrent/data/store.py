@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer
 
+from block_recurrent.checksums import difference, sha256
 from block_recurrent.data.documents import fingerprint
 from block_recurrent.data.store_format import (
     VOCABULARY_MODEL,
     read_json,
     read_metadata,
-    sha256,
     shard_files,
     shard_metadata,
     token_type,
@@ -117,11 +117,12 @@ def verify(folder: str | Path) -> Iterator[str]:
     """
     for store, metadata, _ in _stores(Path(folder)):
         for name, written in metadata["files"].items():
-            if difference := _difference(store, name, written):
-                yield difference
+            if found := difference(store / Path(name).name, written):
+                yield found
             elif name.endswith(".json"):  # of a shard, which describes files of its own
                 files = read_json(store / name)["files"]
-                yield from filter(None, (_difference(store, *file) for file in files.items()))
+                found = (difference(store / Path(name).name, file) for name, file in files.items())
+                yield from filter(None, found)
 
 
 def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
@@ -132,18 +133,6 @@ def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
         return
     for name, weight in metadata["mixture"].items():
         yield folder / name, read_metadata(folder / name), weight
-
-
-def _difference(folder: Path, name: str, written: Mapping[str, Any]) -> str | None:
-    """What is wrong with a file of the folder."""
-    path = folder / Path(name).name
-    if not path.is_file():
-        return f"{path} is missing"
-    if path.stat().st_size != written["bytes"]:
-        return f"{path} has {path.stat().st_size:,} bytes, and {written['bytes']:,} were written"
-    if sha256(path) != written["sha256"]:
-        return f"{path} holds other bytes than were written"
-    return None
 
 
 def _read_shard(

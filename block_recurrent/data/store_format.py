@@ -13,7 +13,6 @@ or, for a mixture, a folder of stores and a store.json with their weights. It ho
 code and no time stamps: the same documents make the same bytes.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -78,9 +77,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object: prepare the store again")
     return content
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,11 +11,11 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Integer
 
+from block_recurrent.checksums import description
 from block_recurrent.data.store_format import (
     FORMAT,
     METADATA,
     VOCABULARY_MODEL,
-    sha256,
     shard_files,
     shard_metadata,
     token_type,
@@ -172,10 +172,10 @@ def finish_store(
             for count in COUNTS
             if all(count in one for one in metadata)  # older shards lack characters
         }
-        files |= {path.name: _describe(path) for path in paths}
+        files |= {path.name: description(path) for path in paths}
     model = folder / VOCABULARY_MODEL
     if model.is_file():
-        files[model.name] = _describe(model)
+        files[model.name] = description(model)
     store = {"format": FORMAT, "task": task, "vocabulary": dict(vocabulary), "splits": splits}
     write_json(folder / METADATA, store | {"files": files})
 
@@ -189,7 +189,3 @@ def write_json(path: Path, content: Mapping):
     """Writes a file as a whole or not at all."""
     with whole_file(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
-
-
-def _describe(path: Path) -> dict[str, int | str]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

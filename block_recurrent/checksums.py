@@ -1,0 +1,72 @@
+"""Checksums of files, written with them, so that damage is seen before it is read."""
+
+import hashlib
+import json
+from collections.abc import Container, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.whole_file import whole_file
+
+CHECKSUMS = "checksums.json"
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def description(path: Path) -> dict[str, Any]:
+    """Size and checksum of a file: {"bytes", "sha256"}."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def difference(path: Path, written: Mapping[str, Any]) -> str | None:
+    """What of a file is not as `description` has found it; None: nothing."""
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != written["bytes"]:
+        return f"{path} has {path.stat().st_size:,} bytes, and {written['bytes']:,} were written"
+    if sha256(path) != written["sha256"]:
+        return f"{path} holds other bytes than were written"
+    return None
+
+
+def seal(folder: Path, but: Container[str] = ()):
+    """Writes checksums.json: the description of every file in the folder and below.
+
+    Args:
+      folder: that is to be sealed.
+      but: names of files that may still change.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in but)
+    names = [str(path.relative_to(folder)) for path in files]
+    with ThreadPoolExecutor() as pool:
+        checksums = dict(zip(names, pool.map(description, files), strict=True))
+    with whole_file(folder / CHECKSUMS) as file:
+        file.write(json.dumps(checksums, indent=1).encode())
+
+
+def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """What in a sealed folder is not as it was; None: all is. Files added since do not count.
+
+    Args:
+      folder: with a checksums.json.
+      part: which part of the files to look at, from 0.
+      parts: into how many they are divided.
+    """
+    path = folder / CHECKSUMS
+    try:
+        checksums = json.loads(path.read_text(encoding="utf-8"))
+        files = sorted(checksums.items())[part::parts]
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda file: difference(folder / file[0], file[1]), files)
+            return next(filter(None, found), None)
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{error.filename or path} cannot be read ({error.strerror})"
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return f"{path} holds no checksums"

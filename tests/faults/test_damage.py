@@ -1,0 +1,100 @@
+"""Checkpoints that are not as they were written."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from block_recurrent import UserError
+from block_recurrent.checkpoints import ORBAX_NOTES, Checkpoints
+from block_recurrent.trained import load_run
+from faults.damage import DAMAGES, delete, empty, flip
+from runs import SharingTrainer, assert_same_end, final_arrays
+
+# Read by nobody: what stands in them does not matter, nor whether they are there.
+NOTES = {*ORBAX_NOTES, "commit_success.txt"}
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the undisturbed run."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def newest(workdir):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.latest_step
+
+
+def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
+    """The checkpoint of step 12, one file after the other: that of step 8 is taken, and why."""
+    folder = finished / "checkpoints" / "12"
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert len(files) > 20
+    shutil.copytree(finished / "checkpoints" / "8", tmp_path / "checkpoints" / "8")
+    copy = shutil.copytree(folder, tmp_path / "checkpoints" / "12")
+    for name in files:
+        for damage in DAMAGES:
+            damage(copy / name)
+            step = newest(tmp_path)
+            lines = capsys.readouterr().err.splitlines()
+            said = [line for line in lines if not line.startswith(("WARNING", "ERROR"))]  # Orbax
+            if str(name) in NOTES:
+                assert (step, said) == (12, [])
+            else:
+                assert step == 8, (name, damage)
+                assert len(said) == 1 and str(copy / name) in said[0]
+                assert said[0].startswith("checkpoint 12 is passed over: ")
+            shutil.copy(folder / name, copy / name)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
+    for note in NOTES:
+        damage(copy / "checkpoints" / "12" / note)
+    assert_same_end(copy, finished, config)
+
+
+def test_damaged_numbers_are_never_loaded(copy, finished, config):
+    """A flipped bit of the largest file: Orbax would load it as another number."""
+    files = (copy / "checkpoints" / "12" / "training").rglob("*")
+    flip(max(files, key=lambda path: path.stat().st_size))
+    older = shutil.copytree(finished, copy.parent / "older")
+    shutil.rmtree(older / "checkpoints" / "12")
+    for a, b in zip(final_arrays(copy, config), final_arrays(older, config), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert load_run(copy).step == 8
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(copy, finished, config, capfd):
+    """And ends as if nothing had been."""
+    flip(copy / "checkpoints" / "12" / "params" / "manifest.ocdbt")
+    assert SharingTrainer(config, copy).run()
+    assert "continuing from step 8" in capfd.readouterr().out
+    assert_same_end(copy, finished, config)
+    names = sorted(path.name for path in (copy / "checkpoints").iterdir())
+    assert names == ["12", "12.damaged", "4", "8"]
+    flip(copy / "checkpoints" / "12" / "params" / "manifest.ocdbt")
+    assert SharingTrainer(config, copy).run(), "though there is a 12.damaged already"
+    assert_same_end(copy, finished, config)
+
+
+def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(copy, config, capsys):
+    for folder in (copy / "checkpoints").iterdir():
+        empty(folder / "checksums.json")
+    before = (copy / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged: put back one"):
+        SharingTrainer(config, copy).run()
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged: put back one"):
+        load_run(copy)
+    assert (copy / "metrics.jsonl").read_text() == before
+    assert capsys.readouterr().err.count("holds no checksums") == 6
+
+
+def test_a_run_killed_before_it_had_a_checkpoint_begins_anew(copy, finished, config):
+    (copy / "checkpoints" / "4").rename(copy / "checkpoints" / "4.orbax-checkpoint-tmp")
+    for step in (8, 12):
+        shutil.rmtree(copy / "checkpoints" / str(step))
+    delete(copy / "checkpoints" / "4.orbax-checkpoint-tmp" / "checksums.json")
+    assert SharingTrainer(config, copy).run()
+    assert_same_end(copy, finished, config)
