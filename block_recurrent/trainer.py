@@ -29,6 +29,7 @@ from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.sharding import Layout, make_mesh
+from block_recurrent.text_samples import text_sampler
 from block_recurrent.train_step import (
     Sums,
     TrainState,
@@ -37,6 +38,7 @@ from block_recurrent.train_step import (
     make_train_step,
     state_shardings,
 )
+from block_recurrent.wandb_log import WandbLog, check_wandb
 from block_recurrent.workdir import claim
 
 
@@ -51,6 +53,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, workdir: Path):
         train, model = config.train, config.model
+        check_wandb(train.wandb_project)
         self.documents = load_documents(config.data)
         vocabulary = self.documents["train"].vocabulary
         check_vocabulary(vocabulary, model)
@@ -69,6 +72,7 @@ class Trainer:
         self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.layout)
         recurrent = bool(model.recurrent_layers)
         self.probe = MemoryProbe(self.evaluator, train.segment_length) if recurrent else None
+        self.writer = text_sampler(self.graphdef, self.params, train, held_out, self.layout)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
         abstract = jax.eval_shape(self.init)
@@ -101,10 +105,11 @@ class Trainer:
             if first >= num_steps:
                 tell(f"all {num_steps:,} steps of this run are done")
                 return True
-            step = self.compile_step()
             with contextlib.ExitStack() as stack:
                 if is_first():
-                    self.log = stack.enter_context(MetricsLog(self.workdir, first or None))
+                    self.log = self.open_log(first, stack)
+                step = self.compile_step()
+                if is_first():
                     self.progress = stack.enter_context(Progress(num_steps, first))
                 batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
                 done = self.loop(step, state, batches, checkpoints, stop)
@@ -143,6 +148,13 @@ class Trainer:
             return state, position
         tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)
+
+    def open_log(self, first: int, stack: contextlib.ExitStack) -> MetricsLog:
+        """Where the metrics of a run that has done `first` steps go; closed with the stack."""
+        project, wandb = self.config.train.wandb_project, None
+        if project is not None:
+            wandb = stack.enter_context(WandbLog(project, self.workdir, self.config))
+        return stack.enter_context(MetricsLog(self.workdir, first or None, wandb))
 
     def loop(
         self,
@@ -214,10 +226,11 @@ class Trainer:
         self.progress.update(step, metrics)
 
     def evaluate(self, step: int, state: TrainState):
-        """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
+        """Scores the held-out documents, in the end beside gzip, and lets the model write."""
         documents, metrics = self.documents["held_out"], self.evaluator(state.params).metrics()
         if self.probe:
             metrics["memory_worth"] = self.probe.worth(state.params)
+        sample = self.writer and self.writer(state.params)
         if not is_first():
             return
         self.log.write(step, "held_out", metrics)
@@ -229,6 +242,9 @@ class Trainer:
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         self.progress.note(line)
+        if sample:
+            self.log.write_text(step, *sample)
+            self.progress.note(f"step {step:,}: {sample.note()}")
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):
