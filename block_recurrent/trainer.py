@@ -29,6 +29,7 @@ from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.sharding import Layout, make_mesh
+from block_recurrent.step_memory import compile_to_fit, step_memory_line
 from block_recurrent.text_samples import text_sampler
 from block_recurrent.train_step import (
     Sums,
@@ -194,13 +195,15 @@ class Trainer:
         return done
 
     def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-        """The compiled step, so that no measured step contains its compilation."""
+        """The compiled step, so that no measured step contains compiling; its memory is told."""
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
         outputs = self.shardings, self.layout.replicated
         jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
         batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
-        return jitted.lower(self.abstract, self.layout.put(batch)).compile()
+        compiled = compile_to_fit(jitted.lower(self.abstract, self.layout.put(batch)))
+        tell(step_memory_line(compiled, self.mesh.local_devices[0]))
+        return compiled
 
     def report(self, step: int, sums: Sums):
         """Writes one line of training metrics, in the first process."""

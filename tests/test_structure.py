@@ -27,7 +27,7 @@ READING_ORDER = """
     data.embedded data.compressors data.store_format data.store_writer data.store data.mixture data
     data.lanes data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table
-    loss_profile evaluation memory_worth
+    step_memory loss_profile evaluation memory_worth
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
     initial_model text_samples wandb_log metrics_log preemption trainer trained
     plots report_figures report analysis_figures analysis_report
