@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]
 PLOTS = ["matplotlib>=3.8"]
+WANDB = ["wandb>=0.20,<1"]
 NOTEBOOKS = ["ipykernel>=6", "nbclient>=0.10", *PLOTS]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
@@ -47,10 +48,12 @@ setup(
             *DATA,
             *DOCS,
             *NOTEBOOKS,
+            *WANDB,
         ],
         "plots": PLOTS,
         "data": DATA,
         "docs": DOCS,
+        "wandb": WANDB,
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],

@@ -57,6 +57,7 @@ RANGES = {
     "BlockRecurrentTransformer.num_states": (0, math.inf),  # `validate` looks at them
     "BlockRecurrentTransformer.dropout_rate": (0, 1),
     "train.seed": (0, 2**32),
+    "train.sample_tokens": (0, math.inf),
     "optimizer.warmup_steps": (0, math.inf),
     "optimizer.beta1": (0, 1),
     "optimizer.beta2": (0, 1),

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskProgressColumn
 from block_recurrent.cli import run_main
 from block_recurrent.data import DataConfig, load_documents
 from block_recurrent.data.text_stream import TextStream
-from block_recurrent.data.vocabularies import END, UNKNOWN, ByteVocabulary, Vocabulary
+from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
 from block_recurrent.decoding import DecodingState
 from block_recurrent.errors import UserError
 from block_recurrent.generation import Generator
@@ -80,7 +80,7 @@ def main():
     prompt = read_prompt(arguments)
     check_numbers(arguments)
     generator, vocabulary = load_generator(arguments)
-    tokens = encode(prompt, vocabulary)
+    tokens = encode_prompt(prompt, vocabulary, "the prompt")
     state = load_state(arguments.state, generator) if arguments.state else generator.start()
     state = read(generator, state, tokens)
     text = TextStream(vocabulary, np.asarray(state.block)[0, : int(state.unread[0]) + 1])
@@ -128,18 +128,6 @@ def vocabulary_of(data: DataConfig) -> Vocabulary:
     if data.vocabulary == ByteVocabulary.name:
         return ByteVocabulary()
     return load_documents(data)["train"].vocabulary
-
-
-def encode(prompt: bytes, vocabulary: Vocabulary) -> np.ndarray:
-    """The tokens of the prompt. Raises UserError if some characters have none."""
-    tokens = vocabulary.encode(prompt)
-    if UNKNOWN in tokens:
-        characters = sorted(set(prompt.decode("utf-8", "replace")))
-        unknown = [one for one in characters if UNKNOWN in vocabulary.encode(one.encode())]
-        raise UserError(
-            f"the prompt has characters that the model's vocabulary lacks: {' '.join(unknown)}"
-        )
-    return tokens
 
 
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:

@@ -48,8 +48,9 @@ class Generator:
             ...                                         # tokens: a list of int32 arrays, one a row
 
     A prompt is read in parallel, many blocks at once; then tokens are written one by one in a
-    compiled loop. Documents begin as in training, with token 0 before their first one. The model's
-    parameters are those at the time when the generator is made.
+    compiled loop. Documents begin as in training, with token 0 before their first one. The
+    parameters are the model's at the time when the generator is made; `params` may be set to others
+    of the same shapes, and nothing is compiled again.
 
     Args:
       model: with sliding-window attention; with full attention a document is read and written in

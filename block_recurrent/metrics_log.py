@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl and TensorBoard for later, a progress line for now."""
+"""What a run reports: JSON lines and TensorBoard for later, a progress line for now."""
 
 import contextlib
 import io
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from block_recurrent.wandb_log import WandbLog
 from block_recurrent.whole_file import whole_file
 
 
@@ -36,28 +38,30 @@ with hidden("torch"):  # which tensorboardX imports where it can: seconds, and f
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl and tensorboard/ in the folder of a run::
+    """Appends to metrics.jsonl, samples.jsonl and tensorboard/ in the folder of a run::
 
         with MetricsLog(workdir, resume_step=None) as log:
             log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
 
-    A line of metrics.jsonl is with the operating system when `write` returns, so that a killed run
-    loses none; TensorBoard's numbers follow within seconds.
+    A line of JSON is with the operating system when `write` returns, so that a killed run loses
+    none; TensorBoard's numbers follow within seconds.
 
     Args:
       workdir: the folder of the run; made if it is not there.
       resume_step: the step of the checkpoint from which the run continues: whatever was logged
         after it is dropped, and will be logged again. None: a new run, everything is dropped.
+      wandb: gets the same.
 
     Attributes:
       purge_step: the first step that TensorBoard forgets of what it has read before.
     """
 
-    def __init__(self, workdir: str | Path, resume_step: int | None):
-        workdir = Path(workdir)
+    def __init__(self, workdir: str | Path, resume_step: int | None, wandb: WandbLog | None = None):
+        self._wandb, workdir = wandb, Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "metrics.jsonl"
-        keep_until(path, -1 if resume_step is None else resume_step)
+        path, self._samples = workdir / "metrics.jsonl", workdir / "samples.jsonl"
+        for log in (path, self._samples):
+            keep_until(log, -1 if resume_step is None else resume_step)
         self.purge_step = 0 if resume_step is None else resume_step + 1
         self._file = open(path, "a", buffering=1, encoding="utf-8")
         self._tensorboard = SummaryWriter(
@@ -82,9 +86,21 @@ class MetricsLog:
         self._file.write(line + "\n")
         for name, number in numbers.items():
             self._tensorboard.add_scalar(f"{split}/{name}", number, int(step))
+        if self._wandb:
+            self._wandb.write(int(step), split, numbers)
+
+    def write_text(self, step: int, prompt: str, text: str):
+        """Logs what the model has written after the prompt."""
+        line = json.dumps({"step": int(step), "prompt": prompt, "text": text}, ensure_ascii=False)
+        with open(self._samples, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        blocks = (textwrap.indent(part, "    ", lambda _: True) for part in (prompt, text))
+        self._tensorboard.add_text("held_out/text", "\n\n*goes on:*\n\n".join(blocks), int(step))
+        if self._wandb:
+            self._wandb.write_text(int(step), prompt, text)
 
     def close(self):
-        """Flushes both."""
+        """Flushes all."""
         self._file.close()
         self._tensorboard.close()
 
@@ -107,14 +123,14 @@ def keep_until(path: Path, step: int):
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     kept = [line for line in lines if (logged := step_of(line)) is not None and logged <= step]
     with whole_file(path) as file:
         file.writelines(f"{line}\n".encode() for line in kept)
 
 
 def step_of(line: str) -> int | None:
-    """The step of a line of metrics.jsonl; None if the line is not whole."""
+    """The step of a line of JSON; None if the line is not whole."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

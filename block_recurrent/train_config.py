@@ -18,6 +18,10 @@ class TrainConfig:
       log_every_steps: steps between two lines of metrics.
       eval_every_steps: steps between two evaluations on the held-out documents.
       checkpoint_every_steps: steps between two checkpoints.
+      sample_tokens: how much the model writes at every evaluation, for people to look at; 0:
+        nothing.
+      sample_prompt: what it goes on from; None: the beginning of a held-out document.
+      wandb_project: on Weights & Biases, to report to; None: nothing is reported there.
     """
 
     num_steps: Annotated[int, "steps"] = 1000
@@ -28,3 +32,6 @@ class TrainConfig:
     log_every_steps: Annotated[int, "steps"] = 10
     eval_every_steps: Annotated[int, "steps"] = 500
     checkpoint_every_steps: Annotated[int, "steps"] = 500
+    sample_tokens: Annotated[int, "tokens"] = 0
+    sample_prompt: str | None = None
+    wandb_project: str | None = None

@@ -29,6 +29,8 @@ from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.sharding import Layout, make_mesh
+from block_recurrent.step_memory import compile_to_fit, step_memory_line
+from block_recurrent.text_samples import text_sampler
 from block_recurrent.train_step import (
     Sums,
     TrainState,
@@ -37,6 +39,7 @@ from block_recurrent.train_step import (
     make_train_step,
     state_shardings,
 )
+from block_recurrent.wandb_log import WandbLog, check_wandb
 from block_recurrent.workdir import claim
 from block_recurrent.workdir_lock import held
 
@@ -52,6 +55,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, workdir: Path):
         train, model = config.train, config.model
+        check_wandb(train.wandb_project)
         self.documents = load_documents(config.data)
         vocabulary = self.documents["train"].vocabulary
         check_vocabulary(vocabulary, model)
@@ -70,6 +74,7 @@ class Trainer:
         self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.layout)
         recurrent = bool(model.recurrent_layers)
         self.probe = MemoryProbe(self.evaluator, train.segment_length) if recurrent else None
+        self.writer = text_sampler(self.graphdef, self.params, train, held_out, self.layout)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
         abstract = jax.eval_shape(self.init)
@@ -107,10 +112,11 @@ class Trainer:
             if first >= num_steps:
                 tell(f"all {num_steps:,} steps of this run are done")
                 return True
-            step = self.compile_step()
             with contextlib.ExitStack() as stack:
                 if is_first():
-                    self.log = stack.enter_context(MetricsLog(self.workdir, first or None))
+                    self.log = self.open_log(first, stack)
+                step = self.compile_step()
+                if is_first():
                     self.progress = stack.enter_context(Progress(num_steps, first))
                 batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
                 done = self.loop(step, state, batches, checkpoints, stop)
@@ -150,6 +156,13 @@ class Trainer:
         tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)
 
+    def open_log(self, first: int, stack: contextlib.ExitStack) -> MetricsLog:
+        """Where the metrics of a run that has done `first` steps go; closed with the stack."""
+        project, wandb = self.config.train.wandb_project, None
+        if project is not None:
+            wandb = stack.enter_context(WandbLog(project, self.workdir, self.config))
+        return stack.enter_context(MetricsLog(self.workdir, first or None, wandb))
+
     def loop(
         self,
         step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
@@ -188,13 +201,15 @@ class Trainer:
         return done
 
     def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-        """The compiled step, so that no measured step contains its compilation."""
+        """The compiled step, so that no measured step contains compiling; its memory is told."""
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
         outputs = self.shardings, self.layout.replicated
         jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
         batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
-        return jitted.lower(self.abstract, self.layout.put(batch)).compile()
+        compiled = compile_to_fit(jitted.lower(self.abstract, self.layout.put(batch)))
+        tell(step_memory_line(compiled, self.mesh.local_devices[0]))
+        return compiled
 
     def report(self, step: int, sums: Sums):
         """Writes one line of training metrics, in the first process."""
@@ -220,10 +235,11 @@ class Trainer:
         self.progress.update(step, metrics)
 
     def evaluate(self, step: int, state: TrainState):
-        """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
+        """Scores the held-out documents, in the end beside gzip, and lets the model write."""
         documents, metrics = self.documents["held_out"], self.evaluator(state.params).metrics()
         if self.probe:
             metrics["memory_worth"] = self.probe.worth(state.params)
+        sample = self.writer and self.writer(state.params)
         if not is_first():
             return
         self.log.write(step, "held_out", metrics)
@@ -235,6 +251,9 @@ class Trainer:
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         self.progress.note(line)
+        if sample:
+            self.log.write_text(step, *sample)
+            self.progress.note(f"step {step:,}: {sample.note()}")
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):

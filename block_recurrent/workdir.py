@@ -14,6 +14,9 @@ MAY_CHANGE = (
     "train.log_every_steps",
     "train.eval_every_steps",
     "train.checkpoint_every_steps",
+    "train.sample_tokens",
+    "train.sample_prompt",
+    "train.wandb_project",
     "mesh.",
     "distributed.",
 )

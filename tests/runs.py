@@ -1,5 +1,6 @@
 """Tiny training runs in this process, and what makes two of them equal."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,6 +8,8 @@ import numpy as np
 
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.trainer import Trainer
+
+SILENT = {"sample_tokens": 0, "sample_prompt": None, "wandb_project": None}
 
 
 class SharingTrainer(Trainer):
@@ -17,18 +20,21 @@ class SharingTrainer(Trainer):
     """
 
     first = {}
+    writers = {}
 
     def __init__(self, config, workdir):
         super().__init__(config, workdir)
-        known = self.first.setdefault(self.config, self)
+        silent = dataclasses.replace(self.config.train, **SILENT)
+        known = self.first.setdefault(dataclasses.replace(self.config, train=silent), self)
+        self.known = known
         self.init, self.evaluator.initial = known.init, known.evaluator.initial
         self.evaluator.step = known.evaluator.step
+        self.writer = self.writers.setdefault(self.config, self.writer)
 
     def compile_step(self):
-        known = self.first[self.config]
-        if not hasattr(known, "step"):
-            known.step = super().compile_step()
-        return known.step
+        if not hasattr(self.known, "step"):
+            self.known.step = super().compile_step()
+        return self.known.step
 
 
 def metrics(workdir):

@@ -19,7 +19,7 @@ import block_recurrent.train
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.cli import run_main
 from block_recurrent.configs import load, to_gin
-from block_recurrent.data.vocabularies import UNKNOWN, ByteVocabulary
+from block_recurrent.data.vocabularies import UNKNOWN, ByteVocabulary, encode_prompt
 from block_recurrent.errors import UserError
 from corpus import WORDS, write_corpus
 
@@ -182,6 +182,14 @@ def test_token_outside_the_vocabulary(refuse):
     )
 
 
+def test_weights_and_biases_without_its_package(refuse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert refuse("train", *TINY, *bind(data__path="texts", train__wandb_project="blocks")) == (
+        "train.wandb_project = 'blocks' needs a package of its own: pip install wandb, or set "
+        "train.wandb_project = None"
+    )
+
+
 def test_evaluation_without_a_run(refuse):
     end = " holds no run (no config.gin): train first, or name another"
     for folder in ("nowhere", "texts", "texts/0.txt"):
@@ -213,7 +221,7 @@ def test_a_prompt_outside_the_vocabulary():
             return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
 
     with pytest.raises(UserError, match="characters that the model's vocabulary lacks: ~$"):
-        block_recurrent.generate.encode(b"a~b~", Lacking())
+        encode_prompt(b"a~b~", Lacking(), "the prompt")
 
 
 def test_evaluation_without_a_checkpoint(place):

@@ -90,9 +90,9 @@ def assert_close(workdir: Path, other: Path):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A gin file of a run with dropout over a small folder of texts."""
+    """A gin file of a run with dropout over a small folder of texts, which writes texts itself."""
     folder = tmp_path_factory.mktemp("distributed")
-    run = tiny_run(write_corpus(folder / "texts"))
+    run = tiny_run(write_corpus(folder / "texts"), sample_tokens=8, sample_prompt="the ")
     path = folder / "run.gin"
     path.write_text(to_gin(run))
     return path
@@ -107,11 +107,14 @@ def alone(config):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(config, alone):
-    out = run(workdir := config.parent / "together", config, 2, 4)
+    out = run(workdir := config.parent / "together", config, 2, 4, "mesh.fsdp = 4")
     assert "on 4 cpu device(s)" in out
     gin = (workdir / "config.gin").read_text()
     assert "distributed.coordinator_address = None" in gin, "or it could not be run alone"
     assert_close(workdir, alone)
+    for folder in (workdir, alone):
+        texts = (folder / "samples.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in texts] == [6, 12]
 
 
 @pytest.mark.slow

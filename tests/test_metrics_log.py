@@ -79,6 +79,35 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
 
 
+def test_texts_are_dropped_likewise(tmp_path):
+    odd = "a\u2028b\x85c\x0cd\ne"  # what some take for the end of a line
+    with MetricsLog(tmp_path, None) as log:
+        for step in (10, 20, 30):
+            log.write_text(step, "def ", f"main():\n{step}{odd}")
+    MetricsLog(tmp_path, 20).close()
+    with MetricsLog(tmp_path, 20) as log:
+        log.write_text(30, "def ", "again")
+    text = (tmp_path / "samples.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.removesuffix("\n").split("\n")] == [
+        {"step": 10, "prompt": "def ", "text": f"main():\n10{odd}"},
+        {"step": 20, "prompt": "def ", "text": f"main():\n20{odd}"},
+        {"step": 30, "prompt": "def ", "text": "again"},
+    ]
+
+
+def test_tensorboard_shows_texts_as_they_are(tmp_path):
+    with MetricsLog(tmp_path, None) as log:
+        log.write_text(10, "def *a*:", "  <b>\n```")
+    [(step, value)] = [(e.step, v) for e in events(tmp_path) for v in e.summary.value]
+    assert (step, value.tag, value.metadata.plugin_data.plugin_name) == (
+        10,
+        "held_out/text/text_summary",
+        "text",
+    )
+    [text] = value.tensor.string_val
+    assert text == b"    def *a*:\n\n*goes on:*\n\n      <b>\n    ```"
+
+
 def test_a_new_run_drops_everything(tmp_path):
     """A run killed before its first checkpoint starts again from nothing."""
     write(tmp_path, None, 10, 20)

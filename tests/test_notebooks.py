@@ -39,6 +39,8 @@ def test_first_cells_install_what_exists(path):
     assert install == '%pip install --quiet "{SOURCE}{EXTRA}"'
     extras = re.search(r'EXTRA = "\[(.+)\]"', source)[1].split(",")
     assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
+    [folder] = re.findall(r'^SOURCE = "(.+)"$', source, re.MULTILINE)
+    assert (path.parent / folder / "setup.py").samefile(ROOT / "setup.py")
 
 
 @pytest.mark.slow

@@ -23,22 +23,22 @@ READING_ORDER = """
     attention full_attention gates feed_forward recurrent_cell
     model_config layers model interop model_file token_step decoding sampling writing generation
     saved_state block_recurrent inspection
-    data.vocabularies tracing data.text_counts data.documents data.text_files data.embedded
-    data.compressors data.store_format data.store_writer data.store data.mixture data data.lanes
-    data.prefetch
+    data.vocabularies data.text_stream tracing data.text_counts data.documents data.text_files
+    data.embedded data.compressors data.store_format data.store_writer data.store data.mixture data
+    data.lanes data.prefetch
     losses optimizers distributed sharding train_config train_step layout_table
-    loss_profile evaluation memory_worth
+    step_memory loss_profile evaluation memory_worth
     gin_files gin_names field_values data.prepare_config configs workdir workdir_lock checkpoints
-    initial_model metrics_log preemption trainer trained
+    initial_model text_samples wandb_log metrics_log preemption trainer trained
     plots report_figures report analysis_figures analysis_report
-    cli train evaluate analyze export data.text_stream generate
+    cli train evaluate analyze export generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
     data.tasks data.shard data.keep_buffers data.write_shard data.prepare_plan data.shard_workers
     data.partial_folder data.prepare_progress data.prepare prepare_data
 """.split()
 
 # What importing must not load, though it may be installed: seconds and gigabytes.
-HEAVY = ("tensorflow", "tensorflow_datasets", "seqio", "torch")
+HEAVY = ("tensorflow", "tensorflow_datasets", "seqio", "torch", "wandb")
 
 MEASURE_IMPORTS = f"""
 import importlib.abc, json, sys, time

@@ -26,7 +26,8 @@ from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.train_step import abstract_model
 from block_recurrent.trained import load_run
 from block_recurrent.trainer import Trainer
-from block_recurrent.workdir import read_config
+from block_recurrent.wandb_log import WandbLog
+from block_recurrent.workdir import claim, read_config
 from corpus import tiny_run, write_corpus
 from runs import SharingTrainer, assert_same_end, metrics
 
@@ -93,6 +94,41 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, fin
         assert checkpoints.latest_step == steps
     assert SharingTrainer(config, tmp_path).run()
     assert_same_end(tmp_path, finished, config)
+
+
+def test_texts_change_no_number_and_continue_like_the_rest(corpus, finished, tmp_path):
+    config = tiny_run(corpus, sample_tokens=12, sample_prompt="the ")
+    assert not stop_in_step(7)(config, tmp_path).run()
+    first = (tmp_path / "samples.jsonl").read_text()
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+    texts = (tmp_path / "samples.jsonl").read_text()
+    assert texts.startswith(first) and first
+    lines = [json.loads(line) for line in texts.splitlines()]
+    assert [(line["step"], line["prompt"]) for line in lines] == [(6, "the "), (12, "the ")]
+    assert not (finished / "samples.jsonl").exists()
+
+
+def test_weights_and_biases_gets_the_same_and_changes_no_number(
+    corpus, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    sent = []
+    monkeypatch.setattr(WandbLog, "write", lambda _, *line: sent.append(line))
+    config = tiny_run(corpus, wandb_project="blocks")
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [{"step": step, "split": split, **numbers} for step, split, numbers in sent] == lines
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_texts_may_be_asked_for_later(corpus, finished, tmp_path):
+    claim(tmp_path, read_config(finished))
+    config = tiny_run(corpus, sample_tokens=12, sample_prompt="the state")
+    claim(tmp_path, dataclasses.replace(config, data=read_config(finished).data))
+    assert read_config(tmp_path).train.sample_prompt == "the state"
 
 
 def test_a_crash_between_checkpoints_loses_no_more_than_time(

@@ -113,3 +113,17 @@ class OtherVocabulary:
             "the token store was made with a vocabulary of one's own, which it does not hold: "
             "encode and decode with that, or prepare it with bytes or SentencePiece"
         )
+
+
+def encode_prompt(
+    prompt: bytes, vocabulary: Vocabulary, name: str
+) -> Integer[np.ndarray, " length"]:
+    """The tokens of a prompt. Raises UserError, which calls it `name`, if characters have none."""
+    tokens = vocabulary.encode(prompt)
+    if UNKNOWN in tokens:
+        characters = sorted(set(prompt.decode("utf-8", "replace")))
+        unknown = [one for one in characters if UNKNOWN in vocabulary.encode(one.encode())]
+        raise UserError(
+            f"{name} has characters that the model's vocabulary lacks: {' '.join(unknown)}"
+        )
+    return tokens
