@@ -1,7 +1,6 @@
 """Checkpoints: everything a run needs to go on exactly where it stopped, as one atomic unit."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jaxtyping import PyTree
 
 from block_recurrent.data.lanes import LanePosition
 from block_recurrent.errors import UserError
+from block_recurrent.run_folder import AnyPath, in_bucket
 from block_recurrent.train_step import TrainState
 
 KEEP = 3  # the newest ones; older ones are deleted
@@ -23,8 +23,8 @@ class Checkpoints:
     folder gets its number only when it is whole.
     """
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
-        self.folder = workdir.absolute() / "checkpoints"
+    def __init__(self, workdir: AnyPath, *, read_only: bool = False):
+        self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.manager = ocp.CheckpointManager(
             self.folder,
             item_names=("params", "training"),
@@ -60,7 +60,7 @@ class Checkpoints:
         )
 
     def wait(self):
-        """Returns when everything saved is on disk."""
+        """Returns when everything saved is on disk, or in the bucket."""
         self.manager.wait_until_finished()
 
     def restore(

@@ -5,7 +5,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
+from block_recurrent.run_folder import AnyPath
 from block_recurrent.sharding import Layout, make_mesh
 from block_recurrent.train_step import (
     Sums,
@@ -49,7 +49,7 @@ class Trainer:
       UserError: corpus, model, batch and devices do not fit each other.
     """
 
-    def __init__(self, config: RunConfig, workdir: Path):
+    def __init__(self, config: RunConfig, workdir: AnyPath):
         train, model = config.train, config.model
         self.documents = load_documents(config.data)
         vocabulary = self.documents["train"].vocabulary
@@ -174,6 +174,8 @@ class Trainer:
             if evaluate:
                 self.evaluate(done, state)
             if save:
+                if is_first():
+                    self.log.flush()
                 checkpoints.save(state, position)
             self.clock += time.perf_counter() - paused
             if stopping:
