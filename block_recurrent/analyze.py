@@ -11,6 +11,7 @@ from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
+from block_recurrent.run_folder import run_folder
 from block_recurrent.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.train_step import abstract_model
 from block_recurrent.workdir import read_config
@@ -22,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Gate values, attention between states and tokens, and how the states change "
         "along a text: figures, and the numbers behind them.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run")
+    parser.add_argument("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )

@@ -15,6 +15,7 @@ from block_recurrent.checksums import damage, seal
 from block_recurrent.data.lanes import LanePosition
 from block_recurrent.distributed import all_agree, is_first, wait_for_others
 from block_recurrent.errors import UserError
+from block_recurrent.run_folder import AnyPath, in_bucket
 from block_recurrent.train_step import TrainState
 
 KEEP = 3  # the newest ones; older ones are deleted
@@ -31,8 +32,9 @@ class Checkpoints:
     the one before it taken.
     """
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
-        self.folder, self.read_only = workdir.absolute() / "checkpoints", read_only
+    def __init__(self, workdir: AnyPath, *, read_only: bool = False):
+        self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
+        self.read_only = read_only
         self._whole: dict[int, bool] = {}
         self.manager = ocp.CheckpointManager(
             self.folder,
@@ -79,8 +81,10 @@ class Checkpoints:
 
         Says on standard error what is not. Several processes look at a share of the files each.
         """
+        if in_bucket(self.folder):
+            return True
         if step not in self._whole:
-            folder = self.folder / str(step)
+            folder = Path(self.folder) / str(step)
             found = damage(folder, jax.process_index(), jax.process_count())
             if found:
                 print(f"checkpoint {step} is passed over: {found}", file=sys.stderr, flush=True)
@@ -101,14 +105,16 @@ class Checkpoints:
         )
 
     def _seal(self):
-        """Called by Orbax when all is written, before the folder gets its number."""
-        folder = self.folder / str(self._saving)
-        unnamed = folder.with_name(folder.name + ocp.path.step.TMP_DIR_SUFFIX)
-        # A bucket has the number from the start.
-        seal(unnamed if unnamed.exists() else folder, but=ORBAX_NOTES)
+        """Called by Orbax when all is written, before the folder gets its number.
+
+        A bucket compares checksums of its own whenever an object is written or read.
+        """
+        if not in_bucket(self.folder):
+            name = f"{self._saving}{ocp.path.step.TMP_DIR_SUFFIX}"
+            seal(Path(self.folder) / name, but=ORBAX_NOTES)
 
     def wait(self):
-        """Returns when everything saved is on disk."""
+        """Returns when everything saved is on disk, or in the bucket."""
         self.manager.wait_until_finished()
 
     def restore(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from etils import epath
 
 from block_recurrent.errors import UserError
 
@@ -18,6 +19,7 @@ USER_ERROR_STATUS = 2
 def run_main(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it was asked to do
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises what it logs
     try:
         status = main() or 0
     except UserError as error:
@@ -66,6 +68,6 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
     )
 
 
-def default_workdir(gin_files: list[str]) -> Path:
+def default_workdir(gin_files: list[str]) -> epath.Path:
     """runs/<name of the first gin file>."""
-    return Path("runs") / Path(gin_files[0]).stem
+    return epath.Path("runs") / Path(gin_files[0]).stem

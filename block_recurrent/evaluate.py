@@ -15,6 +15,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.loss_profile import Profile
 from block_recurrent.memory_worth import MEMORIES, MemoryProbe
+from block_recurrent.run_folder import run_folder
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.trained import load_run
 
@@ -25,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Bits per token, byte and character of the newest checkpoint over whole "
         "documents, the state carried from segment to segment and every byte counted once.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run")
+    parser.add_argument("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
     parser.add_argument(
         "--split", default="held_out", help="held_out (default), train, or another of the store's"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from block_recurrent.cli import run_main
 from block_recurrent.model_file import save_model
+from block_recurrent.run_folder import run_folder
 from block_recurrent.trained import load_run
 
 
@@ -15,7 +16,7 @@ def parse_arguments() -> argparse.Namespace:
         "block_recurrent.load_model, block_recurrent.generate and train.initial_model read.",
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, metavar="DIR", help="the run")
+    add("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
     add("--output", type=Path, required=True, metavar="FILE", help="model.safetensors, for example")
     add(
         "--dtype",

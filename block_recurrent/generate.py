@@ -18,6 +18,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.generation import Generator
 from block_recurrent.metrics_log import start_bar
 from block_recurrent.model_file import load_model
+from block_recurrent.run_folder import run_folder
 from block_recurrent.sampling import Sampling
 from block_recurrent.saved_state import load_state, save_state
 from block_recurrent.trained import load_run
@@ -48,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--workdir", type=Path, metavar="DIR", help="the run")
+    model.add_argument("--workdir", type=run_folder, metavar="DIR", help="the run")
     model.add_argument(
         "--model",
         type=Path,

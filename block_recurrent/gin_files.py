@@ -14,6 +14,7 @@ import gin
 from gin import config_parser
 
 from block_recurrent.errors import UserError
+from block_recurrent.run_folder import AnyPath, in_bucket, run_folder
 
 PACKAGE = Path(__file__).parent
 # setup.py installs gin/ inside the package; a clone has it beside the package.
@@ -43,14 +44,19 @@ def shipped() -> list[str]:
     return sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("gin/**/*.gin"))
 
 
-def find(name: str, beside: Path | None = None) -> Path:
-    """Looks in the current folder, then in `beside`, then among the shipped files.
+def find(name: str, beside: AnyPath | None = None) -> AnyPath:
+    """Looks in the current folder, then in `beside`, then among the shipped files; or in a bucket.
 
     Raises:
       UserError: it is in none of them.
     """
-    for folder in (Path(), beside, SHIPPED):
-        if folder is not None and (path := folder / Path(name).expanduser()).is_file():
+    if in_bucket(name):
+        places = [run_folder(name)]
+    else:
+        folders = filter(None, (Path(), beside, SHIPPED))
+        places = [folder / Path(name).expanduser() for folder in folders]
+    for path in places:
+        if path.is_file():
             return path
     near = difflib.get_close_matches(name, shipped(), n=1)
     mend = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped())}"
@@ -71,7 +77,7 @@ def read(gin_files: Sequence[str], bindings: Sequence[str]) -> Iterator[Binding]
         yield from _parse(text, COMMAND_LINE, None, ())
 
 
-def _read_file(path: Path, including: tuple[Path, ...]) -> Iterator[Binding]:
+def _read_file(path: AnyPath, including: tuple[AnyPath, ...]) -> Iterator[Binding]:
     if path.resolve() in including:
         raise UserError(f"{path} includes itself: take the include out of it")
     try:
@@ -82,7 +88,7 @@ def _read_file(path: Path, including: tuple[Path, ...]) -> Iterator[Binding]:
 
 
 def _parse(
-    text: str, source: str, folder: Path | None, including: tuple[Path, ...]
+    text: str, source: str, folder: AnyPath | None, including: tuple[AnyPath, ...]
 ) -> Iterator[Binding]:
     """The bindings in `text`; `folder` is one more place to look up its includes."""
 

@@ -16,24 +16,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from block_recurrent.mirror import Mirror
+from block_recurrent.run_folder import AnyPath, run_folder
 from block_recurrent.wandb_log import WandbLog
 from block_recurrent.whole_file import whole_file
 
 
 @contextlib.contextmanager
-def hidden(module: str):
-    """As if the module were not installed, unless it is imported already."""
-    hide = module not in sys.modules
-    if hide:
-        sys.modules[module] = None
+def hidden(*modules: str):
+    """As if the modules were not installed, unless they are imported already."""
+    hide = [module for module in modules if module not in sys.modules]
+    sys.modules.update(dict.fromkeys(hide))
     try:
         yield
     finally:
-        if hide:
+        for module in hide:
             del sys.modules[module]
 
 
-with hidden("torch"):  # which tensorboardX imports where it can: seconds, and for nothing here
+# Which tensorboardX imports where it can: seconds, and for nothing here.
+with hidden("torch", "google.cloud.storage"):
     from tensorboardX import SummaryWriter
 
 
@@ -44,7 +46,9 @@ class MetricsLog:
             log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
 
     A line of JSON is with the operating system when `write` returns, so that a killed run loses
-    none; TensorBoard's numbers follow within seconds.
+    none; TensorBoard's numbers follow within seconds. In a bucket, both are there after `flush` and
+    after `close`, and a minute old at most between: a killed run loses that minute, but no line
+    from before its newest checkpoint.
 
     Args:
       workdir: the folder of the run; made if it is not there.
@@ -56,16 +60,20 @@ class MetricsLog:
       purge_step: the first step that TensorBoard forgets of what it has read before.
     """
 
-    def __init__(self, workdir: str | Path, resume_step: int | None, wandb: WandbLog | None = None):
-        self._wandb, workdir = wandb, Path(workdir)
+    def __init__(
+        self, workdir: str | AnyPath, resume_step: int | None, wandb: WandbLog | None = None
+    ):
+        self._wandb, workdir = wandb, run_folder(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        path, self._samples = workdir / "metrics.jsonl", workdir / "samples.jsonl"
+        names = "metrics.jsonl", "samples.jsonl"
+        self._mirror = Mirror(workdir, begin_with=names)
+        path, self._samples = (self._mirror.folder / name for name in names)
         for log in (path, self._samples):
             keep_until(log, -1 if resume_step is None else resume_step)
         self.purge_step = 0 if resume_step is None else resume_step + 1
         self._file = open(path, "a", buffering=1, encoding="utf-8")
         self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"),
+            str(self._mirror.folder / "tensorboard"),
             purge_step=self.purge_step,
             flush_secs=1,
             # Files are named by the second: one begun in the same second must not replace another.
@@ -88,6 +96,7 @@ class MetricsLog:
             self._tensorboard.add_scalar(f"{split}/{name}", number, int(step))
         if self._wandb:
             self._wandb.write(int(step), split, numbers)
+        self._mirror.update()
 
     def write_text(self, step: int, prompt: str, text: str):
         """Logs what the model has written after the prompt."""
@@ -99,10 +108,15 @@ class MetricsLog:
         if self._wandb:
             self._wandb.write_text(int(step), prompt, text)
 
+    def flush(self):
+        """Brings both to the bucket, if they belong there. Comes before a checkpoint."""
+        self._mirror.update(least=0)
+
     def close(self):
         """Flushes all."""
         self._file.close()
         self._tensorboard.close()
+        self._mirror.close()
 
     def __enter__(self):
         return self

@@ -15,6 +15,7 @@ from block_recurrent.loss_profile import Profile, first_of_bins
 from block_recurrent.metrics_log import step_of
 from block_recurrent.plots import Figure, png
 from block_recurrent.report_figures import loss_by_distance, training_history, worth_by_distance
+from block_recurrent.run_folder import AnyPath
 
 WORTH = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
 CAPTIONS = {
@@ -34,7 +35,7 @@ td, th { padding: 0.1rem 1rem 0.1rem 0; text-align: right; } td:first-child { te
 
 def write_report(
     path: Path,
-    workdir: Path,
+    workdir: AnyPath,
     config: RunConfig,
     result: Mapping[str, Any],
     profile: Profile,
@@ -81,7 +82,7 @@ def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str
     }
 
 
-def read_history(workdir: Path) -> list[dict[str, Any]]:
+def read_history(workdir: AnyPath) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; none where the run's folder has lost it."""
     path = workdir / "metrics.jsonl"
     if not path.is_file():

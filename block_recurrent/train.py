@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from block_recurrent.cli import add_gin_arguments, default_workdir, run_main
 from block_recurrent.configs import load
 from block_recurrent.distributed import connect
 from block_recurrent.preemption import EXIT_STATUS
+from block_recurrent.run_folder import run_folder
 from block_recurrent.trainer import Trainer
 
 EPILOG = f"""\
@@ -33,9 +33,10 @@ def parse_arguments() -> argparse.Namespace:
     add_gin_arguments(parser, required=True, example="'train.num_steps = 100'")
     parser.add_argument(
         "--workdir",
-        type=Path,
+        type=run_folder,
         metavar="DIR",
-        help="folder of the run (default: runs/<name of the first gin file>)",
+        help="folder of the run, on disk or gs://bucket/run (default: runs/<name of the first "
+        "gin file>)",
     )
     many = parser.add_argument_group(
         "many processes", "SLURM, Open MPI and TPU pods tell these themselves; see launch/"

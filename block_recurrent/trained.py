@@ -1,6 +1,5 @@
 """The model of a run."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from flax import nnx
@@ -8,6 +7,7 @@ from flax import nnx
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.configs import RunConfig
 from block_recurrent.model import BlockRecurrentTransformer
+from block_recurrent.run_folder import AnyPath, run_folder
 from block_recurrent.train_step import abstract_model
 from block_recurrent.workdir import read_config
 
@@ -20,13 +20,13 @@ class Run(NamedTuple):
     step: int
 
 
-def load_run(workdir: str | Path) -> Run:
+def load_run(workdir: str | AnyPath) -> Run:
     """The newest checkpoint of a run.
 
     Raises:
       UserError: there is no run in the folder, or no checkpoint yet.
     """
-    workdir = Path(workdir)
+    workdir = run_folder(workdir)
     config = read_config(workdir)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(workdir, read_only=True) as checkpoints:

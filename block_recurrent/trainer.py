@@ -5,7 +5,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from block_recurrent.metrics_log import MetricsLog, Progress
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
+from block_recurrent.run_folder import AnyPath
 from block_recurrent.sharding import Layout, make_mesh
 from block_recurrent.step_memory import compile_to_fit, step_memory_line
 from block_recurrent.text_samples import text_sampler
@@ -53,7 +53,7 @@ class Trainer:
       UserError: corpus, model, batch and devices do not fit each other.
     """
 
-    def __init__(self, config: RunConfig, workdir: Path):
+    def __init__(self, config: RunConfig, workdir: AnyPath):
         train, model = config.train, config.model
         check_wandb(train.wandb_project)
         self.documents = load_documents(config.data)
@@ -193,6 +193,8 @@ class Trainer:
             if evaluate:
                 self.evaluate(done, state)
             if save:
+                if is_first():
+                    self.log.flush()
                 checkpoints.save(state, position)
             self.clock += time.perf_counter() - paused
             if stopping:

@@ -4,10 +4,10 @@ import dataclasses
 import html
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 
 from block_recurrent.configs import RunConfig
 from block_recurrent.errors import UserError, first_line
+from block_recurrent.run_folder import AnyPath, in_bucket
 from block_recurrent.whole_file import whole_file
 
 
@@ -33,14 +33,15 @@ class WandbLog:
 
     Args:
       project: to which the run belongs; made if it is not there.
-      workdir: the folder of the run, where W&B keeps what it has yet to send.
+      workdir: the folder of the run, where W&B keeps what it has yet to send (for a bucket,
+        in the current folder).
       config: shown beside the numbers.
 
     Raises:
       UserError: W&B does not let the run in.
     """
 
-    def __init__(self, project: str, workdir: Path, config: RunConfig):
+    def __init__(self, project: str, workdir: AnyPath, config: RunConfig):
         import wandb
 
         self._html = wandb.Html
@@ -50,7 +51,7 @@ class WandbLog:
                 id=run_id(workdir),
                 resume="allow",
                 name=workdir.resolve().name,
-                dir=str(workdir),
+                dir=None if in_bucket(workdir) else str(workdir),
                 config=dataclasses.asdict(config),
                 allow_val_change=True,  # of a run that goes on for more steps
                 reinit="create_new",  # leaves a run of the notebook's own alone
@@ -81,7 +82,7 @@ class WandbLog:
         self._run.finish(exit_code=1 if kind else 0)
 
 
-def run_id(workdir: Path) -> str:
+def run_id(workdir: AnyPath) -> str:
     """W&B's id of the run in this folder, drawn for the first time that it is asked for."""
     path = workdir / "wandb_id"
     if not path.exists():

@@ -1,11 +1,11 @@
 """The folder of a run: its configuration, written once and never another's."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from block_recurrent.configs import RunConfig, differences, load, to_gin
 from block_recurrent.distributed import is_first, wait_for_others
 from block_recurrent.errors import UserError
+from block_recurrent.run_folder import AnyPath, reaching
 from block_recurrent.whole_file import whole_file
 
 # These say how long a run goes on, what it reports and where it runs, not what it computes.
@@ -22,19 +22,21 @@ MAY_CHANGE = (
 )
 
 
-def read_config(workdir: Path) -> RunConfig:
+def read_config(workdir: AnyPath) -> RunConfig:
     """The configuration of the run in `workdir`.
 
     Raises:
       UserError: there is none.
     """
     path = workdir / "config.gin"
-    if not path.is_file():
+    with reaching(workdir, "read"):
+        there = path.is_file()
+    if not there:
         raise UserError(f"{workdir} holds no run (no config.gin): train first, or name another")
     return load([str(path)], [])
 
 
-def claim(workdir: Path, config: RunConfig):
+def claim(workdir: AnyPath, config: RunConfig):
     """Makes the folder and writes config.gin, or finds that it holds this configuration.
 
     A run may be continued for more steps and on other devices, if all else is equal. (Schedules
@@ -44,7 +46,9 @@ def claim(workdir: Path, config: RunConfig):
       UserError: it holds another one, or cannot be written.
     """
     path = workdir / "config.gin"
-    if path.exists():
+    with reaching(workdir, "read"):
+        there = path.exists()
+    if there:
         different = differences(read_config(workdir), config)
         different = [line for line in different if not line.startswith(MAY_CHANGE)]
         if different:
@@ -55,14 +59,10 @@ def claim(workdir: Path, config: RunConfig):
     wait_for_others("claim")  # until all have read what is there
     if not is_first():
         return
-    try:
+    with reaching(workdir, "write to"):
         workdir.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             file.write(to_gin(config).encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {workdir} ({error.strerror}): name another --workdir"
-        ) from error
 
 
 def _hint(different: Sequence[str]) -> str:

@@ -6,11 +6,11 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from block_recurrent.distributed import is_first
 from block_recurrent.errors import UserError
+from block_recurrent.run_folder import AnyPath, in_bucket, reaching
 
 LOCK = "lock"
 # What file systems answer that know no locks, as some network mounts.
@@ -18,26 +18,23 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
+def held(workdir: AnyPath) -> Iterator[None]:
     """While entered, no other training can enter the folder; it is made if it is not there.
 
     The first of several processes holds it for all. The lock is the operating system's (flock on
     the file `lock`), and ends with the process, however that ends. Between hosts it counts where
-    their file system carries locks, as NFS does unless it is mounted with nolock.
+    their file system carries locks, as NFS does unless it is mounted with nolock; a bucket has
+    none.
 
     Raises:
       UserError: another training has the folder, or it cannot be written.
     """
-    if not is_first():
+    if not is_first() or in_bucket(workdir):
         yield
         return
-    try:
+    with reaching(workdir, "write to"):
         workdir.mkdir(parents=True, exist_ok=True)
         file = _locked(workdir)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {workdir} ({error.strerror}): name another --workdir"
-        ) from error
     try:
         yield
     finally:
@@ -45,7 +42,7 @@ def held(workdir: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked(workdir: Path) -> BinaryIO:
+def _locked(workdir: AnyPath) -> BinaryIO:
     """The file, locked, and with its holder's name in it."""
     while True:
         file = open(workdir / LOCK, "a+b", buffering=0)

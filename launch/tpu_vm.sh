@@ -22,9 +22,10 @@ options:
   --project=NAME    Google Cloud project (default: as gcloud is set)
   --queued          ask through the queue and wait; needed for most large slices
   --spot            cheaper, may be taken away; implies --queued
-  --bucket=NAME     Cloud Storage bucket that all hosts mount at ~/bucket by gcsfuse; the working
-                    folder is ~/bucket/runs/NAME. A slice of several hosts needs this, or a folder
-                    shared otherwise and named by --workdir=/FOLDER after --
+  --bucket=NAME     Cloud Storage bucket: the run's folder is gs://BUCKET/runs/NAME, and all hosts
+                    mount the bucket at ~/bucket by gcsfuse, for the corpus. A slice of several
+                    hosts needs this, or a folder of the run that all share, named by --workdir=
+                    after --
   --delete          delete the TPU, and train nothing
   --dry_run         print the commands and run none
   --help            this text
@@ -161,7 +162,7 @@ else
 fi
 python3 -m pip install --quiet --user uv
 test -d .venv || python3 -m uv venv --quiet --python=3.12 .venv
-python3 -m uv pip install --quiet --python=.venv/bin/python '.[tpu]'"
+python3 -m uv pip install --quiet --python=.venv/bin/python '.[tpu,gcs]'"
 if [[ $bucket ]]; then
   install+="
 if ! mountpoint --quiet ~/bucket; then
@@ -181,10 +182,9 @@ on_hosts all "$install"
 
 arguments=("$@")
 if [[ $bucket && " $* " != *' --workdir'* ]]; then
-  arguments+=("--workdir=WORKDIR")
+  arguments+=("--workdir=gs://$bucket/runs/$name")
 fi
 training=$(printf '%q ' .venv/bin/python -u -m block_recurrent.train "${arguments[@]}")
-training=${training//--workdir=WORKDIR/--workdir=\"\$HOME\"/bucket/runs/$name}
 on_hosts all "if $running; then exit; fi
 cd $folder && rm -f status && true >log
 nohup bash -c $(printf %q "${training}; echo \$? >status") >log 2>&1 </dev/null &

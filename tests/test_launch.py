@@ -429,6 +429,7 @@ def test_tpu_dry_run():
         "--worker=0",
     ]
     assert "gcsfuse --implicit-dirs mine ~/bucket" in text
+    assert any("--workdir=gs://mine/runs/brt" in word for word in commands[2])
     for command in commands[1:]:  # what the hosts run
         script = next(word for word in command if word.startswith("--command="))[10:]
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)

@@ -16,7 +16,7 @@ GIN = Path(__file__).parent.parent / "gin"
 
 # Each module imports only modules before it: whoever reads in this order meets nothing unexplained.
 READING_ORDER = """
-    errors whole_file checksums types
+    errors run_folder whole_file checksums mirror types
     linear positions dropout dot_product window
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
