@@ -1,6 +1,7 @@
 """Checkpoints: everything a run needs to go on exactly where it stopped, as one atomic unit."""
 
 import functools
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,10 @@ from block_recurrent.distributed import all_agree, is_first, wait_for_others
 from block_recurrent.errors import UserError
 from block_recurrent.run_folder import AnyPath, in_bucket
 from block_recurrent.train_step import TrainState
+
+# Where TensorFlow is installed, paths in buckets would go through it: seconds to import, and it
+# takes a GPU's memory. Without it they go through gcsfs.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 KEEP = 3  # the newest ones; older ones are deleted
 ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of beginning and end; nothing depends on them

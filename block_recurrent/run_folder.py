@@ -11,10 +11,6 @@ from etils import epath
 
 from block_recurrent.errors import UserError, first_line
 
-# Where TensorFlow is installed, these paths, Orbax's too, would go through it: seconds to import,
-# and it takes a GPU's memory. Without it they go through gcsfs.
-os.environ.setdefault("EPATH_USE_TF", "false")
-
 AnyPath = Path | epath.Path  # both have the methods of `pathlib.Path` that are used here
 
 

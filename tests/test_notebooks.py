@@ -7,8 +7,21 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from bucket_server import serve_bucket
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# In the place of PG19, and under its name.
+TOY_STORE = """\
+%%bash
+set -e
+mkdir text
+for book in $(seq 20); do seq 900 >text/$book.txt; done
+python -m block_recurrent.prepare_data --gin_file=gin/data/text_files.gin \\
+    --gin_bindings="data.path = 'text'" --gin_bindings="data.held_out_per_mille = 200" \\
+    --output=stores/pg19_tokens
+"""
 
 # What the test puts in the place of a notebook's cells of parameters, one after the other.
 TOY = {
@@ -17,6 +30,14 @@ TOY = {
         "GIN_FILES, WORKDIR = ['gin/brt_fixed_gate.gin', 'gin/scale/tiny.gin'], 'run'\n"
         "BINDINGS = ['train.num_steps = 4', 'train.log_every_steps = 2']",
         "PROMPT, NUM_TOKENS = 'def ', 20",
+    ],
+    "reproduce_table_1": [
+        "SOURCE, EXTRA = '', ''",
+        "ROW, WORKDIR = 'rec_fixed_skip', 'gs://bucket/run'\n"
+        "GIN_FILES = [f'gin/table1/{ROW}.gin', 'gin/scale/tiny.gin']\n"
+        "BINDINGS = ['train.num_steps = 4', 'train.log_every_steps = 2']\n"
+        "BINDINGS += ['BlockRecurrentTransformer.vocab_size = 260']",
+        TOY_STORE,
     ],
     "use_the_modules": [
         "SOURCE, EXTRA = '', ''",
@@ -43,9 +64,18 @@ def test_first_cells_install_what_exists(path):
     assert (path.parent / folder / "setup.py").samefile(ROOT / "setup.py")
 
 
+@pytest.fixture
+def bucket(monkeypatch):
+    """`gs://bucket`, also to a notebook's kernel."""
+    with serve_bucket() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(path, tmp_path):
+def test_notebook(path, tmp_path, bucket):
     notebook = nbformat.read(path, 4)
     notebook.cells = [cell for cell in notebook.cells if "install" not in tags(cell)]
     toys = iter(TOY[path.stem])
