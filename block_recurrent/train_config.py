@@ -1,7 +1,7 @@
 """Length, batch and rhythm of a training run."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +18,11 @@ class TrainConfig:
       log_every_steps: steps between two lines of metrics.
       eval_every_steps: steps between two evaluations on the held-out documents.
       checkpoint_every_steps: steps between two checkpoints.
+      on_nonfinite: after a step whose loss, gradient or recurrent state is not finite, and which
+        changes nothing: 'skip' goes on with the next batch, 'roll_back' with the newest checkpoint
+        and the next batch, 'stop' ends the run.
+      max_nonfinite_steps: so many such steps in a row end the run whatever on_nonfinite says; under
+        'roll_back', so many returns to the same checkpoint.
     """
 
     num_steps: Annotated[int, "steps"] = 1000
@@ -28,3 +33,5 @@ class TrainConfig:
     log_every_steps: Annotated[int, "steps"] = 10
     eval_every_steps: Annotated[int, "steps"] = 500
     checkpoint_every_steps: Annotated[int, "steps"] = 500
+    on_nonfinite: Literal["skip", "roll_back", "stop"] = "skip"
+    max_nonfinite_steps: Annotated[int, "steps"] = 10

@@ -1,5 +1,6 @@
 """One optimizer step as a pure function of `TrainState` and batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from block_recurrent.data.lanes import Batch
 from block_recurrent.losses import summed_loss
@@ -18,12 +19,29 @@ from block_recurrent.types import ModelState
 
 
 class Sums(NamedTuple):
-    """Sums over the steps since the last line of metrics."""
+    """Sums over the finite steps since the last line of metrics, and the number of the others."""
 
     nats: Float[Array, ""]
     tokens: Float[Array, ""]
     grad_norm: Float[Array, ""]
     steps: Float[Array, ""]
+    nonfinite: Float[Array, ""]
+
+
+class Measured(NamedTuple):
+    """What a step tells the host.
+
+    Attributes:
+      sums: since the last line of metrics.
+      loss: of this step, nats a token.
+      grad_norm: of this step.
+      nonfinite: steps in a row up to this one that were not finite.
+    """
+
+    sums: Sums
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    nonfinite: Int[Array, ""]
 
 
 class TrainState(NamedTuple):
@@ -34,6 +52,7 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
     model: ModelState
     sums: Sums
+    nonfinite: Int[Array, ""]
     key: UInt32[Array, "2"]
 
 
@@ -62,7 +81,8 @@ def init_function(
             params=params,
             optimizer=optimizer.init(params),
             model=model.initial_state(batch_size),
-            sums=Sums(*jnp.zeros((4,))),
+            sums=Sums(*jnp.zeros((5,))),
+            nonfinite=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(key),
         )
 
@@ -83,8 +103,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     log_every_steps: int,
     layout: Layout,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The step. Its sums begin anew after every `log_every_steps` steps, without the host."""
+) -> Callable[[TrainState, Batch], tuple[TrainState, Measured]]:
+    """The step. Its sums begin anew after every `log_every_steps` steps, without the host.
+
+    A step whose loss, gradient or recurrent state is not finite counts itself and leaves
+    parameters, optimizer and model state as they were, as if its batch had not been.
+    """
 
     def nats_of_rows(params, model_state, batch, dropout_key):
         model = nnx.merge(graphdef, params)
@@ -100,25 +124,42 @@ def make_train_step(
         nats, tokens = nats.sum(), batch.weights.sum()
         return nats / jnp.maximum(tokens, 1), (nats, tokens, model_state)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Measured]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (_, (nats, tokens, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        (loss, (nats, tokens, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.model, batch, key
         )
+        grad_norm = optax.tree.norm(grads)
+        finite = is_finite(loss, grad_norm, model_state)
         updates, optimizer_state = optimizer.update(
             layout.scatter(grads), state.optimizer, state.params
         )
+        if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
+        params, optimizer_state, model_state = if_finite(
+            (optax.apply_updates(state.params, updates), optimizer_state, model_state),
+            (state.params, state.optimizer, state.model),
+        )
         fresh = state.step % log_every_steps == 0
-        new = Sums(nats, tokens, optax.tree.norm(grads), jnp.ones(()))
+        new = if_finite(Sums(nats, tokens, grad_norm, 1.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0, 1.0))
         sums = jax.tree.map(lambda old, add: jnp.where(fresh, 0, old) + add, state.sums, new)
+        nonfinite = jnp.where(finite, 0, state.nonfinite + 1)
         after = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             optimizer=optimizer_state,
             model=model_state,
             sums=sums,
+            nonfinite=nonfinite,
             key=state.key,
         )
-        return after, sums
+        return after, Measured(sums, loss, grad_norm, nonfinite)
 
     return train_step
+
+
+def is_finite(
+    loss: Float[Array, ""], grad_norm: Float[Array, ""], model_state: ModelState
+) -> Bool[Array, ""]:
+    """Whether a step may count. Caches are not looked at: their tokens are in the loss."""
+    recurrent = [layer.recurrent for layer in model_state if layer.recurrent is not None]
+    return jnp.stack([jnp.isfinite(x).all() for x in (loss, grad_norm, *recurrent)]).all()

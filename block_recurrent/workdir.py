@@ -8,12 +8,15 @@ from block_recurrent.distributed import is_first, wait_for_others
 from block_recurrent.errors import UserError
 from block_recurrent.whole_file import whole_file
 
-# These say how long a run goes on, what it reports and where it runs, not what it computes.
+# These say how long a run goes on, what it reports, where it runs and what it does when numbers go
+# wrong, not what it computes.
 MAY_CHANGE = (
     "train.num_steps",
     "train.log_every_steps",
     "train.eval_every_steps",
     "train.checkpoint_every_steps",
+    "train.on_nonfinite",
+    "train.max_nonfinite_steps",
     "mesh.",
     "distributed.",
 )

@@ -29,7 +29,7 @@ READING_ORDER = """
     losses optimizers distributed sharding train_config train_step layout_table
     loss_profile evaluation memory_worth
     gin_files gin_names field_values data.prepare_config configs workdir checkpoints
-    initial_model metrics_log preemption trainer trained
+    initial_model metrics_log nonfinite loss_spikes preemption trainer trained
     plots report_figures report analysis_figures analysis_report
     cli train evaluate analyze export data.text_stream generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies

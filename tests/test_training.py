@@ -23,15 +23,24 @@ from block_recurrent.configs import load, to_gin
 from block_recurrent.data import load_documents
 from block_recurrent.evaluation import Evaluator
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
+from block_recurrent.train_config import TrainConfig
 from block_recurrent.train_step import abstract_model
 from block_recurrent.trained import load_run
 from block_recurrent.trainer import Trainer
 from block_recurrent.workdir import read_config
 from corpus import tiny_run, write_corpus
 
+NOT_COMPILED = (
+    "num_steps",
+    "eval_every_steps",
+    "checkpoint_every_steps",
+    "on_nonfinite",
+    "max_nonfinite_steps",
+)
+
 
 class SharingTrainer(Trainer):
-    """A new trainer that runs the functions another one of the same configuration has compiled.
+    """A new trainer that runs the functions that another one has compiled from the same parameters.
 
     Compiling is nearly all of a tiny run's time. That each process comes to the same functions is
     seen where a plain `Trainer` repeats a run, and where one is killed.
@@ -41,12 +50,19 @@ class SharingTrainer(Trainer):
 
     def __init__(self, config, workdir):
         super().__init__(config, workdir)
-        known = self.first.setdefault(self.config, self)
+        known = self.first.setdefault(self.compiled_from, self)
         self.init, self.evaluator.initial = known.init, known.evaluator.initial
         self.evaluator.step = known.evaluator.step
 
+    @property
+    def compiled_from(self):
+        """The configuration without what no compiled function knows."""
+        unknown = {name: getattr(TrainConfig, name) for name in NOT_COMPILED}
+        train = dataclasses.replace(self.config.train, **unknown)
+        return dataclasses.replace(self.config, train=train)
+
     def compile_step(self):
-        known = self.first[self.config]
+        known = self.first[self.compiled_from]
         if not hasattr(known, "step"):
             known.step = super().compile_step()
         return known.step
