@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from block_recurrent.layout_table import layout_table, memory_line
 from block_recurrent.loss_spikes import LossSpikes
 from block_recurrent.memory_worth import MemoryProbe
 from block_recurrent.metrics_log import MetricsLog, Progress
+from block_recurrent.metrics_server import MetricsServer
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.nonfinite import NonfiniteSteps, RollBack, Step
 from block_recurrent.optimizers import make_optimizer
@@ -39,6 +41,7 @@ from block_recurrent.train_step import (
     make_train_step,
     state_shardings,
 )
+from block_recurrent.watching import Watch
 from block_recurrent.workdir import claim
 
 
@@ -98,7 +101,12 @@ class Trainer:
                 tell(f"\n{table}\n")
         num_steps = self.config.train.num_steps
         self.nonfinite = NonfiniteSteps(self.config.train, self.lanes, self.workdir)
-        with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
+        port = self.config.watch.port if is_first() else None
+        with (
+            MetricsServer(port) if port else contextlib.nullcontext() as self.server,
+            Checkpoints(self.workdir) as checkpoints,
+            StopSignal() as stop,
+        ):
             state, position = self.start(checkpoints)
             if state.step >= num_steps:
                 tell(f"all {num_steps:,} steps of this run are done")
@@ -128,6 +136,9 @@ class Trainer:
                 self.log = stack.enter_context(MetricsLog(self.workdir, first or None))
                 self.progress = stack.enter_context(Progress(train.num_steps, first))
                 self.spikes = LossSpikes(self.workdir / "metrics.jsonl", train.log_every_steps)
+            heartbeat = self.workdir / "heartbeat.json" if is_first() else None
+            note = self.progress.note if is_first() else tell_of_process
+            self.watch = stack.enter_context(Watch(heartbeat, self.config.watch, note, first))
             batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
             return self.loop(step, state, position, batches, checkpoints, stop)
 
@@ -182,9 +193,12 @@ class Trainer:
         unreported = None
         for done in range(int(state.step) + 1, train.num_steps + 1):
             asked, before = time.perf_counter(), position
-            batch, position = next(batches)
+            with self.watch.at("waiting for data"):
+                batch, position = next(batches)
             self.waited += time.perf_counter() - asked
-            state, measured = step(state, self.layout.put(batch))
+            with self.watch.at("waiting for the device"):
+                state, measured = step(state, self.layout.put(batch))
+            self.watch.step(done)
             self.nonfinite.add(Step(done, before, position, measured))
             if unreported:  # one step late, so that the device is at work again meanwhile
                 unreported = self.report(*unreported)
@@ -199,19 +213,26 @@ class Trainer:
                 self.look(done)
             paused = time.perf_counter()
             if evaluate:
-                self.evaluate(done, state)
+                with self.watch.at("evaluating"):
+                    self.evaluate(done, state)
             if save:
-                checkpoints.save(state, position)
+                with self.watch.at("waiting for the checkpoint"):
+                    checkpoints.save(state, position)
                 self.nonfinite.saved()
+            if evaluate or save:
+                self.watch.paused()
             self.clock += time.perf_counter() - paused
             if stopping:
                 break
-        checkpoints.wait()
+        with self.watch.at("waiting for the checkpoint"):
+            checkpoints.wait()
         return done
 
     def look(self, until: int):
         """Acts on the steps up to number `until` that were not finite."""
-        self.nonfinite.look(until, self.progress.note if is_first() else tell)
+        with self.watch.at("waiting for the device"):
+            self.nonfinite.look(until, self.progress.note if is_first() else tell)
+        self.watch.measured(until)
 
     def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Measured]]:
         """The compiled step, so that no measured step contains its compilation."""
@@ -247,10 +268,16 @@ class Trainer:
             "waiting_for_data": waited / seconds,
             "padding": 1 - tokens / (max(steps, 1) * train.batch_size * train.segment_length),
         }
-        self.log.write(step, "train", metrics)
+        self.write(step, "train", metrics)
         self.progress.update(step, metrics)
         if spike:
             self.progress.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]):
+        """One line of metrics, wherever somebody may want it."""
+        self.log.write(step, split, metrics)
+        if self.server:
+            self.server.publish(step, split, metrics)
 
     def evaluate(self, step: int, state: TrainState):
         """Scores the held-out documents and writes a line of metrics; the last beside gzip's."""
@@ -259,7 +286,7 @@ class Trainer:
             metrics["memory_worth"] = self.probe.worth(state.params)
         if not is_first():
             return
-        self.log.write(step, "held_out", metrics)
+        self.write(step, "held_out", metrics)
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits a token"
@@ -268,6 +295,11 @@ class Trainer:
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         self.progress.note(line)
+
+
+def tell_of_process(text: str):
+    """Prints, in a process that is not the first."""
+    print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):

@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "train.max_nonfinite_steps",
     "mesh.",
     "distributed.",
+    "watch.",
 )
 
 

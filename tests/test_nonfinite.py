@@ -14,11 +14,13 @@ from block_recurrent import UserError
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.loss_spikes import LossSpikes
-from block_recurrent.train_step import is_finite
+from block_recurrent.losses import summed_loss
+from block_recurrent.train_step import finite_rows
 from block_recurrent.types import LayerState
 from block_recurrent.workdir import claim
 from corpus import tiny_run, write_corpus
 from test_training import SharingTrainer, assert_same_end, final_arrays, metrics
+from tiny import make_tokens, variant_model
 
 
 class PoisonedLanes(Lanes):
@@ -100,16 +102,14 @@ def state_after(workdir, config, step):
 
 
 def test_a_skipped_step_leaves_all_as_it_was(corpus, tmp_path, capsys):
-    config = with_policy(corpus, "skip", num_steps=5, checkpoint_every_steps=1, log_every_steps=2)
+    config = with_policy(corpus, "skip", num_steps=5, checkpoint_every_steps=1)
     assert poisoned(5)(config, tmp_path).run()
-    line = metrics(tmp_path)[-2]
-    assert (line["step"], line["nonfinite_steps"], line["loss"]) == (5, 1, None)
-    assert [line["nonfinite_steps"] for line in metrics(tmp_path)[:2]] == [0, 0]
     after, at_end = state_after(tmp_path, config, 5)
     before, position = state_after(tmp_path, config, 4)
     assert (before.step, after.step, before.nonfinite, after.nonfinite) == (4, 5, 0, 1)
-    for name in ("params", "optimizer", "model"):
+    for name in ("params", "optimizer"):
         jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(after, name))
+    assert after.finite.tolist() == [False, True, True, True], "row 0 is the poisoned one"
     assert (at_end.offset > position.offset).all(), "its batch is behind it"
     path = tmp_path / "nonfinite" / "step_5.npz"
     told = capsys.readouterr().out
@@ -120,6 +120,28 @@ def test_a_skipped_step_leaves_all_as_it_was(corpus, tmp_path, capsys):
         np.testing.assert_array_equal(saved["document"], position.document)
 
 
+def test_a_row_that_was_not_finite_begins_anew(corpus, tmp_path):
+    """As at a document's start, whatever it has carried."""
+    trainer = SharingTrainer(with_policy(corpus, "skip"), tmp_path)
+    step = trainer.compile_step()
+    batch, position = trainer.lanes.read(trainer.lanes.initial_position())
+    before = jax.device_get(step(trainer.init(), trainer.layout.put(batch))[0])
+    batch, _ = trainer.lanes.read(position)
+    assert not batch.starts[0, 0], "or there would be nothing to begin anew"
+
+    def spoil(leaf):
+        return np.concatenate([np.full_like(leaf[:1], np.nan), leaf[1:]])
+
+    spoilt = before._replace(
+        model=jax.tree.map(spoil, before.model), finite=np.array([False, True, True, True])
+    )
+    found = jax.device_get(step(jax.device_put(spoilt), trainer.layout.put(batch)))
+    batch.starts[0, 0] = True
+    wanted = jax.device_get(step(jax.device_put(before), trainer.layout.put(batch)))
+    assert np.isfinite(wanted[1].loss)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_a_skipped_step_does_not_touch_the_metrics_of_the_others(corpus, tmp_path):
     config = with_policy(corpus, "skip")
     assert poisoned(7)(config, tmp_path).run()
@@ -127,6 +149,13 @@ def test_a_skipped_step_does_not_touch_the_metrics_of_the_others(corpus, tmp_pat
         0, 1, 0
     ]  # fmt: skip
     assert all(line["loss"] > 0 for line in metrics(tmp_path))
+
+
+def test_a_line_of_nothing_but_such_steps_has_no_loss(corpus, tmp_path):
+    assert poisoned(1, 2, 3, 4, 5)(with_policy(corpus, "skip", num_steps=6), tmp_path).run()
+    first, second, _ = metrics(tmp_path)
+    assert (first["nonfinite_steps"], first["loss"], first["gradient_norm"]) == (5, None, None)
+    assert (second["nonfinite_steps"], second["loss_over_median"]) == (0, 1.0)
 
 
 @pytest.mark.parametrize("policy", ["skip", "roll_back"])
@@ -196,13 +225,16 @@ def test_stop_says_why_and_saves_nothing_more(corpus, tmp_path):
     assert poisoned(6)(with_policy(corpus, "skip"), tmp_path).run()
 
 
-def test_many_in_a_row_stop_at_the_same_step_whenever_it_is_looked(corpus, tmp_path):
-    for name, log_every_steps in [("often", 2), ("seldom", 5)]:
-        config = with_policy(corpus, "skip", max_nonfinite_steps=3, log_every_steps=log_every_steps)
-        with pytest.raises(UserError, match=r"step 8: .* Stopped after 3 steps in a row"):
-            poisoned(3, 4, 6, 7, 8)(config, tmp_path / name).run()
+@pytest.mark.parametrize("eval_every_steps", [1, 6])
+def test_many_in_a_row_stop_at_the_same_step_whenever_it_is_looked(
+    eval_every_steps, corpus, tmp_path
+):
+    config = with_policy(corpus, "skip", max_nonfinite_steps=3, eval_every_steps=eval_every_steps)
+    with pytest.raises(UserError, match=r"step 8: .* Stopped after 3 steps in a row"):
+        poisoned(3, 4, 6, 7, 8)(config, tmp_path).run()
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_is_too_high(corpus, tmp_path):
     """No hook at all: the numbers go wrong by themselves, and so no step may count after it."""
     config = with_policy(corpus, "skip", num_steps=30, max_nonfinite_steps=4)
@@ -224,17 +256,26 @@ def test_batches_saved_are_bounded(corpus, tmp_path, monkeypatch, capsys):
     assert "its batch is not saved" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("field", ["loss", "grad_norm", "recurrent"])
-def test_each_part_is_looked_at(field):
-    def parts(value):
-        numbers = {"loss": 1.0, "grad_norm": 1.0, "recurrent": 1.0} | {field: value}
-        state = LayerState(None, jnp.full((2, 3, 4), 1.0).at[1, 2, 3].set(numbers["recurrent"]))
-        none = LayerState(None, None)
-        return jnp.asarray(numbers["loss"]), jnp.asarray(numbers["grad_norm"]), (none, state)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_rows_are_judged_by_loss_and_recurrent_state(wrong):
+    nats, recurrent = jnp.ones(4).at[1].set(wrong), jnp.ones((4, 3, 2)).at[2, 1, 0].set(wrong)
+    state = LayerState(None, None), LayerState(None, recurrent)
+    assert finite_rows(jnp.ones(4), state[:1]).tolist() == [True] * 4
+    assert finite_rows(nats, state).tolist() == [True, False, False, True]
 
-    assert is_finite(*parts(1.0))
-    for wrong in (jnp.nan, jnp.inf, -jnp.inf):
-        assert not is_finite(*parts(wrong))
+
+def test_caches_that_are_not_finite_are_in_the_loss():
+    """So nobody needs to look at them: where a key or value is not finite, the loss is not."""
+    model = variant_model("fixed_skip")
+    tokens = make_tokens(1, 16)
+    for layer in range(3):
+        for field in ("keys", "values"):
+            state = list(model.initial_state(1))
+            cache = state[layer].cache
+            bad = getattr(cache, field).at[0, 1, -1, 3].set(jnp.inf)
+            state[layer] = state[layer]._replace(cache=cache._replace(**{field: bad}))
+            features, _ = model.features(tokens, tuple(state))
+            assert not np.isfinite(summed_loss(model, features, tokens, jnp.ones((1, 16))))
 
 
 def test_the_policy_may_change_in_a_run(corpus, tmp_path):

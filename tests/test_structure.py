@@ -21,15 +21,15 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model interop model_file token_step decoding sampling writing generation
-    saved_state block_recurrent inspection
+    model_config layers model interop field_values model_file token_step decoding sampling
+    writing generation saved_state block_recurrent inspection
     data.vocabularies tracing data.text_counts data.documents data.text_files data.embedded
     data.compressors data.store_format data.store_writer data.store data.mixture data data.lanes
     data.prefetch
-    losses optimizers distributed sharding train_config train_step layout_table
+    losses optimizers distributed sharding train_config watching train_step layout_table
     loss_profile evaluation memory_worth
-    gin_files gin_names field_values data.prepare_config configs workdir checkpoints
-    initial_model metrics_log nonfinite loss_spikes preemption trainer trained
+    gin_files gin_names data.prepare_config configs workdir checkpoints
+    initial_model metrics_log metrics_server nonfinite loss_spikes preemption trainer trained
     plots report_figures report analysis_figures analysis_report
     cli train evaluate analyze export data.text_stream generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies

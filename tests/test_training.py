@@ -27,6 +27,7 @@ from block_recurrent.train_config import TrainConfig
 from block_recurrent.train_step import abstract_model
 from block_recurrent.trained import load_run
 from block_recurrent.trainer import Trainer
+from block_recurrent.watching import WatchConfig
 from block_recurrent.workdir import read_config
 from corpus import tiny_run, write_corpus
 
@@ -56,10 +57,13 @@ class SharingTrainer(Trainer):
 
     @property
     def compiled_from(self):
-        """The configuration without what no compiled function knows."""
+        """The configuration without what no compiled function knows, and rows of evaluation."""
         unknown = {name: getattr(TrainConfig, name) for name in NOT_COMPILED}
         train = dataclasses.replace(self.config.train, **unknown)
-        return dataclasses.replace(self.config, train=train)
+        data = dataclasses.replace(self.config.data, path=None)
+        rows = self.evaluator.lanes.batch_size
+        watch = WatchConfig()
+        return dataclasses.replace(self.config, train=train, data=data, watch=watch), rows
 
     def compile_step(self):
         known = self.first[self.compiled_from]
