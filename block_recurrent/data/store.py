@@ -13,8 +13,8 @@ from jaxtyping import Int64, Integer
 from block_recurrent.data.documents import fingerprint
 from block_recurrent.data.store_format import (
     VOCABULARY_MODEL,
-    read_json,
     read_metadata,
+    read_shard_metadata,
     sha256,
     shard_files,
     shard_metadata,
@@ -26,7 +26,7 @@ from block_recurrent.data.vocabularies import (
     SentencePieceVocabulary,
     Vocabulary,
 )
-from block_recurrent.errors import UserError
+from block_recurrent.errors import UserError, first_line
 
 COLUMNS = 3  # of a row of .documents: tokens, bytes, words
 
@@ -103,9 +103,17 @@ def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]
       UserError: there is none, or it is damaged.
     """
     found: dict[str, list[tuple[TokenStore, float]]] = {}
-    for store, metadata, weight in _stores(Path(folder)):
-        for split in metadata["splits"]:
-            found.setdefault(split, []).append((TokenStore(store, split, metadata), weight))
+    try:
+        for store, metadata, weight in _stores(Path(folder)):
+            for split in metadata["splits"]:
+                found.setdefault(split, []).append((TokenStore(store, split, metadata), weight))
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the metadata in {folder} describe no token store ({first_line(error)}): prepare it "
+            "again"
+        ) from error
     return found
 
 
@@ -120,7 +128,7 @@ def verify(folder: str | Path) -> Iterator[str]:
             if difference := _difference(store, name, written):
                 yield difference
             elif name.endswith(".json"):  # of a shard, which describes files of its own
-                files = read_json(store / name)["files"]
+                files = read_shard_metadata(store / name)["files"]
                 yield from filter(None, (_difference(store, *file) for file in files.items()))
 
 
@@ -136,7 +144,7 @@ def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
 
 def _difference(folder: Path, name: str, written: Mapping[str, Any]) -> str | None:
     """What is wrong with a file of the folder."""
-    path = folder / Path(name).name
+    path = folder / name
     if not path.is_file():
         return f"{path} is missing"
     if path.stat().st_size != written["bytes"]:
@@ -151,7 +159,7 @@ def _read_shard(
 ) -> Int64[np.ndarray, " documents"]:
     """Tokens of each document of a shard. Every file must have its size, small ones their bytes."""
     description = shard_metadata(folder, split, shard)
-    metadata = read_json(description)
+    metadata = read_shard_metadata(description)
     if sha256(description) != files[description.name]["sha256"]:
         raise _damaged(description, "it holds other bytes than were written")
     tokens, documents, names = shard_files(folder, split, shard)
@@ -163,6 +171,8 @@ def _read_shard(
     if sha256(documents) != metadata["files"][documents.name]["sha256"]:
         raise _damaged(documents, "it holds other bytes than were written")
     table = np.fromfile(documents, "<i8").reshape(-1, COLUMNS)
+    if (table < 0).any():
+        raise _damaged(documents, "it holds a negative number")
     return np.ascontiguousarray(table[:, 0])
 
 
