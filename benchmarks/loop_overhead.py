@@ -26,7 +26,7 @@ from block_recurrent.trainer import Trainer
 class PairedTrainer(Trainer):
     """A run that takes the time of bare steps between its own."""
 
-    def loop(self, step, state, batches, checkpoints, stop):
+    def loop(self, step, state, position, batches, checkpoints, stop):
         self.bare_state = jax.tree.map(lambda leaf: leaf.copy(), state)
         self.bare_seconds, self.sums = [], None
 
@@ -35,7 +35,7 @@ class PairedTrainer(Trainer):
             return state, self.sums
 
         paired = self.paired(step, batches)
-        return super().loop(observed, state, paired, checkpoints, stop)
+        return super().loop(observed, state, position, paired, checkpoints, stop)
 
     def paired(self, step, batches):
         """The batches of the loop; between two stretches of them the bare steps."""

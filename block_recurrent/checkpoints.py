@@ -122,6 +122,17 @@ class Checkpoints:
         """Returns when everything saved is on disk, or in the bucket."""
         self.manager.wait_until_finished()
 
+    def go_back(self, every: int):
+        """Drops what is newer than the newest checkpoint at a multiple of `every` steps.
+
+        Others are there because a run was stopped, which must not decide where it goes back to.
+        """
+        self.wait()
+        regular = [step for step in self.steps if step % every == 0]
+        for step in self.steps:
+            if regular and step > regular[-1]:
+                self.manager.delete(step)
+
     def restore(
         self, abstract: TrainState, position: LanePosition
     ) -> tuple[TrainState, LanePosition]:

@@ -13,12 +13,13 @@ from block_recurrent.data.prepare_config import PrepareConfig
 from block_recurrent.distributed import DistributedConfig
 from block_recurrent.errors import UserError
 from block_recurrent.field_values import conform
-from block_recurrent.gin_files import Binding, read
+from block_recurrent.gin_files import COMMAND_LINE, Binding, read
 from block_recurrent.gin_names import check_names, macros_in
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.optimizers import OptimizerConfig
 from block_recurrent.sharding import MeshConfig
 from block_recurrent.train_config import TrainConfig
+from block_recurrent.watching import WatchConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class RunConfig:
     data: DataConfig = DataConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
+    watch: WatchConfig = WatchConfig()
 
     def __post_init__(self):
         if self.optimizer.ends and self.optimizer.decay_steps is None:
@@ -46,6 +48,7 @@ SECTIONS = {
     "data": "data",
     "mesh": "mesh",
     "distributed": "distributed",
+    "watch": "watch",
 }
 CLASSES = {section: get_type_hints(RunConfig)[field] for section, field in SECTIONS.items()}
 CLASSES["prepare"] = PrepareConfig  # known to every gin file, but it decides no run
@@ -62,6 +65,8 @@ RANGES = {
     "optimizer.beta1": (0, 1),
     "optimizer.beta2": (0, 1),
     "mesh.data": (-1, math.inf),
+    "watch.slow_factor": (1, math.inf),
+    "watch.port": (1, 2**16),
 }
 
 for _section, _class in CLASSES.items():
@@ -91,8 +96,18 @@ def load(gin_files: Sequence[str], bindings: Sequence[str]) -> RunConfig:
 def load_prepare(
     gin_files: Sequence[str], bindings: Sequence[str]
 ) -> tuple[PrepareConfig, DataConfig]:
-    """What the same gin files and bindings say about making a token store; see `load`."""
+    """What the same gin files and bindings say about making a token store; see `load`.
+
+    Raises:
+      UserError: as `load`, or a file names a module to be imported, which only a binding may.
+    """
     found = _bind(gin_files, bindings)
+    module = found.get(("prepare", "module"))
+    if module and module.place != COMMAND_LINE:
+        raise UserError(
+            f"{module.place}: prepare.module names code to be run, which no gin file may: take it "
+            f'out, and give --gin_bindings="prepare.module = {module.value!r}" if you trust it'
+        )
     return _part("prepare", found), _part("data", found)
 
 

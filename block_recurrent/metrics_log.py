@@ -57,6 +57,7 @@ class MetricsLog:
       wandb: gets the same.
 
     Attributes:
+      path: of metrics.jsonl on this machine.
       purge_step: the first step that TensorBoard forgets of what it has read before.
     """
 
@@ -67,11 +68,11 @@ class MetricsLog:
         workdir.mkdir(parents=True, exist_ok=True)
         names = "metrics.jsonl", "samples.jsonl"
         self._mirror = Mirror(workdir, begin_with=names)
-        path, self._samples = (self._mirror.folder / name for name in names)
-        for log in (path, self._samples):
+        self.path, self._samples = (self._mirror.folder / name for name in names)
+        for log in (self.path, self._samples):
             keep_until(log, -1 if resume_step is None else resume_step)
         self.purge_step = 0 if resume_step is None else resume_step + 1
-        self._file = open(path, "a", buffering=1, encoding="utf-8")
+        self._file = open(self.path, "a", buffering=1, encoding="utf-8")
         self._tensorboard = SummaryWriter(
             str(self._mirror.folder / "tensorboard"),
             purge_step=self.purge_step,

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
 from block_recurrent.errors import UserError, first_line
+from block_recurrent.field_values import conform
 from block_recurrent.interop import model_from_arrays
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.model_config import ModelConfig
@@ -65,10 +66,10 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
     try:
-        fields = json.loads(about.pop(CONFIG))
-        fields["recurrent_layers"] = tuple(fields["recurrent_layers"])
-        config = ModelConfig(**fields)
-    except (KeyError, TypeError, ValueError) as error:
+        kinds = get_type_hints(ModelConfig)
+        fields = json.loads(about.pop(CONFIG)).items()
+        config = ModelConfig(**{name: conform(value, kinds[name]) for name, value in fields})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no configuration of this version ({first_line(error)}): make it with "
             "python -m block_recurrent.export"

@@ -10,14 +10,17 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same comma
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT make `after_step` true once, and do nothing more.
+    """While entered, SIGTERM and SIGINT make `after_step` true, and do nothing more.
 
     Of several processes it is enough that one gets the signal: the coordination service of JAX
     agrees with the others on a step. A second signal kills.
+
+    Attributes:
+      reached: whether `after_step` has been true.
     """
 
     def __init__(self):
-        self.received = False
+        self.received = self.reached = False
         self.steps = 0
 
     def __enter__(self) -> "StopSignal":
@@ -38,8 +41,10 @@ class StopSignal:
         """
         self.steps += 1
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(self.steps)
-        return self.received
+            self.reached |= multihost_utils.reached_preemption_sync_point(self.steps)
+        else:
+            self.reached = self.received
+        return self.reached
 
     def _receive(self, number, _frame):
         self.received = True

@@ -1,7 +1,7 @@
 """Length, batch and rhythm of a training run."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,11 @@ class TrainConfig:
         nothing.
       sample_prompt: what it goes on from; None: the beginning of a held-out document.
       wandb_project: on Weights & Biases, to report to; None: nothing is reported there.
+      on_nonfinite: after a step whose loss, gradient or recurrent state is not finite, and which
+        changes nothing: 'skip' goes on with the next batch, 'roll_back' with the newest checkpoint
+        and the next batch, 'stop' ends the run.
+      max_nonfinite_steps: so many such steps in a row end the run whatever on_nonfinite says; under
+        'roll_back', so many returns to the same checkpoint.
     """
 
     num_steps: Annotated[int, "steps"] = 1000
@@ -35,3 +40,5 @@ class TrainConfig:
     sample_tokens: Annotated[int, "tokens"] = 0
     sample_prompt: str | None = None
     wandb_project: str | None = None
+    on_nonfinite: Literal["skip", "roll_back", "stop"] = "skip"
+    max_nonfinite_steps: Annotated[int, "steps"] = 10

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,9 +23,12 @@ from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.initial_model import initial_params
 from block_recurrent.layout_table import layout_table, memory_line
+from block_recurrent.loss_spikes import LossSpikes
 from block_recurrent.memory_worth import MemoryProbe
 from block_recurrent.metrics_log import MetricsLog, Progress
+from block_recurrent.metrics_server import MetricsServer
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.nonfinite import NonfiniteSteps, RollBack, Step
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.run_folder import AnyPath
@@ -32,7 +36,7 @@ from block_recurrent.sharding import Layout, make_mesh
 from block_recurrent.step_memory import compile_to_fit, step_memory_line
 from block_recurrent.text_samples import text_sampler
 from block_recurrent.train_step import (
-    Sums,
+    Measured,
     TrainState,
     abstract_model,
     init_function,
@@ -40,6 +44,7 @@ from block_recurrent.train_step import (
     state_shardings,
 )
 from block_recurrent.wandb_log import WandbLog, check_wandb
+from block_recurrent.watching import Watch
 from block_recurrent.workdir import claim
 from block_recurrent.workdir_lock import held
 
@@ -106,21 +111,54 @@ class Trainer:
             if self.mesh.size > 1:
                 tell(f"\n{table}\n")
         num_steps = self.config.train.num_steps
-        with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
+        self.nonfinite = NonfiniteSteps(self.config.train, self.lanes, self.workdir)
+        port = self.config.watch.port if is_first() else None
+        with (
+            MetricsServer(port) if port else contextlib.nullcontext() as self.server,
+            Checkpoints(self.workdir) as checkpoints,
+            StopSignal() as stop,
+        ):
             state, position = self.start(checkpoints)
-            first = int(state.step)
-            if first >= num_steps:
+            if state.step >= num_steps:
                 tell(f"all {num_steps:,} steps of this run are done")
                 return True
-            with contextlib.ExitStack() as stack:
-                if is_first():
-                    self.log = self.open_log(first, stack)
+            project = self.config.train.wandb_project if is_first() else None
+            with (
+                WandbLog(project, self.workdir, self.config)
+                if project
+                else contextlib.nullcontext() as self.wandb
+            ):
                 step = self.compile_step()
-                if is_first():
-                    self.progress = stack.enter_context(Progress(num_steps, first))
-                batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
-                done = self.loop(step, state, batches, checkpoints, stop)
-        return done == num_steps
+                while not stop.reached:
+                    try:
+                        return self.go_on(step, state, position, checkpoints, stop) == num_steps
+                    except RollBack as back:
+                        position = back.position
+                    checkpoints.go_back(self.config.train.checkpoint_every_steps)
+                    state, _ = checkpoints.restore(self.abstract, position)
+        return False
+
+    def go_on(
+        self,
+        step: Callable[[TrainState, Batch], tuple[TrainState, Measured]],
+        state: TrainState,
+        position: LanePosition,
+        checkpoints: Checkpoints,
+        stop: StopSignal,
+    ) -> int:
+        """The loop with all that it needs from this state on; returns how many steps are done."""
+        train, first = self.config.train, int(state.step)
+        with contextlib.ExitStack() as stack:
+            heartbeat, note = None, tell_of_process
+            if is_first():
+                log = MetricsLog(self.workdir, first or None, self.wandb)
+                self.log = stack.enter_context(log)
+                self.progress = stack.enter_context(Progress(train.num_steps, first))
+                self.spikes = LossSpikes(log.path, train.log_every_steps)
+                heartbeat, note = self.workdir / "heartbeat.json", self.progress.note
+            self.watch = stack.enter_context(Watch(heartbeat, self.config.watch, note, first))
+            batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
+            return self.loop(step, state, position, batches, checkpoints, stop)
 
     def summary(self) -> str:
         """What is about to run, in four lines."""
@@ -152,21 +190,17 @@ class Trainer:
             if self.initial_params is not None:
                 params = jax.device_put(self.initial_params, self.shardings.params)
                 state, self.initial_params = state._replace(params=params), None
+            if self.config.train.on_nonfinite == "roll_back":
+                checkpoints.save(state, position)
             return state, position
         tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)
 
-    def open_log(self, first: int, stack: contextlib.ExitStack) -> MetricsLog:
-        """Where the metrics of a run that has done `first` steps go; closed with the stack."""
-        project, wandb = self.config.train.wandb_project, None
-        if project is not None:
-            wandb = stack.enter_context(WandbLog(project, self.workdir, self.config))
-        return stack.enter_context(MetricsLog(self.workdir, first or None, wandb))
-
     def loop(
         self,
-        step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
+        step: Callable[[TrainState, Batch], tuple[TrainState, Measured]],
         state: TrainState,
+        position: LanePosition,
         batches: Iterator[tuple[Batch, LanePosition]],
         checkpoints: Checkpoints,
         stop: StopSignal,
@@ -176,33 +210,51 @@ class Trainer:
         self.clock, self.waited = time.perf_counter(), 0.0
         unreported = None
         for done in range(int(state.step) + 1, train.num_steps + 1):
-            asked = time.perf_counter()
-            batch, position = next(batches)
+            asked, before = time.perf_counter(), position
+            with self.watch.at("waiting for data"):
+                batch, position = next(batches)
             self.waited += time.perf_counter() - asked
-            state, sums = step(state, self.layout.put(batch))
+            with self.watch.at("waiting for the device"):
+                state, measured = step(state, self.layout.put(batch))
+            self.watch.step(done)
+            self.nonfinite.add(Step(done, before, position, measured))
             if unreported:  # one step late, so that the device is at work again meanwhile
                 unreported = self.report(*unreported)
             last, stopping = done == train.num_steps, stop.after_step()
             if last or done % train.log_every_steps == 0:
-                unreported = (done, sums)
+                unreported = (done, measured)
             evaluate = last or done % train.eval_every_steps == 0
             save = last or done % train.checkpoint_every_steps == 0 or stopping
             if unreported and (evaluate or save):
                 unreported = self.report(*unreported)
+            if evaluate or save:  # no checkpoint holds what is to be gone back behind
+                self.look(done)
             paused = time.perf_counter()
             if evaluate:
-                self.evaluate(done, state)
+                with self.watch.at("evaluating"):
+                    self.evaluate(done, state)
             if save:
                 if is_first():
                     self.log.flush()
-                checkpoints.save(state, position)
+                with self.watch.at("waiting for the checkpoint"):
+                    checkpoints.save(state, position)
+                self.nonfinite.saved()
+            if evaluate or save:
+                self.watch.paused()
             self.clock += time.perf_counter() - paused
             if stopping:
                 break
-        checkpoints.wait()
+        with self.watch.at("waiting for the checkpoint"):
+            checkpoints.wait()
         return done
 
-    def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    def look(self, until: int):
+        """Acts on the steps up to number `until` that were not finite."""
+        with self.watch.at("waiting for the device"):
+            self.nonfinite.look(until, self.progress.note if is_first() else tell)
+        self.watch.measured(until)
+
+    def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Measured]]:
         """The compiled step, so that no measured step contains compiling; its memory is told."""
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
@@ -213,28 +265,41 @@ class Trainer:
         tell(step_memory_line(compiled, self.mesh.local_devices[0]))
         return compiled
 
-    def report(self, step: int, sums: Sums):
+    def report(self, step: int, measured: Measured):
         """Writes one line of training metrics, in the first process."""
+        self.look(step)
         if not is_first():
             return
-        nats, tokens, grad_norm, steps = (float(x) for x in jax.device_get(sums))
+        nats, tokens, grad_norm, steps, nonfinite = map(float, jax.device_get(measured.sums))
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         waited, self.waited = self.waited, 0.0
         train = self.config.train
-        bits_per_token = nats / max(tokens, 1) / math.log(2)
+        loss = nats / tokens if tokens else math.nan
+        bits_per_token = loss / math.log(2)
+        over_median, spike = self.spikes.compare(step, loss)
         metrics = {
-            "loss": nats / max(tokens, 1),
+            "loss": loss,
             "bits_per_token": bits_per_token,
             "bits_per_byte": bits_per_token / self.lanes.documents.bytes_per_token,
+            "loss_over_median": over_median,
             "tokens_per_second": tokens / seconds,
             "learning_rate": float(self.learning_rate(step - 1)),
-            "gradient_norm": grad_norm / steps,
+            "gradient_norm": grad_norm / steps if steps else math.nan,
+            "nonfinite_steps": nonfinite,
             "waiting_for_data": waited / seconds,
-            "padding": 1 - tokens / (steps * train.batch_size * train.segment_length),
+            "padding": 1 - tokens / (max(steps, 1) * train.batch_size * train.segment_length),
         }
-        self.log.write(step, "train", metrics)
+        self.write(step, "train", metrics)
         self.progress.update(step, metrics)
+        if spike:
+            self.progress.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]):
+        """One line of metrics, wherever somebody may want it."""
+        self.log.write(step, split, metrics)
+        if self.server:
+            self.server.publish(step, split, metrics)
 
     def evaluate(self, step: int, state: TrainState):
         """Scores the held-out documents, in the end beside gzip, and lets the model write."""
@@ -244,7 +309,7 @@ class Trainer:
         sample = self.writer and self.writer(state.params)
         if not is_first():
             return
-        self.log.write(step, "held_out", metrics)
+        self.write(step, "held_out", metrics)
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits a token"
@@ -256,6 +321,11 @@ class Trainer:
         if sample:
             self.log.write_text(step, *sample)
             self.progress.note(f"step {step:,}: {sample.note()}")
+
+
+def tell_of_process(text: str):
+    """Prints, in a process that is not the first."""
+    print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):

@@ -8,7 +8,8 @@ from block_recurrent.errors import UserError
 from block_recurrent.run_folder import AnyPath, reaching
 from block_recurrent.whole_file import whole_file
 
-# These say how long a run goes on, what it reports and where it runs, not what it computes.
+# These say how long a run goes on, what it reports, where it runs and what it does when numbers go
+# wrong, not what it computes.
 MAY_CHANGE = (
     "train.num_steps",
     "train.log_every_steps",
@@ -17,8 +18,11 @@ MAY_CHANGE = (
     "train.sample_tokens",
     "train.sample_prompt",
     "train.wandb_project",
+    "train.on_nonfinite",
+    "train.max_nonfinite_steps",
     "mesh.",
     "distributed.",
+    "watch.",
 )
 
 

@@ -58,8 +58,8 @@ def train(variant: str, shape: tuple[int, int, int]):
         weights = np.ones((ROWS, length), np.float32)
         batch = layout.put(Batch(tokens[:, :-1], tokens[:, 1:], weights, starts))
         compiled = compiled or step.lower(state, batch).compile()
-        state, sums = compiled(state, batch)
-        losses.append(float(sums.nats / sums.tokens))
+        state, measured = compiled(state, batch)
+        losses.append(float(measured.loss))
     collectives = collections.Counter()
     for line in compiled.as_text().splitlines():
         if match := COLLECTIVE.search(line):

@@ -7,13 +7,24 @@ import jax
 import numpy as np
 
 from block_recurrent.checkpoints import Checkpoints
+from block_recurrent.train_config import TrainConfig
 from block_recurrent.trainer import Trainer
+from block_recurrent.watching import WatchConfig
 
-SILENT = {"sample_tokens": 0, "sample_prompt": None, "wandb_project": None}
+NOT_COMPILED = (
+    "num_steps",
+    "eval_every_steps",
+    "checkpoint_every_steps",
+    "on_nonfinite",
+    "max_nonfinite_steps",
+    "sample_tokens",
+    "sample_prompt",
+    "wandb_project",
+)
 
 
 class SharingTrainer(Trainer):
-    """A new trainer that runs the functions another one of the same configuration has compiled.
+    """A new trainer that runs the functions that another one has compiled from the same parameters.
 
     Compiling is nearly all of a tiny run's time. That each process comes to the same functions is
     seen where a plain `Trainer` repeats a run, and where one is killed.
@@ -24,12 +35,20 @@ class SharingTrainer(Trainer):
 
     def __init__(self, config, workdir):
         super().__init__(config, workdir)
-        silent = dataclasses.replace(self.config.train, **SILENT)
-        known = self.first.setdefault(dataclasses.replace(self.config, train=silent), self)
-        self.known = known
+        self.known = known = self.first.setdefault(self.compiled_from, self)
         self.init, self.evaluator.initial = known.init, known.evaluator.initial
         self.evaluator.step = known.evaluator.step
         self.writer = self.writers.setdefault(self.config, self.writer)
+
+    @property
+    def compiled_from(self):
+        """The configuration without what no compiled function knows, and rows of evaluation."""
+        unknown = {name: getattr(TrainConfig, name) for name in NOT_COMPILED}
+        train = dataclasses.replace(self.config.train, **unknown)
+        data = dataclasses.replace(self.config.data, path=None)
+        rows = self.evaluator.lanes.batch_size
+        watch = WatchConfig()
+        return dataclasses.replace(self.config, train=train, data=data, watch=watch), rows
 
     def compile_step(self):
         if not hasattr(self.known, "step"):

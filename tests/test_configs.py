@@ -218,7 +218,7 @@ def test_files_that_cannot_be_read(elsewhere):
         (
             "foo.seed = 3",
             "nothing is called 'foo': there are BlockRecurrentTransformer, train, optimizer, data, "
-            "mesh, distributed, prepare",
+            "mesh, distributed, watch, prepare",
         ),
         ("num_steps = 3", "'num_steps' is no parameter: did you mean train.num_steps?"),
         ("WINDWO_LENGTH = 3", "nothing reads the macro WINDWO_LENGTH: did you mean WINDOW_LENGTH?"),

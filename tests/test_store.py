@@ -178,7 +178,7 @@ def test_a_store_that_shrinks_while_it_is_read(store):
     "metadata, message",
     [
         (None, "no token store in .*prepare_data --output"),
-        ("{", "cannot read .*store.json"),
+        ("{", "cannot read .*store.json .*: prepare the store again"),
         ("[]", "store.json holds no JSON object"),
         (json.dumps({"format": 99}), "has format 99, and this version reads 1"),
         (json.dumps({"format": FORMAT, "mixture": {"../x": 1.0}}), "holds the name '../x'"),

@@ -21,15 +21,16 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model interop model_file token_step decoding sampling writing generation
-    saved_state block_recurrent inspection
+    model_config layers model interop field_values model_file token_step decoding sampling
+    writing generation saved_state block_recurrent inspection
     data.vocabularies data.text_stream tracing data.text_counts data.documents data.text_files
     data.embedded data.compressors data.store_format data.store_writer data.store data.mixture data
     data.lanes data.prefetch
-    losses optimizers distributed sharding train_config train_step layout_table
+    losses optimizers distributed sharding train_config watching train_step layout_table
     step_memory loss_profile evaluation memory_worth
-    gin_files gin_names field_values data.prepare_config configs workdir workdir_lock checkpoints
-    initial_model text_samples wandb_log metrics_log preemption trainer trained
+    gin_files gin_names data.prepare_config configs workdir workdir_lock checkpoints
+    initial_model text_samples wandb_log metrics_log metrics_server nonfinite loss_spikes preemption
+    trainer trained
     plots report_figures report analysis_figures analysis_report
     cli train evaluate analyze export generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies

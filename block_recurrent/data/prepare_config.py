@@ -11,7 +11,8 @@ class PrepareConfig:
     Attributes:
       task: name of a seqio Task or Mixture: 'pg19_bytes', 'pg19_tokens', 'arxiv', 'github',
         'text_files', or one of your own.
-      module: Python module that registers Tasks and Mixtures of your own; imported first.
+      module: Python module that registers Tasks and Mixtures of your own; imported first. Being
+        code, it may be named by --gin_bindings alone, and by no gin file.
       vocabulary: of the Tasks named above: 'bytes', or the path of a SentencePiece model.
       tfds: TFDS dataset that arxiv, github and text_files read in place of the folder data.path, as
         'name', 'name/config' or 'name/config:version'.

@@ -14,8 +14,8 @@ from block_recurrent.checksums import difference, sha256
 from block_recurrent.data.documents import fingerprint
 from block_recurrent.data.store_format import (
     VOCABULARY_MODEL,
-    read_json,
     read_metadata,
+    read_shard_metadata,
     shard_files,
     shard_metadata,
     token_type,
@@ -26,7 +26,7 @@ from block_recurrent.data.vocabularies import (
     SentencePieceVocabulary,
     Vocabulary,
 )
-from block_recurrent.errors import UserError
+from block_recurrent.errors import UserError, first_line
 
 COLUMNS = 3  # of a row of .documents: tokens, bytes, words
 
@@ -103,9 +103,17 @@ def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]
       UserError: there is none, or it is damaged.
     """
     found: dict[str, list[tuple[TokenStore, float]]] = {}
-    for store, metadata, weight in _stores(Path(folder)):
-        for split in metadata["splits"]:
-            found.setdefault(split, []).append((TokenStore(store, split, metadata), weight))
+    try:
+        for store, metadata, weight in _stores(Path(folder)):
+            for split in metadata["splits"]:
+                found.setdefault(split, []).append((TokenStore(store, split, metadata), weight))
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the metadata in {folder} describe no token store ({first_line(error)}): prepare it "
+            "again"
+        ) from error
     return found
 
 
@@ -120,7 +128,7 @@ def verify(folder: str | Path) -> Iterator[str]:
             if found := difference(store / Path(name).name, written):
                 yield found
             elif name.endswith(".json"):  # of a shard, which describes files of its own
-                files = read_json(store / name)["files"]
+                files = read_shard_metadata(store / name)["files"]
                 found = (difference(store / Path(name).name, file) for name, file in files.items())
                 yield from filter(None, found)
 
@@ -140,7 +148,7 @@ def _read_shard(
 ) -> Int64[np.ndarray, " documents"]:
     """Tokens of each document of a shard. Every file must have its size, small ones their bytes."""
     description = shard_metadata(folder, split, shard)
-    metadata = read_json(description)
+    metadata = read_shard_metadata(description)
     if sha256(description) != files[description.name]["sha256"]:
         raise _damaged(description, "it holds other bytes than were written")
     tokens, documents, names = shard_files(folder, split, shard)
@@ -152,6 +160,8 @@ def _read_shard(
     if sha256(documents) != metadata["files"][documents.name]["sha256"]:
         raise _damaged(documents, "it holds other bytes than were written")
     table = np.fromfile(documents, "<i8").reshape(-1, COLUMNS)
+    if (table < 0).any():
+        raise _damaged(documents, "it holds a negative number")
     return np.ascontiguousarray(table[:, 0])
 
 

@@ -25,7 +25,8 @@ from block_recurrent.errors import UserError
 FORMAT = 1
 METADATA = "store.json"
 VOCABULARY_MODEL = "vocabulary.model"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")  # of splits, and of the parts of a mixture
+# Of splits, of the parts of a mixture and of files: none leads out of the folder.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
 
 def token_type(vocab_size: int) -> np.dtype:
@@ -62,9 +63,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{path} has format {metadata.get('format')!r}, and this version reads {FORMAT}: "
             "prepare the store again"
         )
-    for name in metadata.get("splits", metadata.get("mixture", {})):
-        if not NAME.fullmatch(name):
-            raise UserError(f"{path} holds the name {name!r}: prepare the store again")
+    for kind in ("splits", "mixture", "files"):
+        _check_names(path, metadata.get(kind, {}))
+    return metadata
+
+
+def read_shard_metadata(path: Path) -> dict[str, Any]:
+    """The description of a shard. Raises UserError where it is none."""
+    metadata = read_json(path)
+    _check_names(path, metadata.get("files"))
     return metadata
 
 
@@ -77,3 +84,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object: prepare the store again")
     return content
+
+
+def _check_names(path: Path, names: Any):
+    if not isinstance(names, dict):
+        raise UserError(f"{path} does not describe a token store: prepare the store again")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UserError(f"{path} holds the name {name!r}: prepare the store again")

@@ -1,0 +1,44 @@
+"""Millions of tokens of one document: nothing that the model computes or carries leaves the finite.
+
+LONG_DOCUMENT_TOKENS says how many.
+"""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tiny import make_model, split
+
+TOKENS = int(os.environ.get("LONG_DOCUMENT_TOKENS", 1_000_000))
+SEGMENT = 2_048
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def walk(graphdef, params, state, key):
+    """A segment of random tokens: the state after it, and the largest of all activations."""
+    model = nnx.merge(graphdef, params)
+    tokens = jax.random.randint(key, (1, SEGMENT), 0, model.config.vocab_size)
+    features, state = model.features(tokens, state)
+    largest = [jnp.abs(leaf).max() for leaf in jax.tree.leaves((features, state))]
+    return state, jnp.stack([each.astype(jnp.float32) for each in largest])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("gate, configuration", [("fixed", "skip"), ("lstm", "dual")])
+def test_all_stays_finite_and_bounded(gate, configuration, dtype):
+    model = make_model(gate=gate, configuration=configuration, dtype=dtype)
+    graphdef, params = split(model)
+    state, largest = model.initial_state(1), []
+    for number in range(-(-TOKENS // SEGMENT)):
+        state, found = walk(graphdef, params, state, jax.random.key(number))
+        largest.append(found)
+    largest = np.asarray(jax.device_get(largest))
+    assert np.isfinite(largest).all()
+    half = len(largest) // 2
+    assert (largest[half:].max(axis=0) <= 1.1 * largest[:half].max(axis=0)).all(), "it grows"
