@@ -19,7 +19,7 @@ from block_recurrent.train_step import finite_rows
 from block_recurrent.types import LayerState
 from block_recurrent.workdir import claim
 from corpus import tiny_run, write_corpus
-from test_training import SharingTrainer, assert_same_end, final_arrays, metrics
+from runs import SharingTrainer, assert_same_end, final_arrays, metrics
 from tiny import make_tokens, variant_model
 
 
