@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from block_recurrent.checkpoints import Checkpoints
-from block_recurrent.cli import run_main
+from block_recurrent.cli import EXIT_STATUS, run_main
 from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
 from block_recurrent.data.vocabularies import PADDING
@@ -16,12 +16,23 @@ from block_recurrent.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.train_step import abstract_model
 from block_recurrent.workdir import read_config
 
+EPILOG = f"""\
+{EXIT_STATUS}
+
+examples:
+  python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside
+  python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside \\
+      --text_file=book.txt
+"""
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m block_recurrent.analyze",
         description="Gate values, attention between states and tokens, and how the states change "
-        "along a text: figures, and the numbers behind them.",
+        "along a text:\nfigures, and the numbers behind them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
     parser.add_argument(

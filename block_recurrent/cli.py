@@ -14,6 +14,9 @@ from etils import epath
 from block_recurrent.errors import UserError
 
 USER_ERROR_STATUS = 2
+EXIT_STATUS = (
+    "Exit status: 0 done, 2 a mistake in the command, the run or its data: one line says which."
+)
 
 
 def run_main(main: Callable[[], int | None]):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from block_recurrent.cli import run_main
+from block_recurrent.cli import EXIT_STATUS, run_main
 from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
 from block_recurrent.errors import UserError
@@ -19,12 +19,22 @@ from block_recurrent.run_folder import run_folder
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.trained import load_run
 
+EPILOG = f"""\
+{EXIT_STATUS}
+
+examples:
+  python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
+  python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --report=report.html
+"""
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m block_recurrent.evaluate",
         description="Bits per token, byte and character of the newest checkpoint over whole "
-        "documents, the state carried from segment to segment and every byte counted once.",
+        "documents,\nthe state carried from segment to segment and every byte counted once.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
     parser.add_argument(
@@ -81,6 +91,8 @@ def check_outputs(arguments: argparse.Namespace):
         path = getattr(arguments, option)
         if path and not path.parent.is_dir():
             raise UserError(f"no folder {path.parent} for --{option}={path}: make it")
+        if path and path.is_dir():
+            raise UserError(f"--{option}={path} is a folder: name a file")
     if arguments.report and arguments.report.suffix != ".html":
         raise UserError(f"--report={arguments.report} is no page: name a file that ends in .html")
 

@@ -3,17 +3,27 @@
 import argparse
 from pathlib import Path
 
-from block_recurrent.cli import run_main
+from block_recurrent.cli import EXIT_STATUS, run_main
 from block_recurrent.model_file import save_model
 from block_recurrent.run_folder import run_folder
 from block_recurrent.trained import load_run
+
+EPILOG = f"""\
+{EXIT_STATUS}
+
+examples:
+  python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
+  python -m block_recurrent.generate --model=model.safetensors --prompt='def main('
+"""
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m block_recurrent.export",
-        description="Writes the model of a run's newest checkpoint as a safetensors file, which "
+        description="Writes the model of a run's newest checkpoint as a safetensors file, which\n"
         "block_recurrent.load_model, block_recurrent.generate and train.initial_model read.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.cli import run_main
+from block_recurrent.cli import EXIT_STATUS, run_main
 from block_recurrent.data import DataConfig, load_documents
 from block_recurrent.data.text_stream import TextStream
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
@@ -26,9 +26,10 @@ from block_recurrent.trained import load_run
 PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_FRAMES = 1 << 16  # tokens of a prompt
 
-EPILOG = """\
+EPILOG = f"""\
 The text goes to standard output as it comes, and nothing else does. It ends after --num_tokens, or
 where the model ends the document.
+{EXIT_STATUS}
 
 examples:
   python -m block_recurrent.generate --prompt='def main('
@@ -43,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m block_recurrent.generate",
         description="Writes on after a prompt: with the newest checkpoint of a run, with a model "
-        "of a file, or with the small one that comes with the package and knows Python.",
+        "of a file, or\nwith the small one that comes with the package and knows Python.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -122,6 +123,8 @@ def check_numbers(arguments: argparse.Namespace):
     save = arguments.save_state
     if save and not save.parent.is_dir():
         raise UserError(f"no folder {save.parent} for --save_state={save}: make it")
+    if save and save.is_dir():
+        raise UserError(f"--save_state={save} is a folder: name a file")
 
 
 def vocabulary_of(data: DataConfig) -> Vocabulary:

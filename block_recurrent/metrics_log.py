@@ -108,6 +108,7 @@ class MetricsLog:
         self._tensorboard.add_text("held_out/text", "\n\n*goes on:*\n\n".join(blocks), int(step))
         if self._wandb:
             self._wandb.write_text(int(step), prompt, text)
+        self._mirror.update()
 
     def flush(self):
         """Brings both to the bucket, if they belong there. Comes before a checkpoint."""

@@ -14,6 +14,11 @@ EPILOG = f"""\
 The same command again continues a run that was stopped. Exit status: 0 finished, 2 a mistake in
 the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C after saving.
 
+What is set most often: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
+train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,
+data.path, mesh.data, mesh.fsdp, mesh.tensor, and the model's BlockRecurrentTransformer.num_layers,
+embedding_size, window_length and num_states. config.gin in the run's folder holds them all.
+
 examples:
   python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin
   python -m block_recurrent.train --gin_file=gin/brt_lstm_gate.gin --workdir=runs/short \\

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import block_recurrent.analyze
 import block_recurrent.evaluate
 import block_recurrent.export
 import block_recurrent.generate
@@ -25,6 +26,7 @@ from corpus import WORDS, write_corpus
 
 PROGRAMS = {
     "train": block_recurrent.train.main,
+    "analyze": block_recurrent.analyze.main,
     "evaluate": block_recurrent.evaluate.main,
     "export": block_recurrent.export.main,
     "generate": block_recurrent.generate.main,
@@ -192,6 +194,9 @@ def test_weights_and_biases_without_its_package(refuse, monkeypatch):
 
 def test_evaluation_without_a_run(refuse):
     end = " holds no run (no config.gin): train first, or name another"
+    for option in ("json", "report"):
+        message = refuse("evaluate", "--workdir=nowhere", f"--{option}=texts")
+        assert message == f"--{option}=texts is a folder: name a file"
     for folder in ("nowhere", "texts", "texts/0.txt"):
         assert refuse("evaluate", f"--workdir={folder}") == folder + end
 
@@ -207,6 +212,7 @@ def test_evaluation_without_a_run(refuse):
         (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 and below 2**32"),
         (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
         (["--prompt=a", "--save_state=no/b"], "no folder no for --save_state=no/b: make it"),
+        (["--prompt=a", "--save_state=texts"], "--save_state=texts is a folder: name a file"),
         (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
     ],
 )
@@ -245,6 +251,8 @@ def test_help(program, run):
     status, out, err = run(program, "--help")
     assert (status, err) == (0, "")
     assert out.startswith(f"usage: python -m block_recurrent.{program} ") and "--workdir" in out
+    assert "\nexamples:\n  python -m block_recurrent." in out and "Exit status: 0 " in out
+    assert max(map(len, out.splitlines())) <= 100
 
 
 # From the first step to the evaluation
