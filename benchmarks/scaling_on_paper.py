@@ -269,9 +269,9 @@ def memory(config: RunConfig, mesh: Mesh) -> int:
     return bytes_on_a_device((state.params, state.optimizer, state.model))
 
 
-def count(config: RunConfig, mesh: Mesh) -> dict:
-    """All numbers of a step of that run on that mesh of the devices there are."""
-    optimizer, layout, state = abstract_run(config, mesh, jax.devices())
+def abstract_step(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
+    """Layout, training step, and the shapes of what it takes: state and batch."""
+    optimizer, layout, state = abstract_run(config, mesh, devices)
 
     def rows(length, dtype):
         shape = (config.train.batch_size, length)
@@ -282,7 +282,12 @@ def count(config: RunConfig, mesh: Mesh) -> dict:
     starts = rows(length // config.model.window_length, jnp.bool_)
     batch = Batch(tokens, tokens, weights, starts)
     graphdef, _ = abstract_model(config.model)
-    step = make_train_step(graphdef, optimizer, 1, layout)
+    return layout, make_train_step(graphdef, optimizer, 1, layout), state, batch
+
+
+def count(config: RunConfig, mesh: Mesh) -> dict:
+    """All numbers of a step of that run on that mesh of the devices there are."""
+    layout, step, state, batch = abstract_step(config, mesh, jax.devices())
     flops = matrix_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
