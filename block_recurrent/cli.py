@@ -17,7 +17,8 @@ USER_ERROR_STATUS = 2
 
 def run_main(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it was asked to do
+    for name in ("absl", "asyncio"):  # Orbax's: it warns of what it was asked to do, and raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the errors that it logs
     try:
         status = main() or 0
     except UserError as error:
