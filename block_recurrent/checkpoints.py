@@ -27,6 +27,16 @@ KEEP = 3  # the newest ones; older ones are deleted
 ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of beginning and end; nothing depends on them
 
 
+class Manager(ocp.CheckpointManager):
+    """One that leaves stop signals to `StopSignal`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        # Orbax would ask the coordination service about this step, and that would take the number
+        # for the last one that `StopSignal` asked about, which counts otherwise: a signal in the
+        # step after a save would stop the processes of a continued run at a step far ahead.
+        return False
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run, one numbered folder a saved step.
 
@@ -41,7 +51,7 @@ class Checkpoints:
         self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.read_only = read_only
         self._whole: dict[int, bool] = {}
-        self.manager = ocp.CheckpointManager(
+        self.manager = Manager(
             self.folder,
             item_names=("params", "training"),
             options=ocp.CheckpointManagerOptions(

@@ -21,8 +21,9 @@ EXIT_STATUS = (
 
 def run_main(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it was asked to do
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises what it logs
+    # Orbax warns of what it was asked to do, and all of them raise the errors that they log.
+    for name in ("absl", "asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         status = main() or 0
     except UserError as error:

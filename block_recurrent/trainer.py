@@ -19,7 +19,7 @@ from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.distributed import is_first, tell
-from block_recurrent.errors import UserError
+from block_recurrent.errors import UserError, cannot_write
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.initial_model import initial_params
 from block_recurrent.layout_table import layout_table, memory_line
@@ -99,7 +99,15 @@ class Trainer:
     def run(self) -> bool:
         """Trains up to the last step; False if a signal stopped it before, all saved."""
         with held(self.workdir):
-            return self.run_alone()
+            try:
+                return self.run_alone()
+            except Exception as error:
+                if (why := cannot_write(error)) is None:
+                    raise
+                raise UserError(
+                    f"cannot write to {self.workdir} ({why}): what was saved before is whole; make "
+                    "space, and the same command goes on from there"
+                ) from error
 
     def run_alone(self) -> bool:
         """`run`, while no other training has the folder."""

@@ -174,6 +174,22 @@ def test_a_store_that_shrinks_while_it_is_read(store):
         documents.tokens(3, 0, 200)
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_tokens_that_change_underneath_are_refused(store, replace):
+    """Written to in place, or another file under the name before it was opened."""
+    documents = open_split(store)
+    if not replace:
+        documents.tokens(3, 0, 8)
+    path = store / "train-00001.tokens"
+    content = path.read_bytes()
+    if replace:
+        path.unlink()
+    path.write_bytes(content[::-1])
+    os.utime(path, ns=(0, 1))  # even where clocks are coarse
+    with pytest.raises(UserError, match="train-00001.tokens: it was written to after this run"):
+        documents.tokens(3, 0, 8)
+
+
 @pytest.mark.parametrize(
     "metadata, message",
     [

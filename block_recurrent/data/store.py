@@ -59,6 +59,8 @@ class TokenStore:
         self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]
         files = metadata["files"]
         lengths = [_read_shard(folder, split, shard, files) for shard in range(counts["shards"])]
+        # Of each shard's tokens as the run has met them; all are read much later.
+        self._stamps = [_stamp(os.stat(tokens)) for tokens, _, _ in self._shards]
         offsets = [np.cumsum(numbers) - numbers for numbers in lengths]
         # Of each shard the first document, of each document its place in the shard's tokens.
         self._firsts = np.cumsum([0, *(len(numbers) for numbers in lengths[:-1])])
@@ -83,6 +85,8 @@ class TokenStore:
             raise _damaged(self._shards[shard][0], error.strerror) from error
         if count < tokens.nbytes:
             raise _damaged(self._shards[shard][0], "it has become shorter")
+        if _stamp(os.fstat(self._file(shard))) != self._stamps[shard]:
+            raise _damaged(self._shards[shard][0], "it was written to after this run had opened it")
         return tokens
 
     def _file(self, shard: int) -> int:
@@ -94,6 +98,11 @@ class TokenStore:
     def __del__(self):
         for descriptor in getattr(self, "_open_files", {}).values():
             os.close(descriptor)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    """What changes when a file is written to."""
+    return status.st_size, status.st_mtime_ns
 
 
 def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]:

@@ -1,6 +1,14 @@
-"""What can happen to a file."""
+"""What can happen to a file, and each of it to each file of a checkpoint."""
 
+import shutil
 from pathlib import Path
+
+from block_recurrent.checkpoints import ORBAX_NOTES, Checkpoints
+from faults.place import Place
+from faults.tried import Tried
+
+# Read by nobody: what stands in them does not matter, nor whether they are there.
+NOTES = {*ORBAX_NOTES, "commit_success.txt"}
 
 
 def empty(path: Path):
@@ -24,3 +32,24 @@ def delete(path: Path):
 
 
 DAMAGES = (empty, truncate, flip, delete)
+
+
+def damaged_files(place: Place) -> Tried:
+    """Every file of the newest checkpoint damaged in every way: the one before it is taken."""
+    workdir, _ = place.calm()
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        before, newest = checkpoints.steps[-2:]
+    folder, copy = workdir / "checkpoints" / str(newest), place.workdir()
+    shutil.copytree(workdir / "checkpoints", copy / "checkpoints")
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - NOTES
+    passed_over = 0
+    for name in sorted(names):
+        for damage in DAMAGES:
+            file = copy / "checkpoints" / str(newest) / name
+            damage(file)
+            with Checkpoints(copy, read_only=True) as checkpoints:
+                passed_over += checkpoints.latest_step == before
+            shutil.copy(folder / name, file)
+    tried = len(names) * len(DAMAGES)
+    note = f"{len(names)} files, each emptied, cut in half, with a bit flipped, deleted"
+    return Tried("a file of the newest checkpoint damaged", tried, passed_over, note)

@@ -1,0 +1,63 @@
+"""A corpus, a configuration, and the runs over them: undisturbed ones, and others."""
+
+import random
+import time
+from pathlib import Path
+
+from block_recurrent.configs import RunConfig, to_gin
+from corpus import tiny_run, write_corpus
+from faults.training import Training
+from runs import assert_same_end
+
+STEPS = {"num_steps": 40, "eval_every_steps": 20, "checkpoint_every_steps": 4}
+
+
+class Place:
+    """Where faults are tried.
+
+    Args:
+      folder: gets everything.
+      config: of the runs; None: 40 tiny steps, with a checkpoint after every fourth.
+      seed: of the moments.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig | None = None, seed: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.random = folder, random.Random(seed)
+        self.config = config or tiny_run(write_corpus(folder / "texts"), **STEPS)
+        self.gin = folder / "run.gin"
+        self.gin.write_text(to_gin(self.config))
+        self.runs = self.trainings = 0
+        self.undisturbed: dict[int, tuple[Path, float]] = {}
+
+    def calm(self, processes: int = 1) -> tuple[Path, float]:
+        """The folder of an undisturbed run of so many processes, and its seconds."""
+        if processes not in self.undisturbed:
+            workdir, began = self.folder / f"calm_{processes}", time.monotonic()
+            with self.train(workdir, processes) as training:
+                assert training.wait() == [0] * processes, training.output
+            self.undisturbed[processes] = workdir, time.monotonic() - began
+        return self.undisturbed[processes]
+
+    def workdir(self) -> Path:
+        """Of another run."""
+        self.runs += 1
+        return self.folder / f"run_{self.runs}"
+
+    def train(self, workdir: Path, processes: int = 1) -> Training:
+        self.trainings += 1
+        return Training(self.gin, workdir, processes, self.folder / f"log_{self.trainings}")
+
+    def ends_well(self, workdir: Path, processes: int = 1) -> bool:
+        """Continues the run to its end: whether that is the undisturbed one's, bit for bit."""
+        with self.train(workdir, processes) as training:
+            statuses = training.wait()
+        if statuses != [0] * processes:
+            print(f"{workdir} ended with {statuses}:\n{training.output}")
+            return False
+        try:
+            assert_same_end(workdir, self.calm(processes)[0], self.config)
+        except AssertionError as error:
+            print(f"{workdir} ended otherwise:\n{error}")
+            return False
+        return True

@@ -1,0 +1,130 @@
+"""Disks that are full or read-only, two trainings in one folder, a store that changes."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from block_recurrent.data import DataConfig
+from block_recurrent.data.store_writer import ShardWriter, finish_store
+from block_recurrent.data.vocabularies import ByteVocabulary
+from corpus import tiny_run
+from faults.place import STEPS, Place
+from faults.tmpfs import remount, tmpfs
+from faults.training import Training
+from faults.tried import Tried
+
+END = 1  # the token
+TOKENS = "train-00000.tokens"
+REFUSED = 2  # exit status of one line that names the thing and the mend
+
+
+def refused(training: Training, said: str, *, alone: bool = True) -> bool:
+    """Whether a training ends with one line of an error, and that says so.
+
+    Args:
+      training: to be awaited.
+      said: a part of the line.
+      alone: False lets libraries print tracebacks of their threads before it.
+    """
+    statuses, output = training.wait(), training.output
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    clear = len(errors) == 1 and said in errors[0] and not (alone and "Traceback" in output)
+    if statuses[0] == REFUSED and clear:
+        return True
+    print(f"{statuses} and not refused by {said!r}:\n{output}")
+    return False
+
+
+def disk_full(place: Place, times: int) -> Tried:
+    """A disk too small for the checkpoints: a clear end; with more space the run goes on."""
+    place.calm()
+    survived = 0
+    for _ in range(times):
+        kilobytes = place.random.randrange(50, 2000)
+        with tmpfs(place.workdir(), f"{kilobytes}k") as disk:
+            with place.train(disk / "run") as training:
+                full = refused(training, "No space left on device", alone=False)
+            remount(disk, "size=100m")
+            survived += full and place.ends_well(disk / "run")
+    return Tried("disk full", times, survived, "a small tmpfs, then a larger one")
+
+
+def read_only(place: Place, times: int) -> Tried:
+    """A folder that has become read-only: refused; made writable, the run goes on."""
+    place.calm()
+    survived = 0
+    for _ in range(times):
+        with tmpfs(place.workdir(), "100m") as disk:
+            with place.train(disk / "run") as training:
+                training.wait_until(lambda t=training: t.saving)
+                training.kill()
+            remount(disk, "ro")
+            with place.train(disk / "run") as training:
+                clear = refused(training, "Read-only file system")
+            remount(disk, "rw")
+            survived += clear and place.ends_well(disk / "run")
+    return Tried("read-only workdir", times, survived, "a tmpfs, mounted read-only")
+
+
+def second_training(place: Place, times: int, processes: int) -> Tried:
+    """Two trainings at once: the second is refused, the first one ends undisturbed."""
+    place.calm(processes)
+    survived = 0
+    for _ in range(times):
+        workdir = place.workdir()
+        with place.train(workdir, processes) as first:
+            first.wait_until((workdir / "lock").exists)
+            first.wait(place.random.uniform(0, 1))
+            with place.train(workdir) as second:
+                clear = refused(second, f"is being trained in by process {first.processes[0].pid}")
+            clear &= first.wait() == [0] * processes
+        survived += clear and place.ends_well(workdir, processes)
+    return Tried(f"second training, first of {processes}", times, survived)
+
+
+def store_changed(folder: Path, times: int) -> Tried:
+    """A token store written to under a run, then made anew: both refused; put back, it goes on."""
+    store, kept, other = (folder / name for name in ("store", "kept", "other"))
+    for seed, path in enumerate((kept, other)):
+        write_store(path, seed)
+    put(kept, store)
+    data = DataConfig(corpus="store", stores=(str(store),))
+    place = Place(folder, dataclasses.replace(tiny_run(folder, **STEPS), data=data))
+    place.calm()
+    survived = 0
+    for _ in range(times):
+        workdir = place.workdir()
+        with place.train(workdir) as training:
+            training.wait_until(lambda t=training: t.saving)
+            tokens = np.fromfile(store / TOKENS, "<u2")
+            tokens[::-1].tofile(store / TOKENS)
+            clear = refused(training, f"{TOKENS}: it was written to after this run had opened it")
+        put(other, store)
+        with place.train(workdir) as training:
+            clear &= refused(training, "the corpus is not the one that this run has read")
+        put(kept, store)
+        survived += clear and place.ends_well(workdir)
+    return Tried("token store changed", times, survived)
+
+
+def write_store(folder: Path, seed: int):
+    """Ten documents of 1,000 random bytes, and one held out."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    vocabulary = ByteVocabulary()
+    for split, documents in (("train", 10), ("held_out", 1)):
+        with ShardWriter(folder, split, 0, vocabulary.size) as writer:
+            for number in range(documents):
+                raw = rng.integers(97, 123, 1000, np.uint8).tobytes()
+                writer.add(np.append(vocabulary.encode(raw), END), raw)
+                writer.end_document(str(number))
+    described = {"kind": "bytes", "size": vocabulary.size, "eos": END}
+    finish_store(folder, task="faults", vocabulary=described, shards={"train": 1, "held_out": 1})
+
+
+def put(source: Path, target: Path):
+    """A copy in the place of what is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)

@@ -1,0 +1,43 @@
+"""A small number of each fault; tests/fault_report.py tries more."""
+
+import pytest
+
+from faults import stops, storage
+from faults.place import Place
+from faults.tmpfs import may_mount
+
+pytestmark = pytest.mark.slow
+mounting = pytest.mark.skipif(not may_mount(), reason="may not mount a file system")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp("place"), seed=1)
+
+
+@pytest.mark.parametrize(
+    "fault, times, processes",
+    [
+        (stops.killed, 6, 1),
+        (stops.killed_while_saving, 6, 1),
+        (stops.killed_while_saving, 3, 2),
+        (stops.terminated, 2, 1),
+        (storage.second_training, 1, 1),
+    ],
+)
+def test_processes(fault, times, processes, place):
+    assert fault(place, times, processes).whole
+
+
+def test_host_lost(place):
+    assert stops.host_lost(place, 1).whole
+
+
+@mounting
+@pytest.mark.parametrize("fault", [storage.disk_full, storage.read_only])
+def test_disk(fault, place):
+    assert fault(place, 1).whole
+
+
+def test_store_changed(tmp_path):
+    assert storage.store_changed(tmp_path, 1).whole
