@@ -118,10 +118,15 @@ class Evaluator:
             documents, batch_size, segment_length, window_length, shuffle=False, repeat=False
         )
 
+        def nats_of_rows(params, state, batch, _):
+            model = nnx.merge(graphdef, params)
+            features, state = model.features(batch.inputs, state, batch.starts)
+            return token_losses(model, features, batch.targets), state
+
         def step(params: dict[str, Any], walk: Walk, batch: Batch) -> tuple[Profile, Walk]:
-            model = nnx.merge(graphdef, layout.gather(params))
-            features, state = model.features(batch.inputs, walk.model, batch.starts)
-            nats = token_losses(model, features, batch.targets)
+            nats, state = layout.by_rows(nats_of_rows)(
+                layout.gather(params), walk.model, batch, None
+            )
             distance = distances(batch.starts, walk.distance, window_length)
             profile = make_profile(nats, batch.weights, distance)
             return profile, Walk(layout.split_state(state), distance[:, -1] + 1)
@@ -138,7 +143,10 @@ class Evaluator:
         rows = self.layout.rows_here(self.lanes.batch_size)
         with prefetch(self.lanes, self.lanes.initial_position(), rows) as batches:
             for batch, _ in batches:
-                profile, walk = self.step(params, walk, self.layout.put(batch))
+                # Awaited: no step waits for the profile of the one before, and devices that are
+                # CPU threads, waiting in the collectives of two steps, starve the others.
+                step = self.step(params, walk, self.layout.put(batch))
+                profile, walk = jax.block_until_ready(step)
                 profiles.append(profile)
         documents = self.documents
         return Score(

@@ -53,14 +53,13 @@ def distances(
 def make_profile(
     nats: Float[Array, "B T"], weights: Float[Array, "B T"], distance: Int[Array, "B T"]
 ) -> Profile:
-    """Sums of weighted nats and of weights, bin by bin."""
+    """Sums of weighted nats and of weights, bin by bin: one sum, as over devices each is an
+    all-reduce.
+    """
     bins = NUM_BINS - jax.lax.clz(distance)  # the number of binary digits
     in_bin = bins[..., None] == jnp.arange(NUM_BINS)
-
-    def by_bin(x):
-        return jnp.sum(jnp.where(in_bin, x[..., None], 0), axis=(0, 1))
-
-    return Profile(by_bin(nats * weights), by_bin(weights))
+    summands = jnp.stack([nats * weights, weights])
+    return Profile(*jnp.sum(jnp.where(in_bin, summands[..., None], 0), axis=(1, 2)))
 
 
 def total(profiles: Sequence[Profile]) -> Profile:

@@ -82,8 +82,7 @@ class MemoryProbe:
                 if "swapped" in walks:
                     walks["swapped"] = self.swap(walks["swapped"], others)
                 for memory in memories:
-                    # Awaited: a CPU may run steps of different walks at once, and processes whose
-                    # collectives meet in different orders wait for each other for ever.
+                    # Awaited, as in `Evaluator`.
                     step = self.evaluator.step(params, walks[memory], batch)
                     profile, walks[memory] = jax.block_until_ready(step)
                     found[memory].append(profile)

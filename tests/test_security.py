@@ -17,14 +17,14 @@ from safetensors.numpy import save
 import block_recurrent
 from block_recurrent import Generator, UserError, load_model, save_model
 from block_recurrent.checkpoints import Checkpoints
+from block_recurrent.checksums import sha256
 from block_recurrent.configs import load, load_prepare
 from block_recurrent.data.store import open_stores, verify
-from block_recurrent.data.store_format import sha256
 from block_recurrent.model_file import CONFIG
 from block_recurrent.saved_state import load_state, save_state
 from corpus import tiny_run, write_corpus
+from runs import SharingTrainer
 from test_store import make_store
-from test_training import SharingTrainer
 from tiny import variant_model
 
 PACKAGE = Path(block_recurrent.__file__).parent

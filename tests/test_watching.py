@@ -14,7 +14,7 @@ from block_recurrent import UserError
 from block_recurrent.metrics_server import MetricsServer
 from block_recurrent.watching import FIRST, SHORTEST, Watch, WatchConfig
 from corpus import tiny_run, write_corpus
-from test_training import SharingTrainer
+from runs import SharingTrainer
 
 
 class Clock:
