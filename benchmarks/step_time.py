@@ -54,6 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--ours_python", action="append", default=[], help="a Python with other packages, for ours"
     )
+    parser.add_argument(
+        "--devices", type=int, action="append", default=[], help="ours, on so many (of a CPU, too)"
+    )
     parser.add_argument("--meliad", help="checkout of google-research/meliad")
     parser.add_argument("--lucidrains", action="store_true", help="as installed here")
     parser.add_argument("--lucidrains_python", help="a Python that has it installed")
@@ -79,6 +82,9 @@ def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
     for name, fields in args.variant:
         other = spec | {"model": spec["model"] | json.loads(fields)}
         found.append(Contender(f"{name} {dtype}", "ours", other, (str(OURS),)))
+    for devices in args.devices:
+        name = f"ours {dtype} on {devices} devices"
+        found.append(Contender(name, "ours", spec | {"devices": devices}, (str(OURS),)))
     if args.meliad:
         found.append(Contender(f"meliad {dtype}", "meliad", spec, (args.meliad,)))
     if args.lucidrains or args.lucidrains_python:

@@ -97,7 +97,7 @@ def main() -> None:
     key = jax.random.key(2)
     moments = optimizer.init(params)
     forward, _ = compiled(loss_fn, params, memory, batch, key)
-    step, facts = compiled(step, params, moments, memory, batch, key, donate=(0, 1, 2))
+    step, facts = compiled(step, params, moments, memory, batch, key, donate_argnums=(0, 1, 2))
     parameters = num_parameters(params)
     holder = [params, moments, memory]
 

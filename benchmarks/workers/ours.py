@@ -1,7 +1,6 @@
 """Worker: block_recurrent, from whichever source tree stands first on the path."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -19,18 +18,24 @@ def main() -> None:
     model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
     config = ModelConfig(**model)
     graphdef, _ = train_step.abstract_model(config)
-    layout = Layout(make_mesh(MeshConfig(), config, batch_size, jax.devices()[:1]))
+    devices = spec.get("devices", 1)
+    jax.config.update("jax_num_cpu_devices", devices)
+    layout = Layout(make_mesh(MeshConfig(), config, batch_size, jax.devices()[:devices]))
     optimizer = optax.adamw(1e-3)
-    state = jax.jit(train_step.init_function(config, optimizer, batch_size, seed=0))()
+    init = train_step.init_function(config, optimizer, batch_size, seed=0)
+    shardings = train_step.state_shardings(layout, jax.eval_shape(init))
+    state = jax.jit(init, out_shardings=shardings)()
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length + 1))
     batch = Batch(
-        inputs=jnp.asarray(tokens[:, :-1], jnp.int32),
-        targets=jnp.asarray(tokens[:, 1:], jnp.int32),
-        weights=jnp.ones((batch_size, length)),
-        starts=jnp.zeros((batch_size, length // config.window_length), bool),
+        inputs=tokens[:, :-1].astype(np.int32),
+        targets=tokens[:, 1:].astype(np.int32),
+        weights=np.ones((batch_size, length), np.float32),
+        starts=np.zeros((batch_size, length // config.window_length), bool),
     )
+    batch = layout.put(batch)
     step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
-    step, facts = compiled(step, state, batch, donate=0)
+    outputs = shardings, layout.replicated
+    step, facts = compiled(step, state, batch, donate_argnums=0, out_shardings=outputs)
     facts["parameters"] = num_parameters(state.params)
     holder = [state]
 
