@@ -258,6 +258,7 @@ def test_help(program, run):
 # From the first step to the evaluation
 
 
+@pytest.mark.slow
 def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     """SIGTERM saves and exits with 75; then the run goes on; then it is evaluated."""
     steps = bind(train__num_steps=400, train__log_every_steps=2, train__eval_every_steps=400)

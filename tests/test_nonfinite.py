@@ -159,7 +159,7 @@ def test_a_line_of_nothing_but_such_steps_has_no_loss(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["skip", "roll_back"])
-@pytest.mark.parametrize("stop", [5, 7])
+@pytest.mark.parametrize("stop", [pytest.param(5, marks=pytest.mark.slow), 7])
 def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, corpus, tmp_path):
     config = with_policy(corpus, policy)
     bad = 6, 7, 9

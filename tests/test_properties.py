@@ -137,7 +137,7 @@ def rows_of(batch) -> list:
     return [[array[row].tolist() for array in batch] for row in range(len(batch.inputs))]
 
 
-@examples(80)
+@examples(40)
 @given(lengths=LENGTHS, batch_size=ROWS, segment=SEGMENT, seed=st.integers(0, 2**31))
 def test_lanes_are_those_of_a_slow_reader(lengths, batch_size, segment, seed):
     """Block by block and token by token, over two epochs."""

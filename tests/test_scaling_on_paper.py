@@ -106,6 +106,7 @@ def test_seconds():
     assert gather.seconds(V5P, (8, 1, 8)) == pytest.approx(7 / 8 * 1e-3)  # a third of its links
 
 
+@pytest.mark.slow
 def test_a_small_model_on_eight_devices():
     """Pure data parallelism sums each gradient once; fsdp gathers and scatters what is split."""
     environment = os.environ | {
