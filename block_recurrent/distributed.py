@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -105,3 +106,8 @@ def tell(text: str):
     """Prints, in the first process alone."""
     if is_first():
         print(text, flush=True)
+
+
+def tell_of_process(text: str):
+    """Prints, in a process that is not the first."""
+    print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)

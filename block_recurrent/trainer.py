@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.data.vocabularies import Vocabulary
-from block_recurrent.distributed import is_first, tell
+from block_recurrent.distributed import is_first, tell, tell_of_process
 from block_recurrent.errors import UserError, cannot_write
 from block_recurrent.evaluation import Evaluator, evaluation_shape
 from block_recurrent.initial_model import initial_params
@@ -157,14 +156,15 @@ class Trainer:
         """The loop with all that it needs from this state on; returns how many steps are done."""
         train, first = self.config.train, int(state.step)
         with contextlib.ExitStack() as stack:
-            heartbeat, note = None, tell_of_process
+            heartbeat, self.note = None, tell_of_process
             if is_first():
                 log = MetricsLog(self.workdir, first or None, self.wandb)
                 self.log = stack.enter_context(log)
                 self.progress = stack.enter_context(Progress(train.num_steps, first))
                 self.spikes = LossSpikes(log.path, train.log_every_steps)
-                heartbeat, note = self.workdir / "heartbeat.json", self.progress.note
-            self.watch = stack.enter_context(Watch(heartbeat, self.config.watch, note, first))
+                heartbeat, self.note = self.workdir / "heartbeat.json", self.progress.note
+            watch = Watch(heartbeat, self.config.watch, self.note, first)
+            self.watch = stack.enter_context(watch)
             batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
             return self.loop(step, state, position, batches, checkpoints, stop)
 
@@ -259,7 +259,7 @@ class Trainer:
     def look(self, until: int):
         """Acts on the steps up to number `until` that were not finite."""
         with self.watch.at("waiting for the device"):
-            self.nonfinite.look(until, self.progress.note if is_first() else tell)
+            self.nonfinite.look(until, self.note)
         self.watch.measured(until)
 
     def compile_step(self) -> Callable[[TrainState, Batch], tuple[TrainState, Measured]]:
@@ -301,7 +301,7 @@ class Trainer:
         self.write(step, "train", metrics)
         self.progress.update(step, metrics)
         if spike:
-            self.progress.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+            self.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]):
         """One line of metrics, wherever somebody may want it."""
@@ -325,15 +325,10 @@ class Trainer:
             others = compressed_bits_per_byte(documents)
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
-        self.progress.note(line)
+        self.note(line)
         if sample:
             self.log.write_text(step, *sample)
-            self.progress.note(f"step {step:,}: {sample.note()}")
-
-
-def tell_of_process(text: str):
-    """Prints, in a process that is not the first."""
-    print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
+            self.note(f"step {step:,}: {sample.note()}")
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):

@@ -3,6 +3,7 @@
 import os
 import tempfile
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("block_recurrent", "beartype.beartype")
@@ -11,3 +12,11 @@ install_import_hook("block_recurrent", "beartype.beartype")
 COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A small folder of text."""
+    from corpus import write_corpus  # once the shapes of what it imports are checked
+
+    return write_corpus(tmp_path_factory.mktemp("corpus"))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -54,6 +56,23 @@ class SharingTrainer(Trainer):
         if not hasattr(self.known, "step"):
             self.known.step = super().compile_step()
         return self.known.step
+
+
+def stop_in_step(number):
+    """A trainer that gets SIGTERM in that step, each time that it comes there."""
+
+    class StoppedTrainer(SharingTrainer):
+        def compile_step(self):
+            compiled = super().compile_step()
+
+            def step(state, batch):
+                if state.step == number - 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return compiled(state, batch)
+
+            return step
+
+    return StoppedTrainer
 
 
 def metrics(workdir):

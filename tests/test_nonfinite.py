@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +16,8 @@ from block_recurrent.losses import summed_loss
 from block_recurrent.train_step import finite_rows
 from block_recurrent.types import LayerState
 from block_recurrent.workdir import claim
-from corpus import tiny_run, write_corpus
-from runs import SharingTrainer, assert_same_end, final_arrays, metrics
+from corpus import tiny_run
+from runs import SharingTrainer, assert_same_end, final_arrays, metrics, stop_in_step
 from tiny import make_tokens, variant_model
 
 
@@ -63,30 +61,8 @@ def poisoned(*numbers, base=SharingTrainer):
     return PoisonedTrainer
 
 
-def stopped_at(step_number):
-    """A trainer that gets SIGTERM in that step, each time that it comes there."""
-
-    class StoppedTrainer(SharingTrainer):
-        def compile_step(self):
-            compiled = super().compile_step()
-
-            def step(state, batch):
-                if state.step == step_number - 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return compiled(state, batch)
-
-            return step
-
-    return StoppedTrainer
-
-
 def with_policy(corpus, policy, **train):
     return tiny_run(corpus, on_nonfinite=policy, **train)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def state_after(workdir, config, step):
@@ -164,7 +140,7 @@ def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, co
     config = with_policy(corpus, policy)
     bad = 6, 7, 9
     assert poisoned(*bad)(config, tmp_path / "calm").run()
-    assert not poisoned(*bad, base=stopped_at(stop))(config, tmp_path / "stopped").run()
+    assert not poisoned(*bad, base=stop_in_step(stop))(config, tmp_path / "stopped").run()
     assert poisoned(*bad)(config, tmp_path / "stopped").run()
     assert_same_end(tmp_path / "stopped", tmp_path / "calm", config)
 

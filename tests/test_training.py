@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import jax
@@ -24,13 +22,8 @@ from block_recurrent.trained import load_run
 from block_recurrent.trainer import Trainer
 from block_recurrent.wandb_log import WandbLog
 from block_recurrent.workdir import claim, read_config
-from corpus import tiny_run, write_corpus
-from runs import SharingTrainer, assert_same_end, metrics
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
+from corpus import tiny_run
+from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +56,6 @@ def test_every_metric_is_documented(finished):
     text = (finished / "metrics.jsonl").read_text()
     written = {key for line in text.splitlines() for key in json.loads(line)}
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == written
-
-
-def stop_in_step(number):
-    """A trainer that gets a stop signal in that step."""
-
-    class StoppedTrainer(SharingTrainer):
-        def compile_step(self):
-            compiled = super().compile_step()
-
-            def step(state, batch):
-                if state.step == number - 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return compiled(state, batch)
-
-            return step
-
-    return StoppedTrainer
 
 
 @pytest.mark.parametrize("steps", [1, 5, 7])

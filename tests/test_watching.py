@@ -13,7 +13,7 @@ import pytest
 from block_recurrent import UserError
 from block_recurrent.metrics_server import MetricsServer
 from block_recurrent.watching import FIRST, SHORTEST, Watch, WatchConfig
-from corpus import tiny_run, write_corpus
+from corpus import tiny_run
 from runs import SharingTrainer
 
 
@@ -127,11 +127,6 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path):
 
 
 # In a run
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_a_run_leaves_a_heartbeat(corpus, tmp_path):
