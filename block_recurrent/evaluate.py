@@ -13,7 +13,7 @@ from block_recurrent.configs import RunConfig
 from block_recurrent.data import load_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation import Evaluator, evaluation_shape
-from block_recurrent.loss_profile import Profile
+from block_recurrent.loss_profile import Profile, distance_table
 from block_recurrent.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.run_folder import run_folder
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
@@ -79,7 +79,8 @@ def main():
     for name, value in result.items():
         print(f"{name:<20}{value:.6f}" if isinstance(value, float) else f"{name:<20}{value}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        written = result | {"by_distance": distance_table({"carried": score.profile})}
+        arguments.json.write_text(json.dumps(written, indent=2) + "\n")
     if arguments.report:
         memories = probe_memory(evaluator, config, params)
         write_report(arguments.report, arguments.workdir, config, result, score.profile, memories)
@@ -117,7 +118,7 @@ def probe_memory(
     evaluator: Evaluator, config: RunConfig, params: dict[str, Any]
 ) -> dict[str, Profile]:
     """The loss with each memory; one row alone has no other document's state to get."""
-    if not config.model.recurrent_layers:
+    if not config.model.has_recurrent_state:
         return {}
     memories = MEMORIES if evaluator.lanes.batch_size > 1 else MEMORIES[:2]
     return MemoryProbe(evaluator, config.train.segment_length)(params, memories)

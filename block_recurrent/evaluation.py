@@ -14,7 +14,7 @@ from block_recurrent.data.documents import Documents
 from block_recurrent.data.lanes import Batch, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.loss_profile import Profile, distances, make_profile, total
-from block_recurrent.losses import token_losses
+from block_recurrent.losses import token_scores
 from block_recurrent.sharding import Layout
 from block_recurrent.types import ModelState
 
@@ -24,10 +24,10 @@ class Score:
     """How well a model predicts documents: the loss over all their tokens.
 
     Attributes:
-      profile: nats and tokens by distance from the start of the document.
-      num_bytes: raw bytes of the documents.
-      num_words: words of the raw documents.
-      num_characters: characters of the raw documents; None where they were not counted.
+      profile: nats, tokens and correct ones by distance from the start of the document.
+      num_bytes: raw bytes of the documents; where not all tokens count, in proportion.
+      num_words: words of the raw documents, likewise.
+      num_characters: characters of the raw documents, likewise; None where they were not counted.
     """
 
     profile: Profile
@@ -46,7 +46,7 @@ class Score:
         return int(self.profile.tokens.sum())
 
     def metrics(self) -> dict[str, float]:
-        """loss (nats a token), bits_per_token, _byte and _character, and word_perplexity.
+        """loss (nats a token), accuracy, bits_per_token, _byte and _character, word_perplexity.
 
         The last is e to the nats a word, as the authors of PG19 report it (Rae et al. 2020): it
         compares models of different vocabularies. Where there are no words it is infinite. Bits a
@@ -56,6 +56,7 @@ class Score:
         nats_per_word = self.nats / self.num_words if self.num_words else math.inf
         metrics = {
             "loss": self.nats / self.num_tokens,
+            "accuracy": float(self.profile.correct.sum()) / self.num_tokens,
             "bits_per_token": bits / self.num_tokens,
             "bits_per_byte": bits / self.num_bytes,
         }
@@ -118,17 +119,17 @@ class Evaluator:
             documents, batch_size, segment_length, window_length, shuffle=False, repeat=False
         )
 
-        def nats_of_rows(params, state, batch, _):
+        def scores_of_rows(params, state, batch, _):
             model = nnx.merge(graphdef, params)
             features, state = model.features(batch.inputs, state, batch.starts)
-            return token_losses(model, features, batch.targets), state
+            return token_scores(model, features, batch.targets), state
 
         def step(params: dict[str, Any], walk: Walk, batch: Batch) -> tuple[Profile, Walk]:
-            nats, state = layout.by_rows(nats_of_rows)(
+            scores, state = layout.by_rows(scores_of_rows)(
                 layout.gather(params), walk.model, batch, None
             )
             distance = distances(batch.starts, walk.distance, window_length)
-            profile = make_profile(nats, batch.weights, distance)
+            profile = make_profile(scores, batch.weights, distance)
             return profile, Walk(layout.split_state(state), distance[:, -1] + 1)
 
         def initial(params: dict[str, Any]) -> Walk:
@@ -148,7 +149,7 @@ class Evaluator:
                 step = self.step(params, walk, self.layout.put(batch))
                 profile, walk = jax.block_until_ready(step)
                 profiles.append(profile)
-        documents = self.documents
-        return Score(
-            total(profiles), documents.num_bytes, documents.num_words, documents.num_characters
-        )
+        profile, documents = total(profiles), self.documents
+        counts = documents.num_bytes, documents.num_words, documents.num_characters
+        share = profile.tokens.sum() / documents.num_tokens
+        return Score(profile, *(None if n is None else round(n * share) for n in counts))

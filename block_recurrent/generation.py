@@ -59,11 +59,13 @@ class Generator:
         model's window says all, and this is not looked at.
 
     Raises:
-      UserError: full attention without a segment length that suits.
+      UserError: an LSTM, or full attention without a segment length that suits.
     """
 
     def __init__(self, model: BlockRecurrentTransformer, *, segment_length: int | None = None):
         self.config = config = model.config
+        if config.layer == "lstm":
+            raise UserError("an LSTM is trained and scored here, and writes nothing: name another")
         graphdef, params = nnx.split(model)
         self.params = nnx.to_pure_dict(params)
         self.block_length = config.window_length

@@ -1,5 +1,7 @@
 """Next-token cross-entropy that never holds the logits of a whole segment in training."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -18,12 +20,24 @@ def num_chunks(batch: int, length: int, vocab_size: int) -> int:
     )
 
 
-def token_losses(
+class TokenScores(NamedTuple):
+    """How well each target is predicted.
+
+    Attributes:
+      nats: its cross-entropy.
+      correct: 1 where no other token has a higher probability, else 0.
+    """
+
+    nats: Float[Array, "B T"]
+    correct: Float[Array, "B T"]
+
+
+def token_scores(
     model: BlockRecurrentTransformer,
     features: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
-) -> Float[Array, "B T"]:
-    """Nats that each target costs.
+) -> TokenScores:
+    """Scores of each target.
 
     Works on chunks of the segment and computes their logits again for the gradient, so that memory
     is that of one chunk however large the vocabulary.
@@ -31,22 +45,23 @@ def token_losses(
     batch, length, _ = features.shape
     chunks = num_chunks(batch, length, model.config.vocab_size)
 
-    def chunk_losses(features, targets):
+    def chunk_scores(features, targets):
         logits = model.readout(features)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
+        nats = jax.nn.logsumexp(logits, axis=-1) - chosen
+        return TokenScores(nats, (chosen >= logits.max(axis=-1)).astype(jnp.float32))
 
     if chunks == 1:
-        return chunk_losses(features, targets)
+        return chunk_scores(features, targets)
 
     def split(x):
         return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
 
     def step(_, chunk):
-        return None, jax.checkpoint(chunk_losses)(*chunk)
+        return None, jax.checkpoint(chunk_scores)(*chunk)
 
-    _, losses = jax.lax.scan(step, None, (split(features), split(targets)))
-    return jnp.moveaxis(losses, 0, 1).reshape(batch, length)
+    _, scores = jax.lax.scan(step, None, (split(features), split(targets)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, length), scores)
 
 
 def summed_loss(
@@ -55,5 +70,5 @@ def summed_loss(
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
 ) -> Float[Array, " B"]:
-    """Nats, summed over the positions of each row by weight; see `token_losses`."""
-    return jnp.sum(token_losses(model, features, targets) * weights, axis=1)
+    """Nats, summed over the positions of each row by weight; see `token_scores`."""
+    return jnp.sum(token_scores(model, features, targets).nats * weights, axis=1)

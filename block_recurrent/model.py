@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.dot_product import from_blocks, to_blocks
 from block_recurrent.layers import RecurrentLayer, TransformerLayer
+from block_recurrent.lstm import LSTMLayer
 from block_recurrent.model_config import ModelConfig
 from block_recurrent.types import ModelState
 
@@ -43,12 +44,7 @@ class BlockRecurrentTransformer(nnx.Module):
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )
-        self.layers = nnx.List(
-            RecurrentLayer(config, rngs=rngs)
-            if index in config.recurrent_indices
-            else TransformerLayer(config, read_states=config.feedback, rngs=rngs)
-            for index in range(config.num_layers)
-        )
+        self.layers = nnx.List(new_layer(config, index, rngs) for index in range(config.num_layers))
         self.final_norm = nnx.RMSNorm(
             config.embedding_size, epsilon=1e-6, dtype=config.dtype, rngs=rngs
         )
@@ -134,6 +130,15 @@ class BlockRecurrentTransformer(nnx.Module):
         blocks = to_blocks(x, self.config.window_length)
         state, blocks = jax.lax.scan(step, state, (blocks, None if starts is None else starts.T))
         return from_blocks(blocks), state
+
+
+def new_layer(config: ModelConfig, index: int, rngs: nnx.Rngs) -> nnx.Module:
+    """The layer at `index`, from the bottom."""
+    if config.layer == "lstm":
+        return LSTMLayer(config, rngs=rngs)
+    if index in config.recurrent_indices:
+        return RecurrentLayer(config, rngs=rngs)
+    return TransformerLayer(config, read_states=config.feedback, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,7 +14,9 @@ class ModelConfig:
     """What `BlockRecurrentTransformer.…` in a gin file sets. The defaults are the paper's.
 
     Attributes:
-      num_layers: transformer layers.
+      num_layers: layers.
+      layer: what they are: 'transformer', or 'lstm' (a baseline without attention: an LSTM cell of
+        width D in each; sizes and choices of attention, cell and feed-forward then say nothing).
       embedding_size: width D of the residual stream and of a state vector.
       num_heads: attention heads H of every layer.
       head_size: width K of a head.
@@ -46,6 +48,7 @@ class ModelConfig:
     """
 
     num_layers: Annotated[int, "layers"] = 12
+    layer: Literal["transformer", "lstm"] = "transformer"
     embedding_size: Annotated[int, "dimensions"] = 1024
     num_heads: Annotated[int, "heads"] = 8
     head_size: Annotated[int, "dimensions"] = 128
@@ -81,10 +84,17 @@ class ModelConfig:
                 "attention_kernel = 'pallas' needs attention = 'sliding': with attention = 'full' "
                 "set attention_kernel = 'xla'"
             )
+        if self.recurrent_layers and self.layer == "lstm":
+            raise UserError("layer = 'lstm' has no recurrent cells: set recurrent_layers = ()")
         if self.feedback and not self.recurrent_layers:
             raise UserError("feedback = True needs at least one index in recurrent_layers")
         if self.positions == "rope" and self.head_size % 2:
             raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
+
+    @property
+    def has_recurrent_state(self) -> bool:
+        """Whether more than keys and values of tokens is carried."""
+        return self.layer == "lstm" or bool(self.recurrent_layers)
 
     @property
     def recurrent_indices(self) -> tuple[int, ...]:

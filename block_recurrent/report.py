@@ -3,24 +3,23 @@
 import base64
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from block_recurrent.configs import RunConfig
-from block_recurrent.loss_profile import Profile, first_of_bins
+from block_recurrent.loss_profile import Profile, distance_table
 from block_recurrent.metrics_log import step_of
 from block_recurrent.plots import Figure, png
-from block_recurrent.report_figures import loss_by_distance, training_history, worth_by_distance
+from block_recurrent.report_figures import score_by_distance, training_history, worth_by_distance
 from block_recurrent.run_folder import AnyPath
 
 WORTH = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
 CAPTIONS = {
-    "loss": "Loss by place in the document. Dotted: how far the attention of one layer sees (W), "
-    "and of all layers together; what is known from farther back can only come from the state.",
+    "bits_per_token": "Loss by place in the document. Dotted: how far the attention of one layer "
+    "sees (W), and of all layers together; what is known from farther back can only come from the "
+    "state.",
+    "accuracy": "Accuracy by place in the document: how often the token was the most likely one.",
     "worth": "What the recurrent state is worth: bits a token lost when it is cleared at every "
     "segment of {} tokens, or replaced by what another document has left. Keys and values of the "
     "last window stay. At zero the model does not use its state.",
@@ -66,22 +65,6 @@ def write_report(
     print(f"report              {path}, {path.with_suffix('.json')}")
 
 
-def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str, list]]:
-    """Tokens and bits a token by distance, of the bins that hold any token, for JSON."""
-    tokens = profiles["carried"].tokens
-    bins = slice(int(np.flatnonzero(tokens)[-1]) + 1)
-    first = first_of_bins()
-    return {
-        "first": first[bins].tolist(),
-        "last": [*(first[1:] - 1).tolist(), 2**31 - 1][bins],
-        "tokens": tokens[bins].astype(int).tolist(),
-        "bits_per_token": {
-            memory: (profile.nats[bins] / profile.tokens[bins] / math.log(2)).tolist()
-            for memory, profile in profiles.items()
-        },
-    }
-
-
 def read_history(workdir: AnyPath) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; none where the run's folder has lost it."""
     path = workdir / "metrics.jsonl"
@@ -106,7 +89,10 @@ def page(
       history: the lines of metrics.jsonl.
     """
     by_distance = result["by_distance"]
-    figures = [_figure(loss_by_distance(by_distance, config.model), CAPTIONS["loss"])]
+    figures = [
+        _figure(score_by_distance(by_distance, score, config.model), CAPTIONS[score])
+        for score in ("bits_per_token", "accuracy")
+    ]
     if len(by_distance["bits_per_token"]) > 1:
         caption = CAPTIONS["worth"].format(result["memory_segment_length"])
         figures.append(_figure(worth_by_distance(by_distance, config.model), caption))
@@ -151,4 +137,6 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3g}"
+    if value is None:
+        return ""
     return f"{value:,}" if isinstance(value, int) else html.escape(str(value))

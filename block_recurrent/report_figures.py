@@ -27,13 +27,19 @@ LABELS = {
 }
 
 
-def loss_by_distance(by_distance: Mapping[str, Any], model: ModelConfig) -> Figure:
-    """Bits a token over the distance from the document's start, one line for each memory."""
+def score_by_distance(by_distance: Mapping[str, Any], score: str, model: ModelConfig) -> Figure:
+    """A score over the distance from the document's start, one line for each memory.
+
+    Args:
+      by_distance: a `distance_table`.
+      score: 'bits_per_token' or 'accuracy'.
+      model: tells how far attention reaches.
+    """
     figure, [[ax]] = new_figure()
-    for memory, bits in by_distance["bits_per_token"].items():
-        _stairs(ax, by_distance, bits, memory)
+    for memory, values in by_distance[score].items():
+        _stairs(ax, by_distance, values, memory)
     _mark_reach(ax, model)
-    ax.set_ylabel("bits a token")
+    ax.set_ylabel({"bits_per_token": "bits a token"}.get(score, score))
     if len(by_distance["bits_per_token"]) > 1:
         legend_above(figure)
     return figure
@@ -43,10 +49,10 @@ def worth_by_distance(by_distance: Mapping[str, Any], model: ModelConfig) -> Fig
     """Bits a token that each other memory costs more than the model's own."""
     figure, [[ax]] = new_figure()
     ax.axhline(0, color=GREY, linewidth=0.8)
-    carried = np.array(by_distance["bits_per_token"]["carried"])
+    carried = np.array(by_distance["bits_per_token"]["carried"], float)
     for memory, bits in by_distance["bits_per_token"].items():
         if memory != "carried":
-            _stairs(ax, by_distance, (np.array(bits) - carried).tolist(), memory)
+            _stairs(ax, by_distance, np.array(bits, float) - carried, memory)
     _mark_reach(ax, model)
     ax.set_ylabel("bits a token lost")
     legend_above(figure)
@@ -72,11 +78,12 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _stairs(ax: Axes, by_distance: Mapping[str, Any], bits: Sequence[float], memory: str):
-    """A step for each bin. Tokens are numbered from 1, for the logarithm's sake."""
+def _stairs(ax: Axes, by_distance: Mapping[str, Any], values: Any, memory: str):
+    """A step for each bin that has tokens, which are numbered from 1, for the logarithm's sake."""
     edges = np.array([*by_distance["first"], by_distance["last"][-1] + 1]) + 1
     style = {"color": COLORS[memory], "label": LABELS[memory], "linewidth": 1.6}
-    ax.stairs(bits, edges, baseline=None, zorder=2 + (memory == "carried"), **style)
+    values = np.array(values, float)  # None becomes NaN, a gap
+    ax.stairs(values, edges, baseline=None, zorder=2 + (memory == "carried"), **style)
 
 
 def _mark_reach(ax: Axes, model: ModelConfig):

@@ -100,6 +100,8 @@ def text_sampler(
     vocabulary = documents.vocabulary
     try:
         vocabulary.decode([])
+        model = nnx.merge(graphdef, abstract)
+        generator = Generator(model, segment_length=train.segment_length)
     except UserError as error:
         tell(f"no texts at evaluations: {error}")
         return None
@@ -113,7 +115,6 @@ def text_sampler(
             vocabulary,
             "train.sample_prompt",
         )
-    generator = Generator(nnx.merge(graphdef, abstract), segment_length=train.segment_length)
     return TextSampler(generator, vocabulary, prompt, train.sample_tokens, layout)
 
 

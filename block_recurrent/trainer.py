@@ -76,8 +76,9 @@ class Trainer:
         ways = self.mesh.size // config.mesh.tensor
         shape = evaluation_shape(held_out, model.attention, *shape, ways)
         self.evaluator = Evaluator(self.graphdef, held_out, window, *shape, self.layout)
-        recurrent = bool(model.recurrent_layers)
-        self.probe = MemoryProbe(self.evaluator, train.segment_length) if recurrent else None
+        self.probe = None
+        if model.has_recurrent_state:
+            self.probe = MemoryProbe(self.evaluator, train.segment_length)
         self.writer = text_sampler(self.graphdef, self.params, train, held_out, self.layout)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
@@ -319,6 +320,7 @@ class Trainer:
             return
         self.write(step, "held_out", metrics)
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
+        line += f", accuracy {metrics['accuracy']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits a token"
         if step == self.config.train.num_steps and isinstance(documents, ByteDocuments):

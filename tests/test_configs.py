@@ -16,8 +16,10 @@ from block_recurrent.train_config import TrainConfig
 FIXED = "gin/brt_fixed_gate.gin"
 RECURRENT = [FIXED, "gin/brt_lstm_gate.gin", "gin/brt_feedback.gin"]
 BASELINES = ["gin/transformer_xl.gin", "gin/sliding_window.gin", "gin/full_attention.gin"]
+BASELINES += ["gin/lstm.gin"]
 SCALES = [name for name in shipped() if name.startswith("gin/scale/")]
 DATA = [name for name in shipped() if name.startswith("gin/data/")]
+RECALL = ["recall_facts", "recall_values", "recall_filler"]
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +93,7 @@ def test_paper_scale_is_the_experiments():
 @pytest.mark.parametrize("family", [SCALES, DATA], ids=["scale", "data"])
 def test_files_of_a_family_replace_each_other(family):
     """Or what the first of two sets would be left over when the second comes after it."""
-    of_one_corpus = {("data", "path"), ("data", "glob")}
+    of_one_corpus = {("data", name) for name in "path glob".split() + RECALL}
     names = [{(b.section, b.name) for b in read([file], [])} - of_one_corpus for file in family]
     assert all(others == names[0] for others in names)
 

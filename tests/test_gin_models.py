@@ -36,6 +36,9 @@ def num_parameters(config: ModelConfig) -> int:
 
 def counted_parameters(c: ModelConfig) -> int:
     """Of the model as it should be."""
+    if c.layer == "lstm":  # two kernels and a bias, for four gates, and a norm
+        lstm = 8 * c.embedding_size**2 + 5 * c.embedding_size
+        return (c.vocab_size + 1) * c.embedding_size + c.num_layers * lstm
     layers = c.num_layers * layer(c)
     readers = c.num_layers if c.feedback else len(c.recurrent_indices)
     cells = len(c.recurrent_indices) * cell(c)
@@ -109,6 +112,8 @@ def test_every_variant_at_every_scale(variant, scale):
     assert logits.dtype == jnp.float32
     assert len(before) == config.model.num_layers
     assert jax.tree.leaves(before) == jax.tree.leaves(after), "the state keeps its shapes and types"
+    if config.model.layer == "lstm":
+        return
     recurrent = [index for index, entry in enumerate(before) if entry.recurrent is not None]
     assert tuple(recurrent) == config.model.recurrent_indices
     for index in recurrent:

@@ -12,6 +12,7 @@ from flax import nnx
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.evaluation import Evaluator
 from block_recurrent.loss_profile import distances, first_of_bins, make_profile
+from block_recurrent.losses import TokenScores
 from block_recurrent.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from tiny import TINY, forward, make_model, split
@@ -31,13 +32,17 @@ def make_evaluator(model, rows=3, segment=SEGMENT):
     return Evaluator(graphdef, make_documents(), W, rows, segment, layout), params
 
 
-def nats_by_hand(model, tokens, memory="carried", other=None):
-    """Of each token of one document. `other`: states to take at each segment, when 'swapped'."""
+def by_hand(model, tokens, memory="carried", other=None):
+    """Nats of each token of one document, the states after each segment, and which are correct.
+
+    `other`: states to take at each segment, when 'swapped'.
+    """
     length = -(-len(tokens) // SEGMENT) * SEGMENT
     padding = np.zeros(length - len(tokens), np.int64)
     inputs = np.concatenate([[0], tokens[:-1], padding]).astype(np.int32)
     targets = np.concatenate([tokens, padding])
-    state, initial, nats, states = model.initial_state(1), model.initial_state(1), [], []
+    state, initial = model.initial_state(1), model.initial_state(1)
+    nats, states, correct = [], [], []
     for number, start in enumerate(range(0, length, SEGMENT)):
         if number and memory != "carried":
             new = initial[1].recurrent if memory == "cleared" else other[number - 1]
@@ -46,7 +51,8 @@ def nats_by_hand(model, tokens, memory="carried", other=None):
         logits, state = forward(model, jnp.asarray(inputs[None, segment]), state)
         states.append(state[1].recurrent)
         nats.append(-jax.nn.log_softmax(logits[0])[np.arange(SEGMENT), targets[segment]])
-    return np.concatenate(nats)[: len(tokens)], states
+        correct.append(logits[0].argmax(axis=-1) == targets[segment])
+    return np.concatenate(nats)[: len(tokens)], states, np.concatenate(correct)[: len(tokens)]
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +63,18 @@ def model():
 def test_loss_by_distance_is_that_of_each_document_alone(model):
     evaluator, params = make_evaluator(model)
     score = evaluator(params)
-    expected_nats, expected_tokens = np.zeros(32), np.zeros(32)
+    expected_nats, expected_tokens, correct = np.zeros((3, 32))
     documents = evaluator.documents
     for index, length in enumerate(documents.lengths):
-        nats, _ = nats_by_hand(model, documents.tokens(index, 0, int(length)))
+        nats, _, right = by_hand(model, documents.tokens(index, 0, int(length)))
         bins = [0 if place == 0 else 1 + int(math.log2(place)) for place in range(length)]
         np.add.at(expected_nats, bins, nats)
         np.add.at(expected_tokens, bins, 1)
+        np.add.at(correct, bins, right)
     np.testing.assert_array_equal(score.profile.tokens, expected_tokens)
     np.testing.assert_allclose(score.profile.nats, expected_nats, rtol=1e-5)
+    np.testing.assert_array_equal(score.profile.correct, correct)
+    assert score.metrics()["accuracy"] == pytest.approx(correct.sum() / score.num_tokens)
     assert score.num_tokens == documents.num_tokens
     assert score.nats == pytest.approx(expected_nats.sum(), rel=1e-6)
     metrics = score.metrics()
@@ -83,7 +92,7 @@ def test_distances_and_bins():
     edges = first_of_bins()
     for distance in (0, 1, 2, 3, 4, 1023, 1024, 2**31 - 1):
         one = jnp.ones((1, 1))
-        profile = make_profile(one, one, jnp.full((1, 1), distance, jnp.int32))
+        profile = make_profile(TokenScores(one, one), one, jnp.full((1, 1), distance, jnp.int32))
         assert np.flatnonzero(profile.tokens) == np.searchsorted(edges, distance, "right") - 1
 
 
@@ -95,7 +104,7 @@ def test_each_memory_is_what_one_can_do_by_hand(model, segment):
     documents = evaluator.documents
     tokens = [documents.tokens(i, 0, 10**6) for i in range(len(documents.lengths))]
     for memory in ("carried", "cleared"):
-        nats = [nats_by_hand(model, each, memory)[0].sum() for each in tokens]
+        nats = [by_hand(model, each, memory)[0].sum() for each in tokens]
         assert found[memory].nats.sum() == pytest.approx(sum(nats), rel=1e-5)
     for profile in found.values():
         np.testing.assert_array_equal(profile.tokens, found["carried"].tokens)
@@ -108,10 +117,10 @@ def test_the_other_document_is_the_row_before(model):
     evaluator.documents = evaluator.documents.select([0, 1])
     found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES)
     tokens = [evaluator.documents.tokens(i, 0, 10**6) for i in range(2)]
-    states = [nats_by_hand(model, each)[1] for each in tokens]
+    states = [by_hand(model, each)[1] for each in tokens]
     # The second, with 6 segments to the first one's 7, leaves its last state.
     assert [len(each) for each in states] == [7, 6]
-    swapped = [nats_by_hand(model, tokens[i], "swapped", states[1 - i])[0].sum() for i in range(2)]
+    swapped = [by_hand(model, tokens[i], "swapped", states[1 - i])[0].sum() for i in range(2)]
     assert found["swapped"].nats.sum() == pytest.approx(sum(swapped), rel=1e-5)
     assert found["swapped"].bits_per_token != pytest.approx(found["carried"].bits_per_token, 1e-4)
 

@@ -125,6 +125,7 @@ class One:
         self.num_tokens = self.num_bytes = self.num_words = int(self.lengths[0])
         self.num_characters = None
         self.tokens = lambda _, start, stop: documents.tokens(index, start, stop)
+        self.loss_weights = lambda _, start, stop: 1
 
 
 # Lanes

@@ -89,8 +89,13 @@ def test_report(finished, run, tmp_path):
     assert out.splitlines()[-1].split(maxsplit=1) == ["report", "page.html, page.json"]
     score = json.loads((tmp_path / "score.json").read_text())
     numbers = json.loads((tmp_path / "page.json").read_text())
+    table, alone = numbers.pop("by_distance"), score.pop("by_distance")
     assert numbers.items() >= score.items()
-    table = numbers["by_distance"]
+    for name in ("bits_per_token", "accuracy"):
+        assert alone[name].keys() == {"carried"}
+        np.testing.assert_allclose(table[name]["carried"], alone[name]["carried"], rtol=1e-5)
+    right = np.dot(table["accuracy"]["carried"], table["tokens"])
+    assert right == pytest.approx(score["accuracy"] * score["tokens"])
     bits, tokens = table["bits_per_token"], np.array(table["tokens"])
     assert set(bits) == {"carried", "cleared", "swapped"}
     assert tokens.sum() == score["tokens"] and table["first"][:4] == [0, 1, 2, 4]
@@ -103,7 +108,7 @@ def test_report(finished, run, tmp_path):
     assert logged["memory_worth"] == pytest.approx(numbers["memory_worth"], abs=1e-6)
 
     text = (tmp_path / "page.html").read_text()
-    assert_self_contained(text, num_figures=3)
+    assert_self_contained(text, num_figures=4)
     assert f"<td>memory_worth</td><td>{numbers['memory_worth']:.4f}</td>" in text
 
 
@@ -119,15 +124,17 @@ def test_report_of_a_model_without_states_and_without_history(tmp_path):
 
     config = tiny_run(tmp_path)
     config = dataclasses.replace(config, model=dataclasses.replace(TINY, recurrent_layers=()))
-    profile = Profile(np.zeros(32), np.zeros(32))
-    profile.nats[:3], profile.tokens[:3] = math.log(2), (1, 1, 2)
+    profile = Profile(*np.zeros((3, 32)))
+    profile.nats[:4], profile.tokens[:4] = math.log(2) * np.array([1, 1, 0, 1]), (1, 1, 0, 2)
+    profile.correct[3] = 1
     result = {"step": 3, "split": "<test>"}
     write_report(tmp_path / "a.html", tmp_path, config, result, profile, {})
     numbers = json.loads((tmp_path / "a.json").read_text())
-    assert numbers["by_distance"]["bits_per_token"] == {"carried": [1.0, 1.0, 0.5]}
+    assert numbers["by_distance"]["bits_per_token"] == {"carried": [1.0, 1.0, None, 0.5]}
+    assert numbers["by_distance"]["accuracy"] == {"carried": [0.0, 0.0, None, 0.5]}
     assert "memory_worth" not in numbers
     text = (tmp_path / "a.html").read_text()
-    assert_self_contained(text, num_figures=1)
+    assert_self_contained(text, num_figures=2)
     assert "&lt;test&gt;" in text and "<test>" not in text
 
 

@@ -21,10 +21,11 @@ READING_ORDER = """
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell
-    model_config layers model interop field_values model_file token_step decoding sampling
+    model_config layers lstm model interop field_values model_file token_step decoding sampling
     writing generation saved_state block_recurrent inspection
     data.vocabularies data.text_stream tracing data.text_counts data.documents data.text_files
-    data.embedded data.compressors data.store_format data.store_writer data.store data.mixture data
+    data.embedded data.compressors data.store_format data.store_writer data.store data.mixture
+    data.recall data
     data.lanes data.prefetch
     losses optimizers distributed sharding train_config watching train_step layout_table
     step_memory loss_profile evaluation memory_worth

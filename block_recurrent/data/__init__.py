@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.embedded import load_standard_library
 from block_recurrent.data.mixture import Mixture
+from block_recurrent.data.recall import SPLITS, RecallDocuments
 from block_recurrent.data.store import open_stores
 from block_recurrent.data.text_files import load_text_files
 from block_recurrent.data.vocabularies import Vocabulary
@@ -19,7 +20,8 @@ class DataConfig:
 
     Attributes:
       corpus: 'standard_library' (Python's own source, on every machine), 'text_files' (the files of
-        a folder), or 'store' (token stores made by prepare_data).
+        a folder), 'store' (token stores made by prepare_data), or 'recall' (made-up documents with
+        facts at the start and questions about them at the end).
       path: the folder of text files, or of what prepare_data reads.
       glob: which files of the folder, for example '**/*.txt'.
       held_out_per_mille: documents in a thousand kept for evaluation, chosen by their names; a
@@ -28,15 +30,21 @@ class DataConfig:
       weights: one a store: the tokens read of each are in this proportion; empty: as they are.
       vocabulary: the name of the one that the tokens must be of; None: that of the corpus, which
         the config.gin of a run then names.
+      recall_facts: that a document of 'recall' states, and asks for.
+      recall_values: that a fact may have; a guess is right in one of so many.
+      recall_filler: least and most between facts and questions, uniform in the logarithm.
     """
 
-    corpus: Literal["standard_library", "text_files", "store"] = "standard_library"
+    corpus: Literal["standard_library", "text_files", "store", "recall"] = "standard_library"
     path: str | None = None
     glob: str = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents"] = 20
     stores: tuple[str, ...] = ()
     weights: Annotated[tuple[float, ...], "tokens, relative"] = ()
     vocabulary: str | None = None
+    recall_facts: Annotated[int, "facts"] = 8
+    recall_values: Annotated[int, "letters"] = 16
+    recall_filler: Annotated[tuple[int, ...], "bytes"] = (64, 4096)
 
     def resolved(self, vocabulary: Vocabulary) -> "DataConfig":
         """The same, good from any folder and for no other vocabulary: what a run keeps."""
@@ -57,6 +65,7 @@ def load_documents(config: DataConfig) -> dict[str, Documents]:
         "standard_library": _standard_library,
         "text_files": _text_files,
         "store": _token_stores,
+        "recall": _recall,
     }
     if config.corpus not in loaders:
         choices = ", ".join(map(repr, loaders))
@@ -108,6 +117,11 @@ def _token_stores(config: DataConfig) -> dict[str, Documents]:
                 f"the stores {config.stores} have no split {split}: prepare one that has"
             )
     return {split: Mixture(*zip(*parts, strict=True)) for split, parts in splits.items()}
+
+
+def _recall(config: DataConfig) -> dict[str, Documents]:
+    difficulty = config.recall_facts, config.recall_values, config.recall_filler
+    return {split: RecallDocuments(split, *difficulty) for split in SPLITS}
 
 
 def _absolute(path: str) -> str:

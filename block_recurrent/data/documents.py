@@ -6,10 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Bool, Float32, Int64, Integer
 
 from block_recurrent.data.text_counts import TextCounter
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
@@ -44,6 +44,11 @@ class Documents(Protocol):
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         """Tokens start … stop − 1 of one document, or those of them that there are."""
+
+    def loss_weights(
+        self, document: int, start: int, stop: int
+    ) -> Float32[np.ndarray, " length"] | Literal[1]:
+        """Of the same tokens in the loss: 1, or 0 where nothing is asked."""
 
 
 class ByteDocuments:
@@ -103,6 +108,9 @@ class ByteDocuments:
         if start <= size < stop:
             tokens = np.append(tokens, np.uint16(END))
         return tokens
+
+    def loss_weights(self, document: int, start: int, stop: int) -> Literal[1]:
+        return 1
 
     def raw(self, document: int) -> bytes:
         """One document whole, as bytes."""

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     Attributes:
       inputs: the tokens shifted by one, after a 0 at a document's start; 0 on padding.
       targets: what to predict at each place; 0 on padding.
-      weights: of the losses, 0 on padding, 1 elsewhere.
+      weights: of the losses: 0 on padding and where nothing is asked, 1 elsewhere.
       starts: where a block of W tokens begins a new document.
     """
 
@@ -184,7 +184,7 @@ class Lanes:
         places = slice(place, place + count)
         batch.inputs[row, place + 1 - before : place + count] = tokens[:-1]
         batch.targets[row, places] = tokens[before:]
-        batch.weights[row, places] = 1
+        batch.weights[row, places] = self.documents.loss_weights(document, offset, offset + count)
         if offset == 0:
             batch.starts[row, place // self.window_length] = True
 

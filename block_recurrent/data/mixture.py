@@ -2,9 +2,10 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Float32, Int64, Integer
 
 from block_recurrent.data.documents import Documents, fingerprint
 from block_recurrent.errors import UserError
@@ -82,5 +83,16 @@ class Mixture:
         return [np.argsort(-source.lengths, kind="stable") for source in self.sources]
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
-        source = int(np.searchsorted(self.firsts, document, side="right")) - 1
-        return self.sources[source].tokens(document - self.firsts[source], start, stop)
+        source, document = self._source(document)
+        return source.tokens(document, start, stop)
+
+    def loss_weights(
+        self, document: int, start: int, stop: int
+    ) -> Float32[np.ndarray, " length"] | Literal[1]:
+        source, document = self._source(document)
+        return source.loss_weights(document, start, stop)
+
+    def _source(self, document: int) -> tuple[Documents, int]:
+        """The source of a document, and its index there."""
+        index = int(np.searchsorted(self.firsts, document, side="right")) - 1
+        return self.sources[index], document - self.firsts[index]
