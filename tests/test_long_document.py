@@ -40,5 +40,5 @@ def test_all_stays_finite_and_bounded(gate, configuration, dtype):
         largest.append(found)
     largest = np.asarray(jax.device_get(largest))
     assert np.isfinite(largest).all()
-    half = len(largest) // 2
-    assert (largest[half:].max(axis=0) <= 1.1 * largest[:half].max(axis=0)).all(), "it grows"
+    half = len(largest) // 2  # the mean: the greatest of thousands differs by chance
+    assert (largest[half:].mean(axis=0) <= 1.01 * largest[:half].mean(axis=0)).all(), "it grows"
