@@ -12,6 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Several programs share a GPU, one of them at work: none may take all its memory in advance.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 HERE = Path(__file__).parent
 OURS = HERE.parent
 
@@ -31,7 +34,7 @@ class Worker:
     """A contender that runs, built and warmed up."""
 
     def __init__(self, contender: Contender):
-        self.name = contender.name
+        self.contender, self.name = contender, contender.name
         path = os.pathsep.join([*contender.path, os.environ.get("PYTHONPATH", "")]).strip(
             os.pathsep
         )

@@ -27,6 +27,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flops import matrix_flops
 
 from block_recurrent.checkpoints import with_shardings
 from block_recurrent.configs import RunConfig, load
@@ -230,28 +231,6 @@ def _devices(shape: str, order: str | None) -> np.ndarray:
 
 
 # What the program computes
-
-
-def matrix_flops(jaxpr) -> int:
-    """Two for each multiplication of the matrix products, those in loops as often as they go."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            result = math.prod(equation.outvars[0].aval.shape)
-            total += 2 * result * math.prod(shape[axis] for axis in contracted)
-        times = 1
-        if equation.primitive.name == "scan":
-            times = equation.params["length"]
-        elif equation.primitive.name == "shard_map":  # its shapes are those of one part
-            shape = equation.params["mesh"].shape
-            times = math.prod(shape[axis] for axis in equation.params["newly_manual_axes"])
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                total += times * matrix_flops(inner)
-    return total
 
 
 def abstract_run(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):

@@ -13,8 +13,12 @@ import argparse
 import json
 import sys
 
+import jax
 from contenders import OURS, Contender, Worker, in_turns, median, ratio
+from flops import model_flops, peak
 from report import report
+
+from block_recurrent import ModelConfig
 
 MODEL = {
     "num_layers": 6,
@@ -96,6 +100,18 @@ def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
     return found
 
 
+def throughput(row: dict, contender: Contender, tokens: int) -> dict:
+    """Tokens a second in training and, of ours, the FLOP/s that its model calls for."""
+    result = {"tokens/s": tokens / row["train s"]}
+    if contender.worker == "ours":
+        spec = contender.spec
+        fields = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
+        flops = result["tokens/s"] * model_flops(ModelConfig(**fields), spec["segment_length"])
+        of_device = peak(jax.devices()[0].device_kind)
+        result |= {"TFLOP/s": flops / 1e12, "MFU": of_device and flops / of_device}
+    return result
+
+
 def main() -> None:
     args = parse()
     workers = []
@@ -126,6 +142,9 @@ def main() -> None:
     for worker in workers:
         worker.close()
     tokens = args.batch_size * args.segment_length
+    if "train" in args.measures.split(","):
+        for row, worker in zip(rows, workers, strict=True):
+            row |= throughput(row, worker.contender, tokens)
     print(f"\nratio: time over that of the first line, median of {args.rounds} paired rounds;")
     print("cpu ratio: the same of processor time, all cores together")
     report("step_time", rows, args.json, runs=details, tokens=tokens, model=MODEL | args.model)

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from scaling_on_paper import CHIPS, abstract_step, matrix_flops
+from flops import matrix_flops
+from scaling_on_paper import CHIPS, abstract_step
 
 from block_recurrent.configs import load
 from block_recurrent.gin_files import shipped

@@ -52,9 +52,12 @@ class TransformerLayer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], LayerState]:
         """One layer over a segment. `states`: keys and values of the states, under feedback."""
         keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
-        h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
-        y, state = self.mix(h, state, starts, states, keys[1])
-        return self.feed_forward(x + y, keys[2]), state
+        with jax.named_scope("attention"):
+            h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
+            y, state = self.mix(h, state, starts, states, keys[1])
+            x = x + y
+        with jax.named_scope("ffn"):
+            return self.feed_forward(x, keys[2]), state
 
     def feed_forward(
         self, x: Float[Array, "B T D"], dropout_key: Key[Array, ""] | None = None
@@ -112,6 +115,7 @@ class RecurrentLayer(TransformerLayer):
         """Mixes tokens with each other and with the states."""
         heads = self.attention.project(h)
         window, cache = self.attention.extend(heads.tokens, state.cache, starts)
-        recurrent, states = scan_blocks(self.cell, state.recurrent, window.joined(), starts)
+        with jax.named_scope("recurrence"):
+            recurrent, states = scan_blocks(self.cell, state.recurrent, window.joined(), starts)
         y = self.attention.attend(heads, window, states, dropout_key=dropout_key)
         return y, LayerState(cache, recurrent)

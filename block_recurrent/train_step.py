@@ -126,7 +126,8 @@ def make_train_step(
         features, model_state = model.features(
             batch.inputs, only(finite, model_state), starts, dropout_key=dropout_key
         )
-        nats = summed_loss(model, features, batch.targets, batch.weights)
+        with jax.named_scope("loss"):
+            nats = summed_loss(model, features, batch.targets, batch.weights)
         return nats, (model_state, finite_rows(nats, model_state))
 
     def loss_fn(params, carried, batch, dropout_key):
@@ -145,14 +146,15 @@ def make_train_step(
         model_state, rows = carried
         grad_norm = optax.tree.norm(grads)
         finite = rows.all() & jnp.isfinite(grad_norm)
-        updates, optimizer_state = optimizer.update(
-            layout.scatter(grads), state.optimizer, state.params
-        )
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
-        params, optimizer_state = if_finite(
-            (optax.apply_updates(state.params, updates), optimizer_state),
-            (state.params, state.optimizer),
-        )
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(
+                layout.scatter(grads), state.optimizer, state.params
+            )
+            params, optimizer_state = if_finite(
+                (optax.apply_updates(state.params, updates), optimizer_state),
+                (state.params, state.optimizer),
+            )
         fresh = state.step % log_every_steps == 0
         new = if_finite(Sums(nats, tokens, grad_norm, 1.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0, 1.0))
         sums = jax.tree.map(lambda old, add: jnp.where(fresh, 0, old) + add, state.sums, new)

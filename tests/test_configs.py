@@ -236,13 +236,21 @@ def test_names(binding, message):
     assert error_of(binding) == f"--gin_bindings: {message}"
 
 
+# Python's tokenizer knows a quote that nothing closes from 3.12 on.
+UNCLOSED = (
+    "close the bracket or the quotes"
+    if sys.version_info >= (3, 12)
+    else "write section.parameter = value, text in quotes"
+)
+
+
 @pytest.mark.parametrize(
     ("binding", "mend"),
     [
         ("train.seed", "write section.parameter = value, text in quotes"),
         ("train.seed =", "write section.parameter = value, text in quotes"),
         ("train.seed = 3 4", "write section.parameter = value, text in quotes"),
-        ("data.path = 'x", "write section.parameter = value, text in quotes"),
+        pytest.param("data.path = 'x", UNCLOSED, id="a quote that nothing closes"),
         ("data.path = my/folder", "my is no value, write 'my'"),
         ("BlockRecurrentTransformer.feedback = true", "true is no value, write True"),
         ("data.path = null", "null is no value, write None"),

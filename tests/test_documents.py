@@ -286,10 +286,8 @@ def test_mistakes_in_the_configuration(folder):
     unknown = DataConfig()
     object.__setattr__(unknown, "corpus", "pg20")  # which types forbid, where they are checked
     message = message_of(load_documents, unknown)
-    assert (
-        message
-        == "data.corpus = 'pg20' is unknown: choose from 'standard_library', 'text_files', 'store'"
-    )
+    choices = "'standard_library', 'text_files', 'store', 'recall'"
+    assert message == f"data.corpus = 'pg20' is unknown: choose from {choices}"
     message = message_of(load_documents, DataConfig("text_files"))
     assert message == "data.corpus = 'text_files' needs a folder: set data.path"
     message = message_of(load_documents, DataConfig(path=str(folder)))

@@ -15,13 +15,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import scaling_on_paper  # noqa: E402
+from flops import matrix_flops  # noqa: E402
 from scaling_on_paper import (  # noqa: E402
     CHIPS,
     Collective,
     axes_of,
     collectives_of,
     group_of,
-    matrix_flops,
 )
 
 H100, V5E, V5P = CHIPS

@@ -26,5 +26,10 @@ def compiled(function, *args, **options):
     return result, facts
 
 
+def device_peak() -> int | None:
+    """Most bytes that the first device has held; None for a CPU, of which JAX does not know."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def num_parameters(params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -26,35 +26,48 @@ def build(spec: dict) -> BlockRecurrentTransformer:
     )
 
 
+def device_peak(device: torch.device) -> int | None:
+    """Most bytes that a GPU has held; None for a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def main() -> None:
     spec = arguments()
     m, length = spec["model"], spec["segment_length"]
-    model = build(spec)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(spec).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    tokens = torch.randint(0, m["vocab_size"], (spec["batch_size"], length + 1))
+    tokens = torch.randint(0, m["vocab_size"], (spec["batch_size"], length + 1), device=device)
     network = torch.compile(model) if spec["compile"] else model
     carried = [[], []]
 
     def loss_of_segment():
         low = m["dtype"] == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16) if low else contextlib.nullcontext():
+        with torch.autocast(device.type, torch.bfloat16) if low else contextlib.nullcontext():
             loss, *carried[:] = network(
                 tokens, return_loss=True, xl_memories=carried[0], states=carried[1]
             )
         return loss
 
+    def wait():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
     def train():
         optimizer.zero_grad(set_to_none=True)
         loss_of_segment().backward()
         optimizer.step()
+        wait()
 
     def forward():
         with torch.no_grad():
             loss_of_segment()
+        wait()
 
     train()  # the first segment has no memory, the others do: torch.compile sees two programs
     parameters = sum(p.numel() for p in model.parameters())
-    serve({"train": train, "forward": forward}, parameters=parameters)
+    measures = {"train": train, "forward": forward}
+    serve(measures, lambda: device_peak(device), parameters=parameters)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-from jax_step import compiled, num_parameters  # noqa: E402
+from jax_step import compiled, device_peak, num_parameters  # noqa: E402
 from serve import arguments, serve  # noqa: E402
 from transformer import language_model, nn_components  # noqa: E402
 from transformer.memory import decoder_stack  # noqa: E402
@@ -108,7 +108,7 @@ def main() -> None:
     def evaluate():
         jax.block_until_ready(forward(holder[0], holder[2], batch, key))
 
-    serve({"train": train, "forward": evaluate}, parameters=parameters, **facts)
+    serve({"train": train, "forward": evaluate}, device_peak, parameters=parameters, **facts)
 
 
 main()

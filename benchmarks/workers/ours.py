@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from jax_step import compiled, num_parameters
+from jax_step import compiled, device_peak, num_parameters
 from serve import arguments, serve
 
 from block_recurrent import ModelConfig, losses, train_step
@@ -12,14 +12,14 @@ from block_recurrent.data.lanes import Batch
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 
 
-def main() -> None:
-    spec = arguments()
+def build(spec: dict):
+    """Measures, the compiled step, and facts about it."""
     batch_size, length = spec["batch_size"], spec["segment_length"]
+    devices = spec.get("devices", 1)
+    jax.config.update("jax_num_cpu_devices", devices)  # before JAX looks for devices
     model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
     config = ModelConfig(**model)
     graphdef, _ = train_step.abstract_model(config)
-    devices = spec.get("devices", 1)
-    jax.config.update("jax_num_cpu_devices", devices)
     layout = Layout(make_mesh(MeshConfig(), config, batch_size, jax.devices()[:devices]))
     optimizer = optax.adamw(1e-3)
     init = train_step.init_function(config, optimizer, batch_size, seed=0)
@@ -60,7 +60,9 @@ def main() -> None:
             measures["train"] = train
         if "forward" in wanted:
             measures["forward"] = compiled_forward()
-    serve(measures, **facts)
+    return measures, step, facts
 
 
-main()
+if __name__ == "__main__":
+    measures, _, facts = build(arguments())
+    serve(measures, device_peak, **facts)

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 
 def arguments() -> dict:
@@ -15,11 +16,11 @@ def arguments() -> dict:
     return json.loads(sys.argv[1])
 
 
-def serve(measures: dict, **facts) -> None:
+def serve(measures: dict, device_peak: Callable[[], int | None] = lambda: None, **facts) -> None:
     """Answers each line that names a measure with the seconds it took; `facts` go out first.
 
     Also the seconds of processor time, over all cores: what a busy machine disturbs least; and the
-    most memory that the process has held until then.
+    most memory held until then: what `device_peak` says, or else that of the process.
 
     Each of `measures` is a function that ends when its work has ended.
     """
@@ -35,6 +36,6 @@ def serve(measures: dict, **facts) -> None:
         start, cpu_start = time.perf_counter(), time.process_time()
         measures[line.strip()]()
         cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = device_peak() or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         answer = {"seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
         print(json.dumps(answer), file=answers)

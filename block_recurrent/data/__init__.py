@@ -44,7 +44,7 @@ class DataConfig:
     vocabulary: str | None = None
     recall_facts: Annotated[int, "facts"] = 8
     recall_values: Annotated[int, "letters"] = 16
-    recall_filler: Annotated[tuple[int, ...], "bytes"] = (64, 4096)
+    recall_filler: Annotated[tuple[int, ...], "bytes"] = (1, 2048)
 
     def resolved(self, vocabulary: Vocabulary) -> "DataConfig":
         """The same, good from any folder and for no other vocabulary: what a run keeps."""

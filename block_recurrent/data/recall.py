@@ -7,20 +7,20 @@ from block_recurrent.data.documents import fingerprint
 from block_recurrent.data.vocabularies import END, ByteVocabulary
 from block_recurrent.errors import UserError
 
-LETTERS, FACTS = 26, 128  # that there are of each
-KEY, VALUE, DIGIT, FACT = (np.uint8(byte) for byte in b"Aa0\x80")
+KEYS, FACTS = 26, 128  # that there are
+KEY, DIGIT, FACT = (np.uint8(byte) for byte in b"A0\x80")
 # Documents of each split, and how much longer their filler is than that of training.
-SPLITS = {"train": (2**16, 1), "held_out": (256, 1), "far": (64, 10)}
+SPLITS = {"train": (2**16, 1), "held_out": (256, 1), "far": (256, 10)}
 
 
 class RecallDocuments:
     """Documents made up as they are read, always the same ones; as `Documents`.
 
-    A document is one byte for each fact, 128 + key · `values` + value; then filler; and then, in
-    another order, a letter for each key and one for its value. With 3 facts, the first being that
-    of key 2 the value is 16, and blanks that are not in it::
+    A document is facts, one of each key, then filler, and then, in another order, a letter for each
+    key and its fact again. A fact is a byte, 128 + key · `values` + value. With 3 facts, the first
+    saying that the value of key 2 is 15, and blanks that are not in it::
 
-        \\xb0\\x92\\x85  50837…7412  Bc Cq Af
+        \\xaf\\x92\\x85  50837…7412  B\\x92 C\\xaf A\\x85
 
     Only the answers count in the loss. Who has forgotten the facts is right in one of `values`.
     That a fact is a single token leaves nothing to learn but to remember.
@@ -37,14 +37,14 @@ class RecallDocuments:
     """
 
     def __init__(self, split: str, facts: int, values: int, filler: tuple[int, ...]):
-        if not (1 <= facts <= LETTERS and 2 <= values <= LETTERS and facts * values <= FACTS):
+        if not (1 <= facts <= KEYS and 2 <= values and facts * values <= FACTS):
             raise UserError(
-                f"data.recall_facts = {facts} and data.recall_values = {values}: choose at most "
-                f"{LETTERS} of each, at least 1 and 2, and their product at most {FACTS}"
+                f"data.recall_facts = {facts} and data.recall_values = {values}: choose 1 to "
+                f"{KEYS} facts, and at least 2 values, with a product of at most {FACTS}"
             )
         if len(filler) != 2 or not 1 <= filler[0] <= filler[1]:
             raise UserError(
-                f"data.recall_filler = {filler}: give the least and the most bytes, (64, 4096) for "
+                f"data.recall_filler = {filler}: give the least and the most bytes, (1, 2048) for "
                 "example"
             )
         self.facts, self.values, self.vocabulary = facts, values, ByteVocabulary()
@@ -61,12 +61,12 @@ class RecallDocuments:
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         rng = np.random.default_rng([self.fingerprint, document])
-        values = rng.integers(self.values, size=self.facts, dtype=np.uint8)
-        stated, asked = (rng.permutation(self.facts).astype(np.uint8) for _ in range(2))
-        facts = FACT + self.values * stated + values[stated]
+        keys, values = np.arange(self.facts), rng.integers(self.values, size=self.facts)
+        facts = FACT + (self.values * keys + values).astype(np.uint8)
+        stated, asked = (rng.permutation(keys) for _ in range(2))
         filler = DIGIT + rng.integers(10, size=self._fillers[document], dtype=np.uint8)
-        questions = np.stack([KEY + asked, VALUE + values[asked]], axis=1)
-        text = np.concatenate([facts, filler, questions.ravel()])
+        questions = np.stack([KEY + asked.astype(np.uint8), facts[asked]], axis=1)
+        text = np.concatenate([facts[stated], filler, questions.ravel()])
         return np.append(self.vocabulary.encode(text.tobytes()), np.uint16(END))[start:stop]
 
     def loss_weights(self, document: int, start: int, stop: int) -> Float32[np.ndarray, " length"]:
