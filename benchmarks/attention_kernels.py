@@ -98,7 +98,7 @@ def make_inputs(args):
 
 def groups(args) -> dict[str, dict]:
     """What is compared with what: group → name → function."""
-    bands = choose_bands(args.window, args.head_size, args.dtype)
+    bands = choose_bands(args.window, args.dtype)
     fused = {"fused": bands}
     if args.sweep:
         for tiles in SWEEP:

@@ -10,8 +10,10 @@ a step. On a GPU, set XLA_FLAGS=--xla_gpu_enable_command_buffer= for kernels to 
 import argparse
 import json
 import re
+import statistics
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -81,9 +83,15 @@ def main() -> None:
         "measures": ["train"],
         "model": MODEL | args.model,
     }
-    measures, step, _ = build(spec)
-    for _ in range(3):
+    measures, step, facts = build(spec)
+    measures["train"]()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
         measures["train"]()
+        seconds.append(time.perf_counter() - start)
+    step_ms = 1e3 * statistics.median(seconds)
+    print(f"{step_ms:.1f} ms a step; temporary memory {facts['temporary_bytes'] / 2**30:.2f} GiB")
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(args.steps):

@@ -19,7 +19,13 @@ from block_recurrent.dot_product import (
 from block_recurrent.dropout import dropout_multiplier
 from block_recurrent.fused_attention import choose_kernel, fused_attention
 from block_recurrent.linear import linear
-from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
+from block_recurrent.positions import (
+    HIDDEN,
+    MAX_DISTANCE,
+    T5RelativeBias,
+    by_relative_position,
+    rotate,
+)
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Window
 
@@ -136,7 +142,8 @@ class SlidingWindowAttention(nnx.Module):
         """Tokens attend to their window and, where they read states, to those; projected."""
         size = self.window_length
         if self.kernel == "pallas":
-            bias = None if self.relative_bias is None else self.bias(np.arange(1, size + 1))
+            reach = min(size, MAX_DISTANCE)  # beyond it the bias stays what it is
+            bias = None if self.relative_bias is None else self.bias(np.arange(1, reach + 1))
             dropout = self.dropout(size, 2 * size, dropout_key)
             results = [fused_attention(heads.queries, *window, bias, dropout)]
         else:

@@ -74,7 +74,7 @@ def fused_attention(
     tokens: KeysValues,
     carried: KeysValues,
     starts: Bool[Array, "B N"] | None,
-    bias: Float[Array, "H W"] | None,
+    bias: Float[Array, "H R"] | None,
     dropout: Float[Array, "H W W2"] | None,
 ) -> Float[Array, "N B H W K"]:
     """`kernels.window_attention` with the tiles of the platform; see there for the arguments."""
@@ -82,6 +82,5 @@ def fused_attention(
     from block_recurrent.kernels.default_tiles import choose_bands
     from block_recurrent.kernels.window_attention import window_attention
 
-    window, size = queries.shape[-2:]
-    bands = choose_bands(window, size, queries.dtype)
+    bands = choose_bands(queries.shape[-2], queries.dtype)
     return window_attention(queries, tokens, carried, starts, bias, dropout, bands)

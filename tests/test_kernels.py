@@ -83,9 +83,9 @@ def fused(platform, *tiles):
     return attention
 
 
-def assert_same(attention, inputs, **tolerance):
+def assert_same(attention, inputs, expected=plain_attention, **tolerance):
     d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), inputs[0].dtype)
-    expected = run(plain_attention, inputs, d_out)
+    expected = run(expected, inputs, d_out)
     found = run(attention, inputs, d_out)
     names = ("out", "queries", "tokens", "carried", "bias")
     for name, want, have in zip(names, expected, found, strict=True):
@@ -125,6 +125,21 @@ def test_what_is_optional(absent, platform):
     assert_same(fused(platform, *TILES), tuple(inputs), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("platform, reach", [("gpu", 16), ("gpu", 1), ("gpu", 40), ("tpu", 16)])
+def test_far_distances_may_share_a_bias(platform, reach):
+    """Of which the kernels of a GPU skip the tiles in the gradient of the bias."""
+    queries, tokens, carried, starts, bias, dropout = make_inputs(2, 2, 2, 64, 16)
+
+    def spelled_out(queries, tokens, carried, starts, bias, dropout):
+        shared = jnp.repeat(bias[:, -1:], 64 - reach, axis=1)
+        bias = jnp.concatenate([bias, shared], axis=1)
+        return plain_attention(queries, tokens, carried, starts, bias, dropout)
+
+    inputs = queries, tokens, carried, starts, bias[:, :reach], dropout
+    attention = fused(platform, (16, 8), (16, 8), (16, 8))
+    assert_same(attention, inputs, expected=spelled_out, atol=2e-5, rtol=1e-4)
+
+
 def test_bfloat16():
     inputs = make_inputs(2, 2, 2, 32, 64, dtype=jnp.bfloat16)
     assert_same(fused("gpu", (16, 8), (16, 16), (32, 16)), inputs, atol=6e-2, rtol=6e-2)
@@ -137,7 +152,7 @@ def test_large_logits_do_not_overflow():
 
 @pytest.mark.parametrize("window", [64, 512])
 def test_about_half_of_the_columns_is_computed(window):
-    for band in choose_bands(window, 128, jnp.bfloat16, "gpu"):
+    for band in choose_bands(window, jnp.bfloat16, "gpu"):
         columns = band.strip_tiles * band.tiles.keys
         assert columns == window + band.tiles.queries
         assert window % band.tiles.queries == 0 == band.tiles.queries % band.tiles.keys
@@ -155,7 +170,7 @@ def test_lowers_for_the_hardware(variant, dtype, size, platform):
     """The kernels as the compilers of GPU and TPU take them, at the sizes of the paper."""
     sizes = (2, 2, 8, 512, size)
     abstract = jax.eval_shape(lambda: make_abstract(sizes, dtype, variant))
-    bands = choose_bands(512, size, dtype, platform)
+    bands = choose_bands(512, dtype, platform)
 
     def function(inputs, d_out):
         def attention(*inputs):

@@ -4,6 +4,8 @@ import math
 import time
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 def compiled(function, *args, **options):
@@ -24,6 +26,18 @@ def compiled(function, *args, **options):
         "argument_bytes": memory.argument_size_in_bytes,
     }
     return result, facts
+
+
+def filled(shapes):
+    """Arrays of these shapes with small random numbers, for initializers compile for a minute."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim > 1:
+            return jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
+        return jnp.ones(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(fill, shapes)
 
 
 def device_peak() -> int | None:

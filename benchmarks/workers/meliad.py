@@ -17,7 +17,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-from jax_step import compiled, device_peak, num_parameters  # noqa: E402
+from jax_step import compiled, device_peak, filled, num_parameters  # noqa: E402
 from serve import arguments, serve  # noqa: E402
 from transformer import language_model, nn_components  # noqa: E402
 from transformer.memory import decoder_stack  # noqa: E402
@@ -69,7 +69,7 @@ def main() -> None:
         "start_of_sequence": jnp.zeros(batch_size, bool),
     }
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.jit(lambda: model.init(keys, batch, global_info={}))()
+    variables = filled(jax.eval_shape(lambda: model.init(keys, batch, global_info={})))
     params, memory = variables["params"], variables["state"]
 
     def loss_fn(params, memory, batch, key):
@@ -96,7 +96,6 @@ def main() -> None:
 
     key = jax.random.key(2)
     moments = optimizer.init(params)
-    forward, _ = compiled(loss_fn, params, memory, batch, key)
     step, facts = compiled(step, params, moments, memory, batch, key, donate_argnums=(0, 1, 2))
     parameters = num_parameters(params)
     holder = [params, moments, memory]
@@ -105,10 +104,14 @@ def main() -> None:
         *holder[:], loss = step(*holder, batch, key)
         jax.block_until_ready((holder, loss))
 
-    def evaluate():
-        jax.block_until_ready(forward(holder[0], holder[2], batch, key))
+    def compiled_forward():
+        forward, _ = compiled(loss_fn, params, memory, batch, key)
+        return lambda: jax.block_until_ready(forward(holder[0], holder[2], batch, key))
 
-    serve({"train": train, "forward": evaluate}, device_peak, parameters=parameters, **facts)
+    measures = {"train": train}
+    if "forward" in spec["measures"]:
+        measures["forward"] = compiled_forward()
+    serve(measures, device_peak, parameters=parameters, **facts)
 
 
 main()

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from jax_step import compiled, device_peak, num_parameters
+from jax_step import compiled, device_peak, filled, num_parameters
 from serve import arguments, serve
 
 from block_recurrent import ModelConfig, losses, train_step
@@ -23,8 +23,11 @@ def build(spec: dict):
     layout = Layout(make_mesh(MeshConfig(), config, batch_size, jax.devices()[:devices]))
     optimizer = optax.adamw(1e-3)
     init = train_step.init_function(config, optimizer, batch_size, seed=0)
-    shardings = train_step.state_shardings(layout, jax.eval_shape(init))
-    state = jax.jit(init, out_shardings=shardings)()
+    abstract = jax.eval_shape(init)
+    shardings = train_step.state_shardings(layout, abstract)
+    state = filled(abstract)
+    state = state._replace(optimizer=optimizer.init(state.params))
+    state = jax.device_put(state, shardings)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length + 1))
     batch = Batch(
         inputs=tokens[:, :-1].astype(np.int32),

@@ -10,6 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 
+# Standard output is for answers; what a library prints there goes to standard error.
+ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+
 
 def arguments() -> dict:
     """What the worker is to build: the JSON object on the command line."""
@@ -24,18 +28,16 @@ def serve(measures: dict, device_peak: Callable[[], int | None] = lambda: None, 
 
     Each of `measures` is a function that ends when its work has ended.
     """
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no answer
     first = {}
     for name, measure in measures.items():
         start = time.perf_counter()
         measure()
         first[name] = time.perf_counter() - start
-    print(json.dumps({"first_call_seconds": first, **facts}), file=answers)
+    print(json.dumps({"first_call_seconds": first, **facts}), file=ANSWERS)
     for line in sys.stdin:
         start, cpu_start = time.perf_counter(), time.process_time()
         measures[line.strip()]()
         cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
         peak = device_peak() or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         answer = {"seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
-        print(json.dumps(answer), file=answers)
+        print(json.dumps(answer), file=ANSWERS)

@@ -24,6 +24,7 @@ from block_recurrent.kernels.launch import (
     launch,
     of_head,
     operand_specs,
+    program_ids,
     row_spec,
 )
 
@@ -39,9 +40,11 @@ class Rows(NamedTuple):
 
 
 def d_queries(
-    operands: Operands, rows: Rows, band: Band
+    operands: Operands, rows: Rows, band: Band, reach: int
 ) -> tuple[Float[Array, "N B H W K"], Float[Array, "H C Q V"] | None]:
     """Gradient of the queries and of the strip, over the grid of the forward kernel.
+
+    Of the strip, a GPU leaves out the tiles of which all keys are `reach` away or further.
 
     A TPU runs its grid in order, so there the strip's gradient grows in its memory as the programs
     of a head go by. A GPU does not, and has a kernel for it (`_d_strip`).
@@ -65,7 +68,7 @@ def d_queries(
         ),
     )(operands, rows)
     if operands.strip is not None and not by_grid:
-        strip = _d_strip(operands, rows, band)
+        strip = _d_strip(operands, rows, band, reach)
     return gradient, strip
 
 
@@ -73,12 +76,12 @@ def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band)
     """One tile of queries of one block, row and head."""
     queries, d_out = operands.queries[...], rows.d_out[...]
     log_sum, delta = rows.log_sum[...], rows.delta[...]
-    query_tile = pl.program_id(3)
-    kept = keep_of(operands)
+    _, block, row, query_tile = program_ids(4, band)
+    kept = keep_of(operands, block, row)
 
     if strip is not None:
 
-        @pl.when((pl.program_id(1) == 0) & (pl.program_id(2) == 0) & (query_tile == 0))
+        @pl.when((block == 0) & (row == 0) & (query_tile == 0))
         def _():
             strip[...] = jnp.zeros_like(strip)
 
@@ -90,7 +93,7 @@ def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band)
         bias = tile_bias(operands.strip, strip_tile, band)
         mask = None if operands.dropout is None else operands.dropout[strip_tile]
         logits = tile_logits(queries, keys, keep, bias, strip_tile, band)
-        _, d_logits = _gradients(logits, values, mask, keep, d_out, log_sum, delta)
+        _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         if strip is not None:
             strip[strip_tile] += d_logits
         if keep is not None:
@@ -101,9 +104,9 @@ def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band)
     out[...] = jax.lax.fori_loop(0, band.strip_tiles, step, start).astype(out.dtype)
 
 
-def _gradients(logits, values, mask, keep, d_out, log_sum, delta):
+def _gradients(logits, d_out, values, mask, keep, log_sum, delta):
     """Of one tile the weights after dropout, m ∘ P, and the gradient dS of the logits."""
-    weights = jnp.exp(logits - log_sum)
+    weights = jnp.exp2(logits - log_sum)
     d_weights = dot(d_out, values, (1, 1))
     if keep is not None:
         d_weights = d_weights * keep
@@ -113,31 +116,30 @@ def _gradients(logits, values, mask, keep, d_out, log_sum, delta):
     return weights * mask, weights * (d_weights * mask - delta)
 
 
-def _d_strip(operands: Operands, rows: Rows, band: Band) -> Float[Array, "H C Q V"]:
+def _d_strip(operands: Operands, rows: Rows, band: Band, reach: int) -> Float[Array, "H C Q V"]:
     """Gradient of the strip on a GPU: a program a tile of the strip and part of the batch.
 
     Two of the products of a tile are computed a second time for it: cheaper than to write the
-    gradient of the logits to memory, or to add it up there. The T5 bias has one value for all
-    distances from 128 on, and dS sums to 0 over a row, so a kernel that knew of it would need only
-    the tiles of the first 128 distances.
+    gradient of the logits to memory, or to add it up there.
     """
     heads = operands.queries.shape[2]
-    tile = (band.tiles.queries, band.tiles.keys)
+    tile, far = (band.tiles.queries, band.tiles.keys), band.far_tiles(reach)
     everything, of_rows = jax.tree.map(lambda _: pl.BlockSpec(), (operands, rows))
     parts = launch(
-        functools.partial(_d_strip_kernel, band=band),
+        functools.partial(_d_strip_kernel, band=band, far=far),
         band,
-        grid=(heads, PARTS, band.strip_tiles),
+        grid=(heads, PARTS, band.strip_tiles - far),
         in_specs=(everything._replace(strip=of_head(operands.strip)), of_rows),
         out_specs=pl.BlockSpec((None, None, None, *tile), lambda h, p, c: (p, h, c, 0, 0)),
-        out_shape=jax.ShapeDtypeStruct((PARTS, heads, band.strip_tiles, *tile), jnp.float32),
+        out_shape=jax.ShapeDtypeStruct((PARTS, heads, band.strip_tiles - far, *tile), jnp.float32),
     )(operands, rows)
     return parts.sum(axis=0)
 
 
-def _d_strip_kernel(operands: Operands, rows: Rows, out, *, band: Band):
+def _d_strip_kernel(operands: Operands, rows: Rows, out, *, band: Band, far: int):
     """One tile of the strip of one head, summed over a part of all tiles of queries."""
-    head, part, strip_tile = (pl.program_id(axis) for axis in range(3))
+    head, part, strip_tile = program_ids(3, band)
+    strip_tile += far
     blocks, batch, _, _, _ = operands.queries.shape
     total = blocks * batch * band.query_tiles
     bias = tile_bias(operands.strip, strip_tile, band)
@@ -153,9 +155,9 @@ def _d_strip_kernel(operands: Operands, rows: Rows, out, *, band: Band):
             keep = jnp.where(own == 1, 1.0, operands.keep[block, row])
         mask = None if operands.dropout is None else operands.dropout[head, query_tile, strip_tile]
         logits = tile_logits(operands.queries[mine], operands.keys[seen], keep, bias, None, band)
-        _, d_logits = _gradients(
-            logits, operands.values[seen], mask, keep, *(ref[mine] for ref in rows)
-        )
+        d_out, log_sum, delta = (ref[mine] for ref in rows)
+        values = operands.values[seen]
+        _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         return gradient + d_logits
 
     first, last = part * total // PARTS, (part + 1) * total // PARTS
@@ -171,15 +173,13 @@ def d_keys_values(
     """
     blocks, batch, heads, window, size = operands.queries.shape
 
-    def whole(last, block_of):
-        return pl.BlockSpec(
-            (None, None, None, window, last), lambda h, m, b, c: (block_of(m), b, h, 0, 0)
-        )
-
     def seen_by(block_of):
-        return whole(size, block_of), Rows(
-            whole(size, block_of), whole(1, block_of), whole(1, block_of)
-        )
+        def whole(*shape):
+            return pl.BlockSpec(
+                (None, None, None, *shape), lambda h, m, b, c: (block_of(m), b, h, 0, 0)
+            )
+
+        return whole(window, size), Rows(whole(window, size), whole(window, 1), whole(window, 1))
 
     after = seen_by(lambda m: jnp.minimum(m, blocks - 1))
     own = seen_by(lambda m: jnp.maximum(m - 1, 0))
@@ -203,7 +203,7 @@ def d_keys_values(
 def _d_keys_values_kernel(readers, operands: Operands, d_keys, d_values, *, band: Band, blocks):
     """One tile of keys of one block, row and head."""
     keys, values = operands.keys[...], operands.values[...]
-    block, row, key_tile = (pl.program_id(axis) for axis in (1, 2, 3))
+    _, block, row, key_tile = program_ids(4, band)
 
     def sums(own, first, last, start):
         queries_ref, rows = readers[own]
@@ -217,7 +217,7 @@ def _d_keys_values_kernel(readers, operands: Operands, d_keys, d_values, *, band
             mask = None if operands.dropout is None else operands.dropout[query_tile, strip_tile]
             logits = tile_logits(queries, keys, None, bias, strip_tile, band)
             weights, d_logits = _gradients(
-                logits, values, mask, None, d_out, rows.log_sum[mine], rows.delta[mine]
+                logits, d_out, values, mask, None, rows.log_sum[mine], rows.delta[mine]
             )
             d_values = d_values + dot(weights.astype(d_out.dtype), d_out, (0, 0))
             return d_keys + dot(d_logits.astype(queries.dtype), queries, (0, 0)), d_values

@@ -8,6 +8,7 @@ of the 2W columns about half, all others being hidden.
 """
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -16,6 +17,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from block_recurrent.positions import HIDDEN, by_relative_position
+
+LOG2_E = math.log2(math.e)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Band:
     def ratio(self) -> int:
         """Tiles of keys as long as one of queries."""
         return self.tiles.queries // self.tiles.keys
+
+    def far_tiles(self, reach: int) -> int:
+        """Tiles of keys, from the left of the strip, of which none is nearer than `reach`."""
+        return max(self.window + 1 - reach, 0) // self.tiles.keys
 
     def rows(self, query_tile) -> pl.Slice:
         """The queries of a tile, within their block."""
@@ -105,22 +112,28 @@ class Operands(NamedTuple):
 
 
 def make_strip(
-    bias: Float[Array, "H W"], band: Band
+    bias: Float[Array, "H R"], band: Band
 ) -> Float[Array, "H C Q V"] | Float[Array, "H M"]:
-    """Bias by distance 1 … W in the form that the platform's kernels read (`tile_bias`).
+    """Bias by distance 1 … R in the form that the platform's kernels read (`tile_bias`).
 
     A TPU, which cannot gather, reads tiles of the whole strip from its fast memory, where they lie
     during all programs of a head. A GPU gathers from the vector, which stays in the cache next to
     the processor, where the strip would double what the kernel reads from the cache of the chip.
     """
-    columns = pad_bias(bias, band)
+    columns = LOG2_E * pad_bias(bias, band)
     return spread_strip(columns, band) if band.platform == "tpu" else columns
 
 
-def pad_bias(bias: Float[Array, "H W"], band: Band) -> Float[Array, "H M"]:
-    """By column − row of the strip, from −(Q − 1) on: the key furthest back first."""
+def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H M"]:
+    """By column − row of the strip, from −(Q − 1) on: the key furthest back first.
+
+    Less the bias of distance R, which all greater distances share: a softmax does not see that, and
+    so the gradient of what remains is that of the distances below R.
+    """
     rows = band.tiles.queries
-    return jnp.pad(bias[:, ::-1], ((0, 0), (rows - 1, rows)), constant_values=HIDDEN)
+    nearer = (bias - bias[:, -1:])[:, ::-1]
+    nearer = jnp.pad(nearer, ((0, 0), (band.window - bias.shape[1], 0)))
+    return jnp.pad(nearer, ((0, 0), (rows - 1, rows)), constant_values=HIDDEN)
 
 
 def spread_strip(columns: Float[Array, "H M"], band: Band) -> Float[Array, "H C Q V"]:
@@ -175,10 +188,8 @@ def tile_logits(
     strip_tile,
     band: Band,
 ) -> Float[Array, "Q V"]:
-    """keep · (q · k) + bias, HIDDEN outside the band."""
-    logits = dot(queries, keys, (1, 1))
-    if keep is not None:
-        logits = logits * keep
+    """(keep · (q · k) + bias) / ln 2, for powers of 2 are cheaper; HIDDEN outside the band."""
+    logits = dot(queries, keys, (1, 1)) * (LOG2_E if keep is None else LOG2_E * keep)
     if bias is not None:
         return logits + bias
     row, column = _place_in_strip(strip_tile, band)

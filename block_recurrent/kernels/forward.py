@@ -4,17 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits
-from block_recurrent.kernels.launch import keep_of, launch, operand_specs, row_spec
+from block_recurrent.kernels.launch import keep_of, launch, operand_specs, program_ids, row_spec
 
 
 def forward(
     operands: Operands, band: Band
 ) -> tuple[Float[Array, "N B H W K"], Float[Array, "N B H W 1"]]:
-    """The attention, and the logarithm of each row's sum, from which the backward pass begins."""
+    """The attention, and the binary logarithm of each row's sum, where the backward pass begins."""
     blocks, batch, heads, window, size = operands.queries.shape
     shape = jax.ShapeDtypeStruct
     return launch(
@@ -33,8 +32,8 @@ def forward(
 def _forward_kernel(operands: Operands, out, log_sum, *, band: Band):
     """One tile of queries of one block, row and head."""
     queries = operands.queries[...]
-    query_tile = pl.program_id(3)
-    kept = keep_of(operands)
+    _, block, row, query_tile = program_ids(4, band)
+    kept = keep_of(operands, block, row)
 
     def step(strip_tile, carry):
         largest, total, weighted = carry
@@ -45,8 +44,8 @@ def _forward_kernel(operands: Operands, out, log_sum, *, band: Band):
         bias = tile_bias(operands.strip, strip_tile, band)
         logits = tile_logits(queries, keys, keep, bias, strip_tile, band)
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))
-        weights = jnp.exp(logits - new_largest)
-        shrink = jnp.exp(largest - new_largest)
+        weights = jnp.exp2(logits - new_largest)
+        shrink = jnp.exp2(largest - new_largest)
         total = total * shrink + jnp.sum(weights, axis=1, keepdims=True)
         if operands.dropout is not None:
             weights = weights * operands.dropout[strip_tile].astype(jnp.float32)
@@ -63,4 +62,4 @@ def _forward_kernel(operands: Operands, out, log_sum, *, band: Band):
     )
     largest, total, weighted = jax.lax.fori_loop(0, band.strip_tiles, step, start)
     out[...] = (weighted / total).astype(out.dtype)
-    log_sum[...] = largest + jnp.log(total)
+    log_sum[...] = largest + jnp.log2(total)

@@ -1,11 +1,13 @@
 """Where a kernel's programs find their operands, and how each platform starts them.
 
 A grid is (head, block, row of the batch, tile), its last axis running first: neighbours share keys
-and values, and a head's strip stays where it is for all of them.
+and values, and a head's strip stays where it is for all of them. A GPU counts programs along the
+first axis first, and is given the axes in reverse.
 """
 
 from collections.abc import Callable
 
+import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as pltriton
@@ -27,12 +29,27 @@ def launch(kernel: Callable, band: Band, *, order: tuple[str, ...] | None = None
         order = order or ("parallel",) * len(call["grid"])
         parameters = pltpu.CompilerParams(dimension_semantics=order)
     else:
+        specs = {name: jax.tree.map(_reversed, call[name]) for name in ("in_specs", "out_specs")}
+        call |= specs | {"grid": call["grid"][::-1]}
         # Of Pallas' two ways to a GPU the one for all of them: Mosaic GPU needs a Hopper. JAX 0.12
         # still has it, and announces that it will go; setup.py keeps JAX below 0.13.
         parameters = pltriton.CompilerParams(
             num_warps=band.tiles.warps, num_stages=band.tiles.stages
         )
     return pl.pallas_call(kernel, compiler_params=parameters, interpret=band.interpret, **call)
+
+
+def _reversed(spec: pl.BlockSpec) -> pl.BlockSpec:
+    """The same blocks, from the indices of a reversed grid."""
+    if spec.index_map is None:
+        return spec
+    return pl.BlockSpec(spec.block_shape, lambda *indices: spec.index_map(*indices[::-1]))
+
+
+def program_ids(axes: int, band: Band) -> list[Array]:
+    """Which program this is, along each axis of the grid as `launch` was given it."""
+    ids = [pl.program_id(axis) for axis in range(axes)]
+    return ids if band.platform == "tpu" else ids[::-1]
 
 
 def operand_specs(operands: Operands, band: Band) -> Operands:
@@ -74,8 +91,6 @@ def keep_spec(band: Band) -> pl.BlockSpec:
     return pl.BlockSpec(memory_space=pltpu.SMEM) if band.platform == "tpu" else pl.BlockSpec()
 
 
-def keep_of(operands: Operands) -> Float[Array, ""] | None:
-    """0 where the program's block begins a document, whose past is zeros; None: nowhere."""
-    if operands.keep is None:
-        return None
-    return operands.keep[pl.program_id(1), pl.program_id(2)]
+def keep_of(operands: Operands, block, row) -> Float[Array, ""] | None:
+    """0 where the block begins a document, whose past is zeros; None: nowhere."""
+    return None if operands.keep is None else operands.keep[block, row]

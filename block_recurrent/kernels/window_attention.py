@@ -40,19 +40,19 @@ class Bands(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the attention is computed from; `bias` by distance 1 … W."""
+    """What the attention is computed from; `bias` by distance 1 … R."""
 
     queries: Float[Array, "N B H W K"]
     keys: Float[Array, "M B H W K"]
     values: Float[Array, "M B H W K"]
     keep: Float[Array, "N B"] | None
-    bias: Float[Array, "H W"] | None
+    bias: Float[Array, "H R"] | None
     dropout: Float[Array, "H W W2"] | None
 
 
 # How arrays split over devices: by rows of the batch and by heads, which know nothing of each
 # other. XLA cannot see that into a kernel, and would copy everything to every device.
-AXES = Inputs("N B H W K", "M B H W K", "M B H W K", "N B", "H W", "H W X")
+AXES = Inputs("N B H W K", "M B H W K", "M B H W K", "N B", "H R", "H W X")
 
 
 def window_attention(
@@ -60,7 +60,7 @@ def window_attention(
     tokens: KeysValues,
     carried: KeysValues,
     starts: Bool[Array, "B N"] | None,
-    bias: Float[Array, "H W"] | None,
+    bias: Float[Array, "H R"] | None,
     dropout: Float[Array, "H W W2"] | None,
     bands: Bands,
 ) -> Float[Array, "N B H W K"]:
@@ -75,7 +75,8 @@ def window_attention(
       tokens: keys and values of the blocks.
       carried: those of the block before the first, ``[B, H, W, K]``.
       starts: where a block begins a document, and sees zeros before it.
-      bias: by distance 1 … W, times |scale|. None: queries and keys are rotated (RoPE).
+      bias: by distance 1 … R, times |scale|, where that of R holds for all greater distances too.
+        None: queries and keys are rotated (RoPE).
       dropout: multiplier of the weights, over the W queries and the 2W keys of each block.
       bands: tiles and platform of the kernels (`choose_bands`).
     """
@@ -114,7 +115,8 @@ def _attention_backward(bands: Bands, saved, d_out):
     def local(inputs, out, log_sum, d_out):
         delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1, keepdims=True)
         rows = Rows(d_out, log_sum[..., None], delta)
-        queries, strip = d_queries(_operands(inputs, bands.queries), rows, bands.queries)
+        reach = inputs.bias.shape[1] if strip_needed else 0
+        queries, strip = d_queries(_operands(inputs, bands.queries), rows, bands.queries, reach)
         keys_values = d_keys_values(_operands(inputs, bands.keys), rows, bands.keys)
         gradients = (queries, *keys_values)
         if not strip_needed:
@@ -122,7 +124,8 @@ def _attention_backward(bands: Bands, saved, d_out):
         _, to_bias = jax.vjp(
             lambda bias: spread_strip(pad_bias(bias, bands.queries), bands.queries), inputs.bias
         )
-        return *gradients, *to_bias(strip)
+        far = bands.queries.strip_tiles - strip.shape[1]
+        return *gradients, *to_bias(jnp.pad(strip, ((0, 0), (far, 0), (0, 0), (0, 0))))
 
     operands = (inputs, out, log_sum, d_out)
     axes = (AXES, AXES.queries, "N B H W", AXES.queries)
