@@ -66,7 +66,7 @@ def main():
     graphdef, abstract = abstract_model(config.model)
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
-    with Checkpoints(arguments.workdir, read_only=True) as checkpoints:
+    with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
         whole = [step for step in checkpoints.steps if checkpoints.is_whole(step)]
         for step in whole or [None]:  # without any, restoring says so
             trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)

@@ -4,7 +4,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from block_recurrent.train_step import TrainState
 # takes a GPU's memory. Without it they go through gcsfs.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
+ITEMS = ("params", "training")
 KEEP = 3  # the newest ones; older ones are deleted
 ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of beginning and end; nothing depends on them
 
@@ -45,15 +46,21 @@ class Checkpoints:
     folder gets its number only when it is whole, with checksums of its files. They are compared
     before anything is read: a damaged checkpoint is passed over, with a line that says why, and
     the one before it taken.
+
+    Args:
+      workdir: of the run.
+      read_only: nothing is written.
+      items: that will be read. Files of the others are not looked at.
     """
 
-    def __init__(self, workdir: AnyPath, *, read_only: bool = False):
+    def __init__(self, workdir: AnyPath, *, read_only: bool = False, items: Container[str] = ITEMS):
         self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.read_only = read_only
+        self._unread = [item for item in ITEMS if item not in items]
         self._whole: dict[int, bool] = {}
         self.manager = Manager(
             self.folder,
-            item_names=("params", "training"),
+            item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=KEEP,
                 create=not read_only,
@@ -92,7 +99,7 @@ class Checkpoints:
         return None
 
     def is_whole(self, step: int) -> bool:
-        """Whether every file of a checkpoint is as it was written. Reads them all, the first time.
+        """Whether every file to be read is as it was written. Reads them all, the first time.
 
         Says on standard error what is not. Several processes look at a share of the files each.
         """
@@ -100,7 +107,7 @@ class Checkpoints:
             return True
         if step not in self._whole:
             folder = Path(self.folder) / str(step)
-            found = damage(folder, jax.process_index(), jax.process_count())
+            found = damage(folder, jax.process_index(), jax.process_count(), self._unread)
             if found:
                 print(f"checkpoint {step} is passed over: {found}", file=sys.stderr, flush=True)
             self._whole[step] = all_agree(found is None)

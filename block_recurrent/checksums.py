@@ -49,24 +49,42 @@ def seal(folder: Path, but: Container[str] = ()):
         file.write(json.dumps(checksums, indent=1).encode())
 
 
-def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+def is_description(written: object) -> bool:
+    """Whether it is what `description` gives."""
+    match written:
+        case {"bytes": int(), "sha256": str()}:
+            return True
+    return False
+
+
+def read_checksums(path: Path) -> dict[str, dict[str, Any]] | None:
+    """What `seal` has written, by the files' names; None: it is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    described = isinstance(found, dict) and all(map(is_description, found.values()))
+    return found if described else None
+
+
+def damage(folder: Path, part: int = 0, parts: int = 1, but: Container[str] = ()) -> str | None:
     """What in a sealed folder is not as it was; None: all is. Files added since do not count.
 
     Args:
       folder: with a checksums.json.
       part: which part of the files to look at, from 0.
       parts: into how many they are divided.
+      but: names of folders in it to leave out.
     """
     path = folder / CHECKSUMS
     try:
-        checksums = json.loads(path.read_text(encoding="utf-8"))
-        files = sorted(checksums.items())[part::parts]
+        if (checksums := read_checksums(path)) is None:
+            return f"{path} holds no checksums"
+        names = sorted(name for name in checksums if name.split("/")[0] not in but)[part::parts]
         with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda file: difference(folder / file[0], file[1]), files)
+            found = pool.map(lambda name: difference(folder / name, checksums[name]), names)
             return next(filter(None, found), None)
     except FileNotFoundError:
         return f"{path} is missing"
     except OSError as error:
         return f"{error.filename or path} cannot be read ({error.strerror})"
-    except (ValueError, AttributeError, TypeError, KeyError):
-        return f"{path} holds no checksums"

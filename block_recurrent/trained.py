@@ -29,6 +29,6 @@ def load_run(workdir: str | AnyPath) -> Run:
     workdir = run_folder(workdir)
     config = read_config(workdir)
     graphdef, abstract = abstract_model(config.model)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
         params = checkpoints.restore_params(abstract)
         return Run(config, nnx.merge(graphdef, params), checkpoints.latest_step)

@@ -1,5 +1,7 @@
 """What can happen to a file, and each of it to each file of a checkpoint."""
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 
@@ -47,7 +49,10 @@ def damaged_files(place: Place) -> Tried:
         for damage in DAMAGES:
             file = copy / "checkpoints" / str(newest) / name
             damage(file)
-            with Checkpoints(copy, read_only=True) as checkpoints:
+            with (
+                contextlib.redirect_stderr(io.StringIO()),  # which file: a line for each
+                Checkpoints(copy, read_only=True) as checkpoints,
+            ):
                 passed_over += checkpoints.latest_step == before
             shutil.copy(folder / name, file)
     tried = len(names) * len(DAMAGES)

@@ -2,12 +2,14 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from block_recurrent import UserError
+from block_recurrent import UserError, checksums
 from block_recurrent.checkpoints import Checkpoints
-from block_recurrent.checksums import CHECKSUMS
+from block_recurrent.checksums import CHECKSUMS, seal
 from block_recurrent.trained import load_run
 from faults.damage import DAMAGES, NOTES, delete, empty, flip
 from runs import SharingTrainer, assert_same_end, final_arrays
@@ -57,13 +59,51 @@ def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
 
 def test_damaged_numbers_are_never_loaded(copy, finished, config):
     """A flipped bit of the largest file: Orbax would load it as another number."""
-    files = (copy / "checkpoints" / "12" / "training").rglob("*")
-    flip(max(files, key=lambda path: path.stat().st_size))
+    flip(largest(copy / "checkpoints" / "12" / "training"))
     older = shutil.copytree(finished, copy.parent / "older")
     shutil.rmtree(older / "checkpoints" / "12")
     for a, b in zip(final_arrays(copy, config), final_arrays(older, config), strict=True):
         np.testing.assert_array_equal(a, b)
+    flip(largest(copy / "checkpoints" / "12" / "params"))
     assert load_run(copy).step == 8
+
+
+def largest(folder):
+    return max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
+    """`evaluate` and its like take a checkpoint that training would pass over."""
+    for path in (copy / "checkpoints" / "12" / "training").rglob("*"):
+        if path.is_file():
+            damage(path)
+    model, expected = (nnx.to_pure_dict(nnx.state(load_run(w).model)) for w in (copy, finished))
+    jax.tree.map(np.testing.assert_array_equal, model, expected)
+    assert load_run(copy).step == 12 and "passed over" not in capsys.readouterr().err
+    assert newest(copy) == 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[]", b"3", b'{"a": 3}', b'{"a": {"bytes": 3}}', b'{"a": {"sha256": "0"}}']
+    + [b'{"a": {"bytes": "3", "sha256": "0"}}', b'{"a": {"bytes": 3, "sha256": 0}}'],
+)
+def test_checksums_that_are_none(content, tmp_path):
+    (tmp_path / CHECKSUMS).write_bytes(content)
+    assert checksums.damage(tmp_path) == f"{tmp_path / CHECKSUMS} holds no checksums"
+
+
+def test_a_mistake_in_the_code_is_no_damage(tmp_path, monkeypatch):
+    def mistaken(*_):
+        raise TypeError("a mistake")
+
+    (tmp_path / "file").write_text("text")
+    seal(tmp_path)
+    assert checksums.damage(tmp_path) is None
+    monkeypatch.setattr(checksums, "difference", mistaken)
+    with pytest.raises(TypeError, match="a mistake"):
+        checksums.damage(tmp_path)
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(copy, finished, config, capfd):

@@ -3,6 +3,7 @@
 import pytest
 
 from faults import stops, storage
+from faults.damage import damaged_files
 from faults.place import Place
 from faults.tmpfs import may_mount
 
@@ -31,6 +32,11 @@ def test_processes(fault, times, processes, place):
 
 def test_host_lost(place):
     assert stops.host_lost(place, 1).whole
+
+
+def test_damaged_files(place, capsys):
+    assert damaged_files(place).whole
+    assert "passed over" not in capsys.readouterr().err
 
 
 @mounting
