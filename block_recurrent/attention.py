@@ -19,13 +19,7 @@ from block_recurrent.dot_product import (
 from block_recurrent.dropout import dropout_multiplier
 from block_recurrent.fused_attention import choose_kernel, fused_attention
 from block_recurrent.linear import linear
-from block_recurrent.positions import (
-    HIDDEN,
-    MAX_DISTANCE,
-    T5RelativeBias,
-    by_relative_position,
-    rotate,
-)
+from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Window
 
@@ -142,7 +136,7 @@ class SlidingWindowAttention(nnx.Module):
         """Tokens attend to their window and, where they read states, to those; projected."""
         size = self.window_length
         if self.kernel == "pallas":
-            reach = min(size, MAX_DISTANCE)  # beyond it the bias stays what it is
+            reach = min(size, T5RelativeBias.reach)
             bias = None if self.relative_bias is None else self.bias(np.arange(1, reach + 1))
             dropout = self.dropout(size, 2 * size, dropout_key)
             results = [fused_attention(heads.queries, *window, bias, dropout)]

@@ -21,6 +21,8 @@ def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
 class T5RelativeBias(nnx.Module):
     """A learned bias a head and bucket of distance (Raffel et al. 2020, section 2.1)."""
 
+    reach = MAX_DISTANCE  # from here on all distances share a bias
+
     def __init__(self, num_heads: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
         self.table = nnx.Param(init(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
