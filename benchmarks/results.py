@@ -17,7 +17,9 @@ from experiments import (
     EXPERIMENTS,
     KEPT,
     LEARNING_RATES,
+    LONG,
     RECALL_MODELS,
+    ROWS,
     TEXT_MODELS,
     Experiment,
     Model,
@@ -28,6 +30,7 @@ from block_recurrent.plots import Figure, legend_above, new_figure, png, token_a
 from block_recurrent.train_step import abstract_model
 
 PAGE = KEPT.parent / "results.md"
+TEMPLATE = Path(__file__).parent / "results_page.md"
 # Okabe and Ito's.
 COLORS = {
     "fixed_skip": "#0072B2",
@@ -38,12 +41,10 @@ COLORS = {
     "lstm_dual": "#CC79A7",
     "fixed_dual": "#56B4E9",
     "feedback": "#000000",
+    "long": "#000000",
 }
 GREY = "#777777"
-BOUNDS = (0, 64, 128, 1024, 4096, 2**31)  # of distances, for the table: those of bins
-TEXT = """\
-# Results
-"""
+BOUNDS = (0, 64, 128, 2048, 4096, 8192, 2**31)  # of distances, for the table: those of bins
 
 
 def read_json(path: Path) -> Any:
@@ -101,10 +102,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def commands(experiments: Iterable[Experiment]) -> str:
-    return "\n".join(one.line for one in experiments if one.is_there)
-
-
 # The task for memory
 
 
@@ -121,8 +118,9 @@ def accuracy_between(experiment: Experiment, least: int, below: int) -> float:
 
 
 def recall_table() -> str:
-    ends = [f"{a:,} – {b - 1:,}" for a, b in zip(BOUNDS[:-2], BOUNDS[1:-1], strict=True)]
-    header = ["model", "parameters", "µs a token", "seeds", *ends, f"from {BOUNDS[-2]:,}"]
+    ends = [f"{a:,} – {b - 1:,}" for a, b in zip(BOUNDS[1:-2], BOUNDS[2:-1], strict=True)]
+    ends = [f"to {BOUNDS[1] - 1:,}", *ends, f"from {BOUNDS[-2]:,}"]
+    header = ["model", "parameters", "µs a token", "seeds", *ends]
     rows = []
     for model in RECALL_MODELS:
         seeds = runs("recall", model)
@@ -157,7 +155,7 @@ def recall_figure(chance: float, reach: int) -> Figure:
     token_axis(ax)
     ax.axhline(chance, color=GREY, linestyle=":", linewidth=1)
     ax.axvline(reach, color=GREY, linestyle=":", linewidth=1)
-    ax.text(reach * 1.08, 0.4, "reach of attention", color=GREY, fontsize=8)
+    ax.text(reach * 1.5, 0.4, "reach of attention", color=GREY, fontsize=8)
     ax.text(16, chance + 0.015, "chance", color=GREY, fontsize=8)
     ax.set_xlabel("tokens from the start of the document")
     ax.set_ylabel("accuracy")
@@ -169,7 +167,7 @@ def recall_figure(chance: float, reach: int) -> Figure:
 def recall_training_figure(chance_bits: float) -> Figure:
     """The loss in training, and what the state is worth."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.7, 2.9))
-    for model in RECALL_MODELS:
+    for model in (*RECALL_MODELS, LONG):
         for k, one in enumerate(runs("recall", model)):
             style = {"color": COLORS[model.name], "linewidth": 1.4}
             style |= {} if k else {"label": model.label}
@@ -206,7 +204,7 @@ def best(model: Model) -> Experiment:
     return min(tuned(model), key=lambda one: final(one, "bits_per_byte"))
 
 
-def worth(experiments: Sequence[Experiment]) -> str:
+def worth_of(experiments: Sequence[Experiment]) -> str:
     if not experiments[0].config.model.has_recurrent_state:
         return "–"
     return spread((final(one, "memory_worth") for one in experiments), ".3f")
@@ -215,11 +213,16 @@ def worth(experiments: Sequence[Experiment]) -> str:
 def tuning_table() -> str:
     header = ["model", "parameters", "µs a token", *(f"at {rate:g}" for rate in LEARNING_RATES)]
     rows = []
-    for model in TEXT_MODELS:
-        by_rate = [f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(model)]
-        cost = f"{microseconds_a_token('text', model):.0f}"
+    for model in (*TEXT_MODELS, ROWS):
+        if not tuned(model):
+            continue
+        bits = {one.run: f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(model)}
+        by_rate = [bits.get(str(rate), "–") for rate in LEARNING_RATES]
+        cost = f"{microseconds_a_token('tuning', model):.0f}"
         chosen = best(model)
-        rows.append([model.label, f"{num_parameters(chosen):,}", cost, *by_rate, worth([chosen])])
+        rows.append(
+            [model.label, f"{num_parameters(chosen):,}", cost, *by_rate, worth_of([chosen])]
+        )
     return table([*header, "worth of the state at the best"], rows)
 
 
@@ -231,7 +234,7 @@ def text_table(group: str) -> str:
             bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
             rate = f"{seeds[0].config.optimizer.learning_rate:g}"
             time = spread(map(minutes, seeds), ".1f")
-            rows.append([model.label, rate, str(len(seeds)), bits, worth(seeds), time])
+            rows.append([model.label, rate, str(len(seeds)), bits, worth_of(seeds), time])
     return table(header, rows)
 
 
@@ -240,7 +243,8 @@ def text_figure() -> Figure:
     figure, [[left, right]] = new_figure(1, 2, panel=(3.7, 2.9))
     for model in TEXT_MODELS:
         style = {"color": COLORS[model.name], "marker": "o", "markersize": 3.5, "linewidth": 1.2}
-        by_rate = tuned(model)
+        if not (by_rate := tuned(model)):
+            continue
         rates = [one.config.optimizer.learning_rate for one in by_rate]
         bits = [final(one, "bits_per_byte") for one in by_rate]
         left.plot(rates, bits, label=model.label, **style)
@@ -266,37 +270,53 @@ def text_figure() -> Figure:
 
 
 def page() -> str:
-    config = runs("recall", RECALL_MODELS[0])[0].config
-    data, model, train = config.data, config.model, config.train
-    low, high = data.recall_filler
+    recall = runs("recall", RECALL_MODELS[0])[0].config
     text, tuning = (runs(group, TEXT_MODELS[0])[0].config for group in ("text", "tuning"))
+    [long] = runs("recall", LONG)
+    long_low, long_high = long.config.data.recall_filler
+    low, high = recall.data.recall_filler
     tokens = text.train.batch_size * text.train.segment_length
-    return TEXT.format(
-        facts=data.recall_facts,
+    by_seed = zip(*(runs("text", model) for model in TEXT_MODELS[:2]), strict=True)
+    differences = [final(a, "bits_per_byte") - final(b, "bits_per_byte") for a, b in by_seed]
+    by_group = {
+        f"{group}_commands": "\n".join(
+            one.line for one in EXPERIMENTS if one.group == group and one.is_there
+        )
+        for group in ("recall", "tuning", "text", "large")
+    }
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        facts=recall.data.recall_facts,
         low=low,
         high=f"{high:,}",
         far=f"{SPLITS['far'][1] * high:,}",
-        values=data.recall_values,
-        chance=f"{1 / data.recall_values:.1%}",
-        layers=model.num_layers,
-        window=model.window_length,
-        reach=model.num_layers * model.window_length,
-        tokens=f"{train.batch_size * train.segment_length:,}",
-        segment=train.segment_length,
-        steps=f"{train.num_steps:,}",
+        values=recall.data.recall_values,
+        chance=f"{1 / recall.data.recall_values:.1%}",
+        layers=recall.model.num_layers,
+        width=recall.model.embedding_size,
+        window=recall.model.window_length,
+        reach=recall.model.num_layers * recall.model.window_length,
+        tokens=f"{recall.train.batch_size * recall.train.segment_length:,}",
+        segment=recall.train.segment_length,
+        steps=f"{recall.train.num_steps:,}",
         recall_table=recall_table(),
-        recall_commands=commands(one for one in EXPERIMENTS if one.group == "recall"),
+        long_low=long_low,
+        long_high=f"{long_high:,}",
+        long_accuracy=f"{final(long, 'accuracy'):.1%}",
+        long_worth=f"{final(long, 'memory_worth'):.3f}",
         text_tokens=f"{tokens:,}",
-        text_steps=f"{text.train.num_steps:,}",
+        text_segment=text.train.segment_length,
+        text_window=text.model.window_length,
+        text_layers=text.model.num_layers,
+        text_width=text.model.embedding_size,
+        text_steps=text.train.num_steps,
         text_all=f"{tokens * text.train.num_steps / 1e6:.2f}",
         tuning_steps=tuning.train.num_steps,
         tuning_all=f"{tokens * tuning.train.num_steps / 1e6:.2f}",
         tuning_table=tuning_table(),
         text_table=text_table("text"),
+        differences=", ".join(f"{difference:+.3f}" for difference in differences),
         large_table=text_table("large"),
-        tuning_commands=commands(one for one in EXPERIMENTS if one.group == "tuning"),
-        text_commands=commands(one for one in EXPERIMENTS if one.group == "text"),
-        large_commands=commands(one for one in EXPERIMENTS if one.group == "large"),
+        **by_group,
     )
 
 
