@@ -166,7 +166,7 @@ def recall_figure(chance: float, reach: int) -> Figure:
 
 def recall_training_figure(chance_bits: float) -> Figure:
     """The loss in training, and what the state is worth."""
-    figure, [[left, right]] = new_figure(1, 2, panel=(3.7, 2.9))
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
     for model in (*RECALL_MODELS, LONG):
         for k, one in enumerate(runs("recall", model)):
             style = {"color": COLORS[model.name], "linewidth": 1.4}
@@ -207,7 +207,7 @@ def best(model: Model) -> Experiment:
 def worth_of(experiments: Sequence[Experiment]) -> str:
     if not experiments[0].config.model.has_recurrent_state:
         return "–"
-    return spread((final(one, "memory_worth") for one in experiments), ".3f")
+    return spread((final(one, "memory_worth") for one in experiments), "z.3f")
 
 
 def tuning_table() -> str:
@@ -240,7 +240,7 @@ def text_table(group: str) -> str:
 
 def text_figure() -> Figure:
     """Bits per byte by learning rate, and the worth of the state over training."""
-    figure, [[left, right]] = new_figure(1, 2, panel=(3.7, 2.9))
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
     for model in TEXT_MODELS:
         style = {"color": COLORS[model.name], "marker": "o", "markersize": 3.5, "linewidth": 1.2}
         if not (by_rate := tuned(model)):
@@ -257,12 +257,12 @@ def text_figure() -> Figure:
     left.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
     left.minorticks_off()
     left.set_xlabel("learning rate")
-    left.set_ylabel("bits per byte after 400 steps")
+    left.set_ylabel("bits per byte")
     right.set_xlabel("step")
     right.set_ylabel("worth of the state, bits")
     right.set_xlim(0)
     right.axhline(0, color=GREY, linestyle=":", linewidth=1)
-    legend_above(figure, columns=3)
+    legend_above(figure, columns=4)
     return figure
 
 
@@ -290,7 +290,7 @@ def page() -> str:
         high=f"{high:,}",
         far=f"{SPLITS['far'][1] * high:,}",
         values=recall.data.recall_values,
-        chance=f"{1 / recall.data.recall_values:.1%}",
+        chance=f"{1 / recall.data.recall_values:.2%}",
         layers=recall.model.num_layers,
         width=recall.model.embedding_size,
         window=recall.model.window_length,
@@ -298,11 +298,12 @@ def page() -> str:
         tokens=f"{recall.train.batch_size * recall.train.segment_length:,}",
         segment=recall.train.segment_length,
         steps=f"{recall.train.num_steps:,}",
+        recall_minutes=spread(map(minutes, runs("recall", RECALL_MODELS[0])), ".1f"),
         recall_table=recall_table(),
         long_low=long_low,
         long_high=f"{long_high:,}",
         long_accuracy=f"{final(long, 'accuracy'):.1%}",
-        long_worth=f"{final(long, 'memory_worth'):.3f}",
+        long_worth=f"{final(long, 'memory_worth'):z.3f}",
         text_tokens=f"{tokens:,}",
         text_segment=text.train.segment_length,
         text_window=text.model.window_length,
