@@ -262,7 +262,7 @@ def text_figure() -> Figure:
     right.set_ylabel("worth of the state, bits")
     right.set_xlim(0)
     right.axhline(0, color=GREY, linestyle=":", linewidth=1)
-    legend_above(figure, columns=4)
+    legend_above(figure, columns=3)
     return figure
 
 
