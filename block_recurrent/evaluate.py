@@ -72,8 +72,9 @@ def main():
         "documents": len(evaluator.documents.lengths),
         "tokens": score.num_tokens,
         "bytes": score.num_bytes,
-        "words": score.num_words,
     }
+    if score.num_words:
+        result["words"] = score.num_words
     if score.num_characters is not None:
         result["characters"] = score.num_characters
     for name, value in result.items():

@@ -49,11 +49,10 @@ class Score:
         """loss (nats a token), accuracy, bits_per_token, _byte and _character, word_perplexity.
 
         The last is e to the nats a word, as the authors of PG19 report it (Rae et al. 2020): it
-        compares models of different vocabularies. Where there are no words it is infinite. Bits a
-        character are left out where characters were not counted.
+        compares models of different vocabularies. It is left out where there are no words, and bits
+        a character where characters were not counted.
         """
         bits = self.nats / math.log(2)
-        nats_per_word = self.nats / self.num_words if self.num_words else math.inf
         metrics = {
             "loss": self.nats / self.num_tokens,
             "accuracy": float(self.profile.correct.sum()) / self.num_tokens,
@@ -62,8 +61,10 @@ class Score:
         }
         if self.num_characters:
             metrics["bits_per_character"] = bits / self.num_characters
-        perplexity = math.exp(nats_per_word) if nats_per_word < 700 else math.inf
-        return metrics | {"word_perplexity": perplexity}
+        if self.num_words:
+            nats = self.nats / self.num_words
+            metrics["word_perplexity"] = math.exp(nats) if nats < 700 else math.inf
+        return metrics
 
 
 class Walk(NamedTuple):

@@ -31,13 +31,14 @@ def new_figure(rows: int = 1, columns: int = 1, *, panel: tuple[float, float] = 
     return figure, axes
 
 
-def legend_above(figure: Figure):
-    """One legend for all axes, where it hides nothing."""
+def legend_above(figure: Figure, columns: int | None = None):
+    """One legend for all axes, where it hides nothing; in one row if `columns` is not given."""
     labelled = {}
     for ax in figure.axes:
         labelled |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    columns = columns or len(labelled)
     figure.legend(
-        labelled.values(), labelled, loc="outside upper left", ncols=len(labelled), frameon=False
+        labelled.values(), labelled, loc="outside upper left", ncols=columns, frameon=False
     )
 
 

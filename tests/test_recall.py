@@ -108,5 +108,6 @@ def test_a_run_scores_answers(tmp_path, capsys):
     metrics = score.metrics()
     assert metrics["bits_per_byte"] == pytest.approx(metrics["bits_per_token"], rel=0.05)
     assert 0 <= metrics["accuracy"] < 0.5
+    assert not {"word_perplexity", "bits_per_character"} & set(metrics), "it is no text"
     assert trainer.run()
     assert ", accuracy 0." in capsys.readouterr().out

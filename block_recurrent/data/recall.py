@@ -56,8 +56,8 @@ class RecallDocuments:
         self._fillers = (low * (high / low) ** draws).astype(np.int64)
         self.lengths: Int64[np.ndarray, " documents"] = self._fillers + 3 * facts + 1
         self.num_tokens = int(self.lengths.sum())
-        self.num_bytes = self.num_characters = self.num_tokens - count
-        self.num_words = count
+        self.num_bytes = self.num_tokens - count
+        self.num_words, self.num_characters = 0, None  # it is no text
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         rng = np.random.default_rng([self.fingerprint, document])

@@ -1,0 +1,58 @@
+"""Time of a training step of each model that was trained for docs/results.md, in turns.
+
+    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python benchmarks/experiment_time.py recall
+
+It is processor time, which other programs on the machine disturb less. With one thread, as there,
+the clock of an idle machine says the same.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from experiments import EXPERIMENTS, KEPT, Experiment
+from report import machine
+
+from block_recurrent.trainer import Trainer
+
+
+def stepper(experiment: Experiment) -> Callable[[], float]:
+    """A function that does a step and returns its seconds of processor time."""
+    trainer = Trainer(experiment.config, Path("not written to"))
+    batch, _ = trainer.lanes.read(trainer.lanes.initial_position())
+    batch = trainer.layout.put(batch)
+    step, state = trainer.compile_step(), jax.jit(trainer.init, out_shardings=trainer.shardings)()
+
+    def timed() -> float:
+        nonlocal state
+        start = time.process_time()
+        state, _ = jax.block_until_ready(step(state, batch))
+        return time.process_time() - start
+
+    timed()
+    return timed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("group", choices=sorted({one.group for one in EXPERIMENTS}))
+    parser.add_argument("--rounds", type=int, default=12)
+    arguments = parser.parse_args()
+    chosen = [one for one in EXPERIMENTS if one.group == arguments.group and one.is_there]
+    models = {one.model.name: one for one in chosen}
+    steppers = {name: stepper(experiment) for name, experiment in models.items()}
+    rounds = [{name: timed() for name, timed in steppers.items()} for _ in range(arguments.rounds)]
+    seconds = {name: statistics.median(each[name] for each in rounds) for name in models}
+    for name, median in seconds.items():
+        print(f"{name:<20}{median:.3f} s")
+    content = {"machine": machine(), "rounds": arguments.rounds, "seconds_a_step": seconds}
+    path = KEPT / arguments.group / "step_time.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The runs behind docs/results.md: trains and scores them, and keeps what is small.
+
+    python benchmarks/experiments.py                 # all that are not there yet; hours
+    python benchmarks/experiments.py recall/lstm/    # those whose names begin so
+    python benchmarks/experiments.py --list          # their commands
+
+A run lies in runs/, and of it metrics.jsonl and the evaluations in docs/results/.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from block_recurrent.configs import RunConfig, load
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "docs" / "results"
+
+
+class Model(NamedTuple):
+    """A model as a comparison has it.
+
+    Attributes:
+      name: of its folder.
+      label: what it is called in tables.
+      variant: the gin file.
+      bindings: besides.
+    """
+
+    name: str
+    label: str
+    variant: str
+    bindings: tuple[str, ...] = ()
+
+
+class Experiment(NamedTuple):
+    """A training, and the splits on which its model is scored.
+
+    Attributes:
+      group: the comparison to which it belongs.
+      model: that is trained.
+      run: which of the model's runs: its seed, and what else is tried.
+      gin_files: of data and scale.
+      bindings: besides the model's.
+      splits: to evaluate.
+    """
+
+    group: str
+    model: Model
+    run: str
+    gin_files: Sequence[str]
+    bindings: Sequence[str]
+    splits: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{self.model.name}/{self.run}/"
+
+    @property
+    def all_gin_files(self) -> list[str]:
+        return [f"gin/{name}.gin" for name in (self.model.variant, *self.gin_files)]
+
+    @property
+    def all_bindings(self) -> list[str]:
+        return [*self.model.bindings, *self.bindings]
+
+    @property
+    def command(self) -> list[str]:
+        """The training's, from the root of the repository."""
+        return [
+            *("python", "-m", "block_recurrent.train"),
+            *(f"--gin_file={name}" for name in self.all_gin_files),
+            *(f"--gin_bindings={binding}" for binding in self.all_bindings),
+            f"--workdir=runs/{self.name.rstrip('/')}",
+        ]
+
+    @property
+    def line(self) -> str:
+        """The command as one writes it in a shell; bindings have single quotes at most."""
+        return " ".join(f'"{word}"' if " " in word else word for word in self.command)
+
+    @property
+    def config(self) -> RunConfig:
+        return load(self.all_gin_files, self.all_bindings)
+
+    @property
+    def kept(self) -> Path:
+        """The folder of what is kept."""
+        return KEPT / self.name
+
+    @property
+    def is_there(self) -> bool:
+        return (self.kept / "metrics.jsonl").exists()
+
+    def run_and_keep(self):
+        """Trains, or goes on, and scores."""
+        workdir = ROOT / "runs" / self.name
+        subprocess.run([sys.executable, *self.command[1:]], cwd=ROOT, check=True)
+        self.kept.mkdir(parents=True, exist_ok=True)
+        for split in self.splits:
+            score = [sys.executable, "-m", "block_recurrent.evaluate", f"--workdir={workdir}"]
+            score += [f"--split={split}", f"--json={self.kept / split}.json"]
+            subprocess.run(score, cwd=ROOT, check=True)
+        shutil.copy(workdir / "metrics.jsonl", self.kept)
+
+
+SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
+DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
+FIVE_LAYERS = "BlockRecurrentTransformer.num_layers = 5"
+
+RECALL_MODELS = (
+    Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate"),
+    Model("lstm_skip", "Rec:lstm:skip", "brt_lstm_gate", (SKIP,)),
+    Model("transformer_xl", "Transformer-XL", "transformer_xl"),
+    Model("sliding_window", "sliding window", "sliding_window"),
+    Model("lstm", "LSTM", "lstm"),
+)
+# No document in which the gradient, which ends with the segment, reaches from answer to fact.
+LONG = Model(
+    "long", "Rec:fixed:skip, long filler", "brt_fixed_gate", ("data.recall_filler = (512, 2048)",)
+)
+TEXT_MODELS = (
+    Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate"),
+    Model("sliding_window", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,)),
+    Model("transformer_xl", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,)),
+    Model("lstm", "LSTM", "lstm"),
+    Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,)),
+    Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate"),
+    Model("feedback", "Feedback:fixed:skip", "brt_feedback"),
+)
+# As many tokens a step, of more documents.
+ROWS = Model(
+    "rows",
+    "Rec:fixed:skip, 32 segments of 64",
+    "brt_fixed_gate",
+    ("train.segment_length = 64", "train.batch_size = 32"),
+)
+LEARNING_RATES = (0.06, 0.12, 0.24)
+BEST_RATE = 0.12  # of those, for each model that was tried at all of them
+
+
+def recall(model: Model, seed: int) -> Experiment:
+    """The task for memory."""
+    files, bindings = ("data/recall", "scale/recall"), (f"train.seed = {seed}",)
+    return Experiment("recall", model, str(seed), files, bindings, ("held_out", "far"))
+
+
+def tuning(model: Model, learning_rate: float) -> Experiment:
+    """A short run for the learning rate."""
+    bindings = ("train.num_steps = 400", f"optimizer.learning_rate = {learning_rate}")
+    return Experiment("tuning", model, f"{learning_rate}", ("scale/mini",), bindings)
+
+
+def text(model: Model, seed: int) -> Experiment:
+    """Python's standard library."""
+    bindings = (f"optimizer.learning_rate = {BEST_RATE}", f"train.seed = {seed}")
+    return Experiment("text", model, str(seed), ("scale/mini",), bindings)
+
+
+def large(model: Model, seed: int) -> Experiment:
+    """What benchmarks/fetch_corpus.py fetches, at the learning rate of the other text."""
+    bindings = (
+        "data.path = 'corpora/ansible-9.13.0'",
+        "data.glob = '**/*.py'",
+        "data.held_out_per_mille = 3",
+        "train.num_steps = 400",
+        f"optimizer.learning_rate = {BEST_RATE}",
+        f"train.seed = {seed}",
+    )
+    return Experiment("large", model, str(seed), ("data/text_files", "scale/mini"), bindings)
+
+
+EXPERIMENTS = [
+    *(recall(model, seed) for model in RECALL_MODELS for seed in range(3)),
+    recall(LONG, 0),
+    *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
+    tuning(ROWS, BEST_RATE),
+    *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
+    *(large(model, seed) for model in TEXT_MODELS[:3] for seed in range(3)),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("names", nargs="*", default=[""], help="beginnings of names; default: all")
+    parser.add_argument("--list", action="store_true", help="print the commands and do nothing")
+    arguments = parser.parse_args()
+    chosen = [one for one in EXPERIMENTS if one.name.startswith(tuple(arguments.names))]
+    if not chosen:
+        names = ", ".join(sorted({f"{one.group}/{one.model.name}/" for one in EXPERIMENTS}))
+        parser.error(f"no name begins with {' or '.join(arguments.names)}: choose from {names}")
+    for experiment in chosen:
+        if arguments.list:
+            print(experiment.line)
+        elif not experiment.is_there:
+            experiment.run_and_keep()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""Writes docs/results.md and its figures from what benchmarks/experiments.py has kept.
+
+python benchmarks/results.py
+"""
+
+import argparse
+import functools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from experiments import (
+    EXPERIMENTS,
+    KEPT,
+    LEARNING_RATES,
+    LONG,
+    RECALL_MODELS,
+    ROWS,
+    TEXT_MODELS,
+    Experiment,
+    Model,
+)
+
+from block_recurrent.data.recall import SPLITS
+from block_recurrent.plots import Figure, legend_above, new_figure, png, token_axis
+from block_recurrent.train_step import abstract_model
+
+PAGE = KEPT.parent / "results.md"
+TEMPLATE = Path(__file__).parent / "results_page.md"
+# Okabe and Ito's.
+COLORS = {
+    "fixed_skip": "#0072B2",
+    "transformer_xl": "#D55E00",
+    "sliding_window": "#E69F00",
+    "lstm": "#009E73",
+    "lstm_skip": "#CC79A7",
+    "lstm_dual": "#CC79A7",
+    "fixed_dual": "#56B4E9",
+    "feedback": "#000000",
+    "long": "#000000",
+}
+GREY = "#777777"
+BOUNDS = (0, 64, 128, 2048, 4096, 8192, 2**31)  # of distances, for the table: those of bins
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def metrics(experiment: Experiment, split: str) -> list[dict[str, Any]]:
+    """The lines of a split in metrics.jsonl."""
+    lines = (experiment.kept / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] == split]
+
+
+def runs(group: str, model: Model) -> list[Experiment]:
+    """Those of which metrics are kept."""
+    return [one for one in EXPERIMENTS if (one.group, one.model) == (group, model) and one.is_there]
+
+
+def final(experiment: Experiment, key: str) -> float:
+    """A number of the evaluation at the end of the run."""
+    return metrics(experiment, "held_out")[-1][key]
+
+
+def minutes(experiment: Experiment) -> float:
+    """Of the clock, in the steps alone."""
+    train = experiment.config.train
+    tokens = train.batch_size * train.segment_length * train.log_every_steps
+    lines = metrics(experiment, "train")
+    return sum(tokens * (1 - each["padding"]) / each["tokens_per_second"] for each in lines) / 60
+
+
+def microseconds_a_token(group: str, model: Model) -> float:
+    """Processor time of a training step, as benchmarks/experiment_time.py has measured it."""
+    train = next(
+        one for one in EXPERIMENTS if (one.group, one.model) == (group, model)
+    ).config.train
+    seconds = read_json(KEPT / group / "step_time.json")["seconds_a_step"][model.name]
+    return 1e6 * seconds / (train.batch_size * train.segment_length)
+
+
+def num_parameters(experiment: Experiment) -> int:
+    _, params = abstract_model(experiment.config.model)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    """The mean, and of several the least and the most."""
+    values = list(values)
+    text = f"{statistics.mean(values):{form}}"
+    return text if len(values) == 1 else f"{text} ({min(values):{form}} – {max(values):{form}})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# The task for memory
+
+
+def far(experiment: Experiment) -> dict[str, Any]:
+    return read_json(experiment.kept / "far.json")["by_distance"]
+
+
+def accuracy_between(experiment: Experiment, least: int, below: int) -> float:
+    """Over the answers of the split far in the bins of distances that lie between."""
+    bins = far(experiment)
+    lines = zip(bins["first"], bins["tokens"], bins["accuracy"]["carried"], strict=True)
+    chosen = [(tokens, share) for first, tokens, share in lines if least <= first < below]
+    return sum(n * share for n, share in chosen) / sum(n for n, _ in chosen)
+
+
+def recall_table() -> str:
+    ends = [f"{a:,} – {b - 1:,}" for a, b in zip(BOUNDS[1:-2], BOUNDS[2:-1], strict=True)]
+    ends = [f"to {BOUNDS[1] - 1:,}", *ends, f"from {BOUNDS[-2]:,}"]
+    header = ["model", "parameters", "µs a token", "seeds", *ends]
+    rows = []
+    for model in RECALL_MODELS:
+        seeds = runs("recall", model)
+        rows.append(
+            [
+                model.label,
+                f"{num_parameters(seeds[0]):,}",
+                f"{microseconds_a_token('recall', model):.0f}",
+                str(len(seeds)),
+                *(
+                    spread((accuracy_between(one, *ends) for one in seeds), ".1%")
+                    for ends in zip(BOUNDS[:-1], BOUNDS[1:], strict=True)
+                ),
+            ]
+        )
+    return table(header, rows)
+
+
+def recall_figure(chance: float, reach: int) -> Figure:
+    """Accuracy by distance."""
+    figure, [[ax]] = new_figure()
+    for model in RECALL_MODELS:
+        seeds = runs("recall", model)
+        bins = far(seeds[0])
+        edges = [*bins["first"], bins["last"][-1] + 1]
+        by_seed = list(zip(*(far(one)["accuracy"]["carried"] for one in seeds), strict=True))
+        mean = [statistics.mean(shares) for shares in by_seed]
+        color = COLORS[model.name]
+        ax.stairs(mean, edges, baseline=None, color=color, label=model.label, linewidth=1.6)
+        low, high = zip(*((min(shares), max(shares)) for shares in by_seed), strict=True)
+        ax.stairs(high, edges, baseline=low, color=color, fill=True, alpha=0.15)
+    token_axis(ax)
+    ax.axhline(chance, color=GREY, linestyle=":", linewidth=1)
+    ax.axvline(reach, color=GREY, linestyle=":", linewidth=1)
+    ax.text(reach * 1.5, 0.4, "reach of attention", color=GREY, fontsize=8)
+    ax.text(16, chance + 0.015, "chance", color=GREY, fontsize=8)
+    ax.set_xlabel("tokens from the start of the document")
+    ax.set_ylabel("accuracy")
+    ax.set_ylim(0, 1.02)
+    legend_above(figure, columns=3)
+    return figure
+
+
+def recall_training_figure(chance_bits: float) -> Figure:
+    """The loss in training, and what the state is worth."""
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
+    for model in (*RECALL_MODELS, LONG):
+        for k, one in enumerate(runs("recall", model)):
+            style = {"color": COLORS[model.name], "linewidth": 1.4}
+            style |= {} if k else {"label": model.label}
+            lines = metrics(one, "train")
+            left.plot([x["step"] for x in lines], [x["bits_per_token"] for x in lines], **style)
+            worth = [
+                (x["step"], x["memory_worth"])
+                for x in metrics(one, "held_out")
+                if "memory_worth" in x
+            ]
+            if worth:
+                right.plot(*zip(*worth, strict=True), marker="o", markersize=3, **style)
+    left.axhline(chance_bits, color=GREY, linestyle=":", linewidth=1)
+    left.set_ylabel("training loss, bits an answer")
+    left.set_ylim(0, 6)
+    right.set_ylabel("worth of the state, bits")
+    for ax in (left, right):
+        ax.set_xlabel("step")
+        ax.set_xlim(0)
+    legend_above(figure, columns=4)
+    return figure
+
+
+# Real text
+
+
+def tuned(model: Model) -> list[Experiment]:
+    """The runs at each learning rate, in order."""
+    return sorted(runs("tuning", model), key=lambda one: one.config.optimizer.learning_rate)
+
+
+def best(model: Model) -> Experiment:
+    """The run at the learning rate that ends best."""
+    return min(tuned(model), key=lambda one: final(one, "bits_per_byte"))
+
+
+def worth_of(experiments: Sequence[Experiment]) -> str:
+    if not experiments[0].config.model.has_recurrent_state:
+        return "–"
+    return spread((final(one, "memory_worth") for one in experiments), "z.3f")
+
+
+def tuning_table() -> str:
+    header = ["model", "parameters", "µs a token", *(f"at {rate:g}" for rate in LEARNING_RATES)]
+    rows = []
+    for model in (*TEXT_MODELS, ROWS):
+        if not tuned(model):
+            continue
+        bits = {one.run: f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(model)}
+        by_rate = [bits.get(str(rate), "–") for rate in LEARNING_RATES]
+        cost = f"{microseconds_a_token('tuning', model):.0f}"
+        chosen = best(model)
+        rows.append(
+            [model.label, f"{num_parameters(chosen):,}", cost, *by_rate, worth_of([chosen])]
+        )
+    return table([*header, "worth of the state at the best"], rows)
+
+
+def text_table(group: str) -> str:
+    header = ["model", "learning rate", "seeds", "bits per byte", "worth of the state", "minutes"]
+    rows = []
+    for model in TEXT_MODELS:
+        if seeds := runs(group, model):
+            bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
+            rate = f"{seeds[0].config.optimizer.learning_rate:g}"
+            time = spread(map(minutes, seeds), ".1f")
+            rows.append([model.label, rate, str(len(seeds)), bits, worth_of(seeds), time])
+    return table(header, rows)
+
+
+def text_figure() -> Figure:
+    """Bits per byte by learning rate, and the worth of the state over training."""
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
+    for model in TEXT_MODELS:
+        style = {"color": COLORS[model.name], "marker": "o", "markersize": 3.5, "linewidth": 1.2}
+        if not (by_rate := tuned(model)):
+            continue
+        rates = [one.config.optimizer.learning_rate for one in by_rate]
+        bits = [final(one, "bits_per_byte") for one in by_rate]
+        left.plot(rates, bits, label=model.label, **style)
+        for one in runs("text", model):
+            if one.config.model.has_recurrent_state:
+                lines = metrics(one, "held_out")
+                steps = [line["step"] for line in lines]
+                right.plot(steps, [line["memory_worth"] for line in lines], **style)
+    left.set_xscale("log")
+    left.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
+    left.minorticks_off()
+    left.set_xlabel("learning rate")
+    left.set_ylabel("bits per byte")
+    right.set_xlabel("step")
+    right.set_ylabel("worth of the state, bits")
+    right.set_xlim(0)
+    right.axhline(0, color=GREY, linestyle=":", linewidth=1)
+    legend_above(figure, columns=3)
+    return figure
+
+
+# The page
+
+
+def page() -> str:
+    recall = runs("recall", RECALL_MODELS[0])[0].config
+    text, tuning = (runs(group, TEXT_MODELS[0])[0].config for group in ("text", "tuning"))
+    [long] = runs("recall", LONG)
+    long_low, long_high = long.config.data.recall_filler
+    low, high = recall.data.recall_filler
+    tokens = text.train.batch_size * text.train.segment_length
+    by_seed = zip(*(runs("text", model) for model in TEXT_MODELS[:2]), strict=True)
+    differences = [final(a, "bits_per_byte") - final(b, "bits_per_byte") for a, b in by_seed]
+    by_group = {
+        f"{group}_commands": "\n".join(
+            one.line for one in EXPERIMENTS if one.group == group and one.is_there
+        )
+        for group in ("recall", "tuning", "text", "large")
+    }
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        facts=recall.data.recall_facts,
+        low=low,
+        high=f"{high:,}",
+        far=f"{SPLITS['far'][1] * high:,}",
+        values=recall.data.recall_values,
+        chance=f"{1 / recall.data.recall_values:.2%}",
+        layers=recall.model.num_layers,
+        width=recall.model.embedding_size,
+        window=recall.model.window_length,
+        reach=recall.model.num_layers * recall.model.window_length,
+        tokens=f"{recall.train.batch_size * recall.train.segment_length:,}",
+        segment=recall.train.segment_length,
+        steps=f"{recall.train.num_steps:,}",
+        recall_minutes=spread(map(minutes, runs("recall", RECALL_MODELS[0])), ".1f"),
+        recall_table=recall_table(),
+        long_low=long_low,
+        long_high=f"{long_high:,}",
+        long_accuracy=f"{final(long, 'accuracy'):.1%}",
+        long_worth=f"{final(long, 'memory_worth'):z.3f}",
+        text_tokens=f"{tokens:,}",
+        text_segment=text.train.segment_length,
+        text_window=text.model.window_length,
+        text_layers=text.model.num_layers,
+        text_width=text.model.embedding_size,
+        text_steps=text.train.num_steps,
+        text_all=f"{tokens * text.train.num_steps / 1e6:.2f}",
+        tuning_steps=tuning.train.num_steps,
+        tuning_all=f"{tokens * tuning.train.num_steps / 1e6:.2f}",
+        tuning_table=tuning_table(),
+        text_table=text_table("text"),
+        differences=", ".join(f"{difference:+.3f}" for difference in differences),
+        large_table=text_table("large"),
+        **by_group,
+    )
+
+
+def figures() -> dict[str, Figure]:
+    """By the name of the file."""
+    config = runs("recall", RECALL_MODELS[0])[0].config
+    values = config.data.recall_values
+    reach = config.model.num_layers * config.model.window_length
+    return {
+        "recall.png": recall_figure(1 / values, reach),
+        "recall_training.png": recall_training_figure(math.log2(values)),
+        "text.png": text_figure(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.parse_args()
+    PAGE.write_text(page(), encoding="utf-8")
+    for name, figure in figures().items():
+        (KEPT / name).write_bytes(png(figure))
+
+
+if __name__ == "__main__":
+    main()
