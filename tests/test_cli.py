@@ -295,6 +295,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     status, out, err = run("evaluate", f"--workdir={workdir}", "--json=score.json")
     assert (status, err) == (0, "")
     score = json.loads((place.parent / "score.json").read_text())
+    assert sum(score.pop("by_distance")["tokens"]) == score["tokens"]
     assert (score["step"], score["split"]) == (400, "held_out")
     printed = dict(line.split() for line in out.splitlines())
     assert list(printed) == list(score)
