@@ -3,7 +3,6 @@
 import pytest
 
 from faults import stops, storage
-from faults.damage import damaged_files
 from faults.place import Place
 from faults.tmpfs import may_mount
 
@@ -32,11 +31,6 @@ def test_processes(fault, times, processes, place):
 
 def test_host_lost(place):
     assert stops.host_lost(place, 1).whole
-
-
-def test_damaged_files(place, capsys):
-    assert damaged_files(place).whole
-    assert "passed over" not in capsys.readouterr().err
 
 
 @mounting
