@@ -11,7 +11,13 @@ from block_recurrent import ModelConfig
 from block_recurrent.train_step import abstract_model
 
 # Published FLOP/s of dense bfloat16 matrix products, by `jax.Device.device_kind`.
-PEAK = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "TPU v5 lite": 197e12}
+PEAK = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+}
 
 
 def peak(device_kind: str) -> float | None:

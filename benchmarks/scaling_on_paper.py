@@ -27,7 +27,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flops import matrix_flops
+from flops import PEAK, matrix_flops
 
 from block_recurrent.checkpoints import with_shardings
 from block_recurrent.configs import RunConfig, load
@@ -74,9 +74,9 @@ class Chip:
 
 
 CHIPS = (
-    Chip("H100 SXM", 989e12, 450e9, 8, 50e9, 1, 80e9),
-    Chip("TPU v5e", 197e12, 200e9, None, 0, 2, 16e9),
-    Chip("TPU v5p", 459e12, 600e9, None, 0, 3, 95e9),
+    Chip("H100 SXM", PEAK["NVIDIA H100"], 450e9, 8, 50e9, 1, 80e9),
+    Chip("TPU v5e", PEAK["TPU v5 lite"], 200e9, None, 0, 2, 16e9),
+    Chip("TPU v5p", PEAK["TPU v5p"], 600e9, None, 0, 3, 95e9),
 )
 
 

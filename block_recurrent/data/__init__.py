@@ -43,7 +43,7 @@ class DataConfig:
     weights: Annotated[tuple[float, ...], "tokens, relative"] = ()
     vocabulary: str | None = None
     recall_facts: Annotated[int, "facts"] = 8
-    recall_values: Annotated[int, "letters"] = 16
+    recall_values: Annotated[int, "values"] = 16
     recall_filler: Annotated[tuple[int, ...], "bytes"] = (1, 2048)
 
     def resolved(self, vocabulary: Vocabulary) -> "DataConfig":
