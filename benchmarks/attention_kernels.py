@@ -8,6 +8,9 @@ Contenders take turns, call by call, and a row's ratio is the median of its rati
 the same turn. TFLOP/s count what the band needs, W keys a query, and not what an implementation
 computes beyond it: 4·W·K a query and head forward, 3.5 times as much with the gradient.
 
+All are given queries, keys and values as the projections leave them, ``[B, T, H, K]``, and return
+the output so: XLA's path puts heads before the length, which counts.
+
 cuDNN takes no learned bias whose gradient is wanted at batch sizes above 1 (jax-ml/jax issues 27184
 and 30593), so it stands in the rows of rotary positions. There it sees the segment as one sequence,
 the carried block in front, under a causal window of W, its keys moved on by one since a query does
@@ -26,7 +29,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.dot_product import attend, scaled_unit, unit
+from block_recurrent.dot_product import (
+    attend,
+    from_blocks_of_heads,
+    scaled_unit,
+    to_blocks_of_heads,
+    unit,
+)
 from block_recurrent.kernels.band import Band, Tiles
 from block_recurrent.kernels.default_tiles import choose_bands
 from block_recurrent.kernels.window_attention import Bands, window_attention
@@ -87,10 +96,11 @@ def make_inputs(args):
     def normal(*shape):
         return jnp.asarray(rng.standard_normal(shape, np.float32), args.dtype)
 
-    shape = (args.blocks, args.batch, args.heads, args.window, args.head_size)
-    queries = scaled_unit(normal(*shape), jnp.full(args.heads, 4.0))
+    shape = (args.batch, args.blocks * args.window, args.heads, args.head_size)
+    block = (args.batch, args.window, args.heads, args.head_size)
+    queries = scaled_unit(normal(*shape), jnp.full(args.heads, 4.0), heads_axis=-2)
     tokens = KeysValues(unit(normal(*shape)), normal(*shape))
-    carried = KeysValues(unit(normal(*shape[1:])), normal(*shape[1:]))
+    carried = KeysValues(unit(normal(*block)), normal(*block))
     bias = jnp.asarray(rng.standard_normal((args.heads, args.window)), jnp.float32)
     mask = rng.random((args.heads, args.window, 2 * args.window)) < 0.95
     return queries, tokens, carried, bias, jnp.asarray(mask, args.dtype) / 0.95
@@ -126,15 +136,21 @@ def groups(args) -> dict[str, dict]:
 
 def xla_attention(queries, tokens, carried, bias, dropout):
     """The path of `attention_kernel = 'xla'`."""
-    window = queries.shape[-2]
-    keys, values = Window(tokens, carried, None).joined()
+    window, heads = carried.keys.shape[1:3]
+    carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
+    queries, *tokens = (
+        to_blocks_of_heads(x.reshape(*x.shape[:2], -1), window, heads) for x in (queries, *tokens)
+    )
+    keys, values = Window(KeysValues(*tokens), carried, None).joined()
     if bias is None:
         positions = np.arange(2 * window)
         queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
         bias = jnp.zeros((queries.shape[2], window))
     padding = ((0, 0), (window - 1, window))
-    band = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
-    return attend(queries, keys, values, by_relative_position(band, window, 2 * window), dropout)
+    bias = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
+    bias = by_relative_position(bias, window, 2 * window)
+    y = from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
+    return y.reshape(*y.shape[:2], heads, -1)
 
 
 def fused_attention(queries, tokens, carried, bias, dropout, bands):
@@ -144,20 +160,13 @@ def fused_attention(queries, tokens, carried, bias, dropout, bands):
 
 def cudnn_attention(queries, tokens, carried, bias, dropout):
     """One causal window over the whole segment; see above."""
-    blocks, _, _, window, _ = queries.shape
-    positions = np.arange((blocks + 1) * window).reshape(-1, 1, 1, window)
-
-    def sequence(x):  # [B, T, H, K]
-        x = jnp.moveaxis(x, (1, 0, 3), (0, 1, 2))
-        return x.reshape(x.shape[0], -1, *x.shape[3:])
-
+    window = carried.keys.shape[1]
     keys, values = (
-        jnp.concatenate([before[None], own]) for before, own in zip(carried, tokens, strict=True)
+        jnp.concatenate([before, own], 1) for before, own in zip(carried, tokens, strict=True)
     )
-    queries = jnp.concatenate([jnp.zeros_like(queries[:1]), queries])
-    queries, keys, values = map(
-        sequence, (rotate(queries, positions), rotate(keys, positions), values)
-    )
+    queries = jnp.concatenate([jnp.zeros_like(queries[:, :window]), queries], 1)
+    positions = np.arange(queries.shape[1])[:, None]
+    queries, keys = rotate(queries, positions), rotate(keys, positions)
     keys, values = (jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))) for x in (keys, values))
     y = jax.nn.dot_product_attention(
         queries,
@@ -168,8 +177,7 @@ def cudnn_attention(queries, tokens, carried, bias, dropout):
         local_window_size=(window - 1, 0),
         implementation="cudnn",
     )
-    y = y.reshape(y.shape[0], blocks + 1, window, *y.shape[2:])
-    return jnp.moveaxis(y, (1, 0, 3), (0, 1, 2))[1:]
+    return y[:, window:]
 
 
 def compare(group, contenders, inputs, gradient, args) -> list[dict]:
@@ -182,7 +190,7 @@ def compare(group, contenders, inputs, gradient, args) -> list[dict]:
         def loss(*inputs):
             return jnp.mean(jnp.square(function(*inputs).astype(jnp.float32)))
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 3)))  # what a model asks for, not `carried`
 
     compiled, outputs = {}, {}
     for name, function in contenders.items():

@@ -1,7 +1,6 @@
 """Sliding-window attention over all blocks of a segment at once."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +11,20 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from block_recurrent.dot_product import (
     attend,
     from_blocks_of_heads,
+    merge_heads,
     scaled_unit,
     to_blocks_of_heads,
+    to_heads,
     unit,
 )
 from block_recurrent.dropout import dropout_multiplier
-from block_recurrent.fused_attention import choose_kernel, fused_attention
+from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_attention
 from block_recurrent.linear import linear
 from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
-from block_recurrent.window import Window
+from block_recurrent.window import Heads, Window
 
 attend_twice = jax.checkpoint(attend)  # here, for layers to be alike
-
-
-class Heads(NamedTuple):
-    """What attention computes from its input; `state_queries` only where it reads states."""
-
-    queries: Float[Array, "N B H W K"]
-    tokens: KeysValues
-    state_queries: Float[Array, "N B H W K"] | None
 
 
 class SlidingWindowAttention(nnx.Module):
@@ -110,20 +103,25 @@ class SlidingWindowAttention(nnx.Module):
     def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
         """Queries (times |scale|), keys and values; queries and keys have unit length."""
 
-        def heads(linear):
+        def blocks(linear):
             return to_blocks_of_heads(linear(x), block_length or self.window_length, self.num_heads)
+
+        def heads(linear):
+            fused = self.kernel == "pallas"
+            return to_heads(linear(x), self.num_heads, -2) if fused else blocks(linear)
 
         state_queries = None
         if self.read_states:
-            state_queries = scaled_unit(heads(self.state_query), self.state_scale[...])
-        queries = scaled_unit(heads(self.query), self.scale[...])
+            state_queries = scaled_unit(blocks(self.state_query), self.state_scale[...])
+        queries = scaled_unit(heads(self.query), self.scale[...], HEADS_AXIS[self.kernel])
         return Heads(queries, KeysValues(unit(heads(self.key)), heads(self.value)), state_queries)
 
     def extend(
         self, tokens: KeysValues, cache: KeysValues, starts: Bool[Array, "B N"] | None
     ) -> tuple[Window, KeysValues]:
         """What each block sees, and the cache for the next segment."""
-        return Window(tokens, cache, starts), KeysValues(tokens.keys[-1], tokens.values[-1])
+        window = Window(tokens, cache, starts)
+        return window, window.last()
 
     def attend(
         self,
@@ -140,9 +138,12 @@ class SlidingWindowAttention(nnx.Module):
             bias = None if self.relative_bias is None else self.bias(np.arange(1, reach + 1))
             dropout = self.dropout(size, 2 * size, dropout_key)
             results = [fused_attention(heads.queries, *window, bias, dropout)]
-        else:
-            bias = self.band(size, 2 * size, reach=size)
-            results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
+            if self.read_states:
+                read = from_blocks_of_heads(self.core(heads.state_queries, *states))
+                results.append(to_heads(read, self.num_heads, -2))
+            return self.output(merge_heads(*results, heads_axis=-2))
+        bias = self.band(size, 2 * size, reach=size)
+        results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
         if self.read_states:
             results.append(self.core(heads.state_queries, *states))
         return self.output(from_blocks_of_heads(*results))

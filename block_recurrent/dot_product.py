@@ -24,15 +24,17 @@ def unit(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
 
 
 def scaled_unit(
-    x: Float[Array, "*batch H M K"], scale: Float[Array, " H"]
-) -> Float[Array, "*batch H M K"]:
+    x: Float[Array, "*axes K"], scale: Float[Array, " H"], heads_axis: int = -3
+) -> Float[Array, "*axes K"]:
     """Unit queries times |scale| of their head: an attention logit is then a mere product."""
-    return unit(x) * jnp.abs(scale)[:, None, None].astype(x.dtype)
+    return unit(x) * jnp.expand_dims(jnp.abs(scale), range(1, -heads_axis)).astype(x.dtype)
 
 
-def to_heads(x: Float[Array, "*batch M HK"], num_heads: int) -> Float[Array, "*batch H M K"]:
-    """Splits the last axis into heads, before the length."""
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], num_heads, -1), -2, -3)
+def to_heads(
+    x: Float[Array, "*batch M HK"], num_heads: int, heads_axis: int = -3
+) -> Float[Array, "*batch H M K"] | Float[Array, "*batch M H K"]:
+    """Splits the last axis into heads, before the length, or behind it: axis −2."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], num_heads, -1), -2, heads_axis)
 
 
 def to_blocks_of_heads(
@@ -51,10 +53,12 @@ def from_blocks_of_heads(*results: Float[Array, "N B H W K"]) -> Float[Array, "B
     return jnp.transpose(y, (1, 0, 3, 2, 4)).reshape(batch, blocks * window, -1)
 
 
-def merge_heads(*results: Float[Array, "*batch H M K"]) -> Float[Array, "*batch M HK"]:
+def merge_heads(
+    *results: Float[Array, "*axes K"], heads_axis: int = -3
+) -> Float[Array, "*batch M HK"]:
     """Concatenates over heads the results of one or more attentions."""
-    y = jnp.concatenate(results, axis=-3)
-    return jnp.moveaxis(y, -3, -2).reshape(*y.shape[:-3], y.shape[-2], -1)
+    y = jnp.moveaxis(jnp.concatenate(results, axis=heads_axis), heads_axis, -2)
+    return y.reshape(*y.shape[:-2], -1)
 
 
 @jax.custom_vjp

@@ -6,6 +6,10 @@ from jaxtyping import Array, Bool, Float
 from block_recurrent.errors import UserError
 from block_recurrent.types import KeysValues
 
+# Where heads stand: before the length, for products of matrices, or where the projections leave
+# them, which the fused kernels read.
+HEADS_AXIS = {"xla": -3, "pallas": -2}
+
 
 def choose_kernel(
     wanted: str,
@@ -64,23 +68,27 @@ def _misfit(
         return f"a window_length that is a multiple of {unit}, not {window_length}"
     if platform == "gpu" and head_size not in (16, 32, 64, 128):
         return f"a head_size of 16, 32, 64 or 128, not {head_size}"
-    if platform == "tpu" and head_size % 64:
-        return f"a head_size that is a multiple of 64, not {head_size}"
+    if platform == "tpu" and head_size % 128:
+        return f"a head_size that is a multiple of 128, not {head_size}"
     return None
 
 
 def fused_attention(
-    queries: Float[Array, "N B H W K"],
+    queries: Float[Array, "B T H K"],
     tokens: KeysValues,
     carried: KeysValues,
     starts: Bool[Array, "B N"] | None,
     bias: Float[Array, "H R"] | None,
     dropout: Float[Array, "H W W2"] | None,
-) -> Float[Array, "N B H W K"]:
-    """`kernels.window_attention` with the tiles of the platform; see there for the arguments."""
+) -> Float[Array, "B T H K"]:
+    """`kernels.window_attention` of a `Window`, with the tiles of the platform.
+
+    See there for the arguments; `carried` has the form of a cache, ``[B, H, W, K]``.
+    """
     # Here, since Pallas takes half a second to import, which only its users should wait for.
     from block_recurrent.kernels.default_tiles import choose_bands
     from block_recurrent.kernels.window_attention import window_attention
 
-    bands = choose_bands(queries.shape[-2], queries.dtype)
+    carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
+    bands = choose_bands(carried.keys.shape[1], queries.dtype)
     return window_attention(queries, tokens, carried, starts, bias, dropout, bands)

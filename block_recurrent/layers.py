@@ -31,7 +31,7 @@ class TransformerLayer(nnx.Module):
             dropout_rate=config.dropout_rate,
             remat=config.remat == "attention",
             dtype=dtype,
-            kernel=config.attention_kernel,
+            kernel="xla" if config.attention == "full" else config.attention_kernel,
             rngs=rngs,
         )
         self.ffn_norm = nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, rngs=rngs)

@@ -37,8 +37,8 @@ class ModelConfig:
         runs block by block.
       attention_kernel: what computes sliding-window attention, always the same: 'xla'; 'pallas',
         kernels that never write the W × 2W weights to memory (a GPU takes W a multiple of 16 and K
-        of 16, 32, 64 or 128; a single TPU W a multiple of 128 and K of 64; a CPU interprets them,
-        for tests); or 'auto': 'pallas' on a GPU or TPU that takes the sizes, else 'xla'. The
+        of 16, 32, 64 or 128; a single TPU multiples of 128 for both; a CPU interprets them, for
+        tests); or 'auto': 'pallas' on a GPU or TPU that takes the sizes, else 'xla'. The
         default is 'xla' because the kernels have not yet run on such hardware.
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.

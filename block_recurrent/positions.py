@@ -31,7 +31,7 @@ class T5RelativeBias(nnx.Module):
         return self.table[:, t5_bucket(np.maximum(distance, 0))]
 
 
-def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "*#axes M"]) -> Array:
+def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "*#axes #M"]) -> Array:
     """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) turns by position · θ_k."""
     return turn(x, *turns(positions, x.shape[-1]))
 
@@ -47,8 +47,8 @@ def turns(
 
 def turn(
     x: Float[Array, "*axes M K"],
-    cos: Float[Array | np.ndarray, "*#axes M half"],
-    sin: Float[Array | np.ndarray, "*#axes M half"],
+    cos: Float[Array | np.ndarray, "*#axes #M half"],
+    sin: Float[Array | np.ndarray, "*#axes #M half"],
 ) -> Float[Array, "*axes M K"]:
     """Turns each pair by its angle."""
     half = x.shape[-1] // 2

@@ -136,7 +136,7 @@ def attend_to_ring(
     full attention sees those that are `visible`, and zero if there are none.
     """
     heads = attention.project(x, block_length=1)
-    shape = heads.queries.shape[1:]
+    shape = (len(x), attention.num_heads, 1, attention.head_size)
     queries, keys = heads.queries.reshape(-1, 1, shape[-1]), ring.keys
     if turns_of_keys is not None:
         queries = rotate(queries, np.array([keys.shape[1]]))

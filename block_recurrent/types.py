@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of one attention, heads before length."""
+    """Keys and values of one attention; heads before length, but where fused kernels read them."""
 
     keys: Float[Array, "*axes K"]
     values: Float[Array, "*axes K"]

@@ -4,6 +4,7 @@ What XLA does in five passes over `W × 2W` weights a head and block, each writt
 again, these kernels do without writing any, in forward and gradient; and of the 2W columns they
 compute only what the band leaves, about half. They know the learned bias by distance and sum its
 gradient, which cuDNN's attention does not; rotary positions, dropout and document starts too.
+Queries, keys and values stay where the projections leave them, ``[B, T, H·K]``.
 
 In reading order: `band` (geometry, and the mathematics of one tile), `launch` (how programs find
 their operands), `forward`, `backward`, `window_attention` (the differentiable function, split over

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits
+from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits, tile_slice
 from block_recurrent.kernels.launch import (
     keep_of,
     keep_spec,
@@ -26,6 +26,7 @@ from block_recurrent.kernels.launch import (
     operand_specs,
     program_ids,
     row_spec,
+    sum_spec,
 )
 
 PARTS = 8  # of a GPU's sum over blocks and rows of the batch, so that all its processors have work
@@ -34,14 +35,14 @@ PARTS = 8  # of a GPU's sum over blocks and rows of the batch, so that all its p
 class Rows(NamedTuple):
     """What the backward kernels read for each query, as references."""
 
-    d_out: Float[Array, "N B H W K"]
-    log_sum: Float[Array, "N B H W 1"]
-    delta: Float[Array, "N B H W 1"]
+    d_out: Float[Array, "B T HK"]
+    log_sum: Float[Array, "B H T 1"]
+    delta: Float[Array, "B H T 1"]
 
 
 def d_queries(
     operands: Operands, rows: Rows, band: Band, reach: int
-) -> tuple[Float[Array, "N B H W K"], Float[Array, "H C Q V"] | None]:
+) -> tuple[Float[Array, "B T HK"], Float[Array, "H C Q V"] | None]:
     """Gradient of the queries and of the strip, over the grid of the forward kernel.
 
     Of the strip, a GPU leaves out the tiles of which all keys are `reach` away or further.
@@ -49,17 +50,18 @@ def d_queries(
     A TPU runs its grid in order, so there the strip's gradient grows in its memory as the programs
     of a head go by. A GPU does not, and has a kernel for it (`_d_strip`).
     """
-    blocks, batch, heads, _, size = operands.queries.shape
+    batch, heads, length, _ = rows.log_sum.shape
+    size = operands.queries.shape[2] // heads
     by_grid = operands.strip is not None and band.platform == "tpu"
     shape = jax.ShapeDtypeStruct
     gradient, strip = launch(
         functools.partial(_d_queries_kernel, band=band),
         band,
         order=("parallel", "arbitrary", "arbitrary", "arbitrary"),
-        grid=(heads, blocks, batch, band.query_tiles),
+        grid=(heads, length // band.window, batch, band.query_tiles),
         in_specs=(
-            operand_specs(operands, band),
-            Rows(row_spec(band, size), row_spec(band, 1), row_spec(band, 1)),
+            operand_specs(operands, band, size),
+            Rows(row_spec(band, size), sum_spec(band), sum_spec(band)),
         ),
         out_specs=(row_spec(band, size), of_head(operands.strip) if by_grid else None),
         out_shape=(
@@ -86,10 +88,9 @@ def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band)
             strip[...] = jnp.zeros_like(strip)
 
     def step(strip_tile, gradient):
-        own, tile = band.place(query_tile, strip_tile)
-        keys = operands.keys[own, 0, 0, band.columns(tile), :]
-        values = operands.values[own, 0, 0, band.columns(tile), :]
-        keep = None if kept is None else jnp.where(own == 1, 1.0, kept)
+        seen = (tile_slice(query_tile * band.ratio + strip_tile, band.tiles.keys), slice(None))
+        keys, values = operands.keys[seen], operands.values[seen]
+        keep = None if kept is None else jnp.where(band.is_own(query_tile, strip_tile), 1.0, kept)
         bias = tile_bias(operands.strip, strip_tile, band)
         mask = None if operands.dropout is None else operands.dropout[strip_tile]
         logits = tile_logits(queries, keys, keep, bias, strip_tile, band)
@@ -122,7 +123,7 @@ def _d_strip(operands: Operands, rows: Rows, band: Band, reach: int) -> Float[Ar
     Two of the products of a tile are computed a second time for it: cheaper than to write the
     gradient of the logits to memory, or to add it up there.
     """
-    heads = operands.queries.shape[2]
+    heads = rows.log_sum.shape[1]
     tile, far = (band.tiles.queries, band.tiles.keys), band.far_tiles(reach)
     everything, of_rows = jax.tree.map(lambda _: pl.BlockSpec(), (operands, rows))
     parts = launch(
@@ -140,77 +141,92 @@ def _d_strip_kernel(operands: Operands, rows: Rows, out, *, band: Band, far: int
     """One tile of the strip of one head, summed over a part of all tiles of queries."""
     head, part, strip_tile = program_ids(3, band)
     strip_tile += far
-    blocks, batch, _, _, _ = operands.queries.shape
-    total = blocks * batch * band.query_tiles
+    batch, heads, length, _ = rows.log_sum.shape
+    columns = tile_slice(head, operands.queries.shape[2] // heads)
+    tiles = length // band.tiles.queries  # of queries in a row of the batch
     bias = tile_bias(operands.strip, strip_tile, band)
 
     def step(item, gradient):
-        block_row, query_tile = item // band.query_tiles, item % band.query_tiles
-        block, row = block_row // batch, block_row % batch
-        own, tile = band.place(query_tile, strip_tile)
-        mine = (block, row, head, band.rows(query_tile), slice(None))
-        seen = (block + own, row, head, band.columns(tile), slice(None))
+        row, tile = item // tiles, item % tiles
+        block, query_tile = tile // band.query_tiles, tile % band.query_tiles
+        mine = tile_slice(tile, band.tiles.queries)
+        seen = (row, tile_slice(tile * band.ratio + strip_tile, band.tiles.keys), columns)
         keep = None
         if operands.keep is not None:
-            keep = jnp.where(own == 1, 1.0, operands.keep[block, row])
+            kept = operands.keep[block, row]
+            keep = jnp.where(band.is_own(query_tile, strip_tile), 1.0, kept)
         mask = None if operands.dropout is None else operands.dropout[head, query_tile, strip_tile]
-        logits = tile_logits(operands.queries[mine], operands.keys[seen], keep, bias, None, band)
-        d_out, log_sum, delta = (ref[mine] for ref in rows)
+        queries, d_out = (ref[row, mine, columns] for ref in (operands.queries, rows.d_out))
+        log_sum, delta = (ref[row, head, mine, :] for ref in (rows.log_sum, rows.delta))
         values = operands.values[seen]
+        logits = tile_logits(queries, operands.keys[seen], keep, bias, None, band)
         _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         return gradient + d_logits
 
+    total = batch * tiles
     first, last = part * total // PARTS, (part + 1) * total // PARTS
     out[...] = jax.lax.fori_loop(first, last, step, jnp.zeros(out.shape, jnp.float32))
 
 
 def d_keys_values(
-    operands: Operands, rows: Rows, band: Band
-) -> tuple[Float[Array, "M B H W K"], Float[Array, "M B H W K"]]:
+    operands: Operands, rows: Rows, band: Band, blocks: range
+) -> tuple[Float[Array, "B M HK"], Float[Array, "B M HK"]]:
     """Gradients of keys and values: a program a tile of keys, which two blocks see.
 
     The block after it sees the tile as part of its past, the tile's own block as part of itself.
+
+    Args:
+      operands: what the forward kernel reads.
+      rows: of all queries.
+      band: the band.
+      blocks: of the keys, those to differentiate by: 0 is the carried block.
     """
-    blocks, batch, heads, window, size = operands.queries.shape
+    batch, heads, length, _ = rows.log_sum.shape
+    window, width = band.window, operands.keys.shape[2]
+    size, last = width // heads, length // window - 1
 
     def seen_by(block_of):
-        def whole(*shape):
-            return pl.BlockSpec(
-                (None, None, None, *shape), lambda h, m, b, c: (block_of(m), b, h, 0, 0)
-            )
+        whole = pl.BlockSpec((None, window, size), lambda h, n, b, c: (b, block_of(n), h))
+        sums = pl.BlockSpec((None, None, window, 1), lambda h, n, b, c: (b, h, block_of(n), 0))
+        return whole, Rows(whole, sums, sums)
 
-        return whole(window, size), Rows(whole(window, size), whole(window, 1), whole(window, 1))
+    def tile_after(skipped):
+        return pl.BlockSpec(
+            (None, band.tiles.keys, size),
+            lambda h, n, b, c: (b, (skipped + n) * band.key_tiles + c, h),
+        )
 
-    after = seen_by(lambda m: jnp.minimum(m, blocks - 1))
-    own = seen_by(lambda m: jnp.maximum(m - 1, 0))
-    tile = pl.BlockSpec(
-        (None, None, None, band.tiles.keys, size), lambda h, m, b, c: (m, b, h, c, 0)
-    )
+    after = seen_by(lambda n: jnp.minimum(blocks.start + n, last))
+    own = seen_by(lambda n: jnp.maximum(blocks.start + n - 1, 0))
+    tile, gradient = tile_after(blocks.start), tile_after(0)
     strip, dropout = of_head(operands.strip), of_head(operands.dropout)
     keep = None if operands.keep is None else keep_spec(band)
-    keys, values = operands.keys, operands.values
+    shape = (batch, len(blocks) * window, width)
     readers = (operands.queries, rows)
     return launch(
-        functools.partial(_d_keys_values_kernel, band=band, blocks=blocks),
+        functools.partial(_d_keys_values_kernel, band=band, first=blocks.start, last=last),
         band,
-        grid=(heads, blocks + 1, batch, band.key_tiles),
+        grid=(heads, len(blocks), batch, band.key_tiles),
         in_specs=((after, own), Operands(None, tile, tile, keep, strip, dropout)),
-        out_specs=(tile, tile),
-        out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (keys, values)),
+        out_specs=(gradient, gradient),
+        out_shape=(jax.ShapeDtypeStruct(shape, operands.keys.dtype),) * 2,
     )((readers, readers), operands._replace(queries=None))
 
 
-def _d_keys_values_kernel(readers, operands: Operands, d_keys, d_values, *, band: Band, blocks):
+def _d_keys_values_kernel(
+    readers, operands: Operands, d_keys, d_values, *, band: Band, first: int, last: int
+):
     """One tile of keys of one block, row and head."""
     keys, values = operands.keys[...], operands.values[...]
     _, block, row, key_tile = program_ids(4, band)
+    block += first
 
     def sums(own, first, last, start):
         queries_ref, rows = readers[own]
 
         def step(query_tile, carry):
             d_keys, d_values = carry
-            mine = (band.rows(query_tile), slice(None))
+            mine = (tile_slice(query_tile, band.tiles.queries), slice(None))
             queries, d_out = queries_ref[mine], rows.d_out[mine]
             strip_tile = own * band.key_tiles + key_tile - query_tile * band.ratio
             bias = tile_bias(operands.strip, strip_tile, band)
@@ -224,9 +240,9 @@ def _d_keys_values_kernel(readers, operands: Operands, d_keys, d_values, *, band
 
         return jax.lax.fori_loop(first, last, step, start)
 
-    seen = block < blocks
+    seen = block <= last
     if operands.keep is not None:  # a document's start sees zeros, not this tile
-        seen &= operands.keep[jnp.minimum(block, blocks - 1), row] != 0
+        seen &= operands.keep[jnp.minimum(block, last), row] != 0
     mine = key_tile // band.ratio
     start = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
     carry = sums(0, 0, jnp.where(seen, mine + 1, 0), start)

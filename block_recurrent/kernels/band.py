@@ -67,53 +67,47 @@ class Band:
         """Tiles of keys, from the left of the strip, of which none is nearer than `reach`."""
         return max(self.window + 1 - reach, 0) // self.tiles.keys
 
-    def rows(self, query_tile) -> pl.Slice:
-        """The queries of a tile, within their block."""
-        return _slice(query_tile, self.tiles.queries)
-
-    def columns(self, key_tile) -> pl.Slice:
-        """The keys of a tile, within their block."""
-        return _slice(key_tile, self.tiles.keys)
-
-    def place(self, query_tile, strip_tile) -> tuple[Array, Array]:
-        """Of a tile of the strip: 0 in the block before or 1 in the own one, and which tile there.
+    def is_own(self, query_tile, strip_tile) -> Array:
+        """Whether a tile of the strip lies in the own block, not in the one before.
 
         Args:
-          query_tile: whose strip.
+          query_tile: whose strip, counted within the block.
           strip_tile: counted from the left of the strip.
         """
-        tile = query_tile * self.ratio + strip_tile
-        own = tile // self.key_tiles
-        return own, tile - own * self.key_tiles
+        return query_tile * self.ratio + strip_tile >= self.key_tiles
 
 
-def _slice(tile, size):
+def tile_slice(tile, size) -> pl.Slice:
+    """The rows, or columns, of a tile, counted in tiles of that size."""
     return pl.ds(pl.multiple_of(tile * size, size), size)
 
 
 class Operands(NamedTuple):
     """What a kernel reads, as references.
 
+    A tile of a head is so many rows and K columns of the projections' own layout, which nothing has
+    to be transposed for.
+
     Attributes:
       queries: unit length times |scale|.
-      keys: of the carried block and then of those of the segment; M = N + 1.
+      keys: of the carried block and then of those of the segment; M = W + T.
       values: like the keys.
       keep: 0 where a document starts: the keys and values before it count as zeros.
       strip: the biases (`make_strip`), HIDDEN outside the band; None: no bias.
       dropout: multiplier of the weights by tile of the strip of each tile of queries.
     """
 
-    queries: Float[Array, "N B H W K"]
-    keys: Float[Array, "M B H W K"]
-    values: Float[Array, "M B H W K"]
+    queries: Float[Array, "B T HK"]
+    keys: Float[Array, "B M HK"]
+    values: Float[Array, "B M HK"]
     keep: Float[Array, "N B"] | None
-    strip: Float[Array, "H C Q V"] | Float[Array, "H M"] | None
+    strip: Float[Array, "H C Q V"] | Float[Array, "H P"] | None
     dropout: Float[Array, "H R C Q V"] | None
 
 
 def make_strip(
     bias: Float[Array, "H R"], band: Band
-) -> Float[Array, "H C Q V"] | Float[Array, "H M"]:
+) -> Float[Array, "H C Q V"] | Float[Array, "H P"]:
     """Bias by distance 1 … R in the form that the platform's kernels read (`tile_bias`).
 
     A TPU, which cannot gather, reads tiles of the whole strip from its fast memory, where they lie
@@ -124,7 +118,7 @@ def make_strip(
     return spread_strip(columns, band) if band.platform == "tpu" else columns
 
 
-def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H M"]:
+def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H P"]:
     """By column − row of the strip, from −(Q − 1) on: the key furthest back first.
 
     Less the bias of distance R, which all greater distances share: a softmax does not see that, and
@@ -136,7 +130,7 @@ def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H M"]:
     return jnp.pad(nearer, ((0, 0), (rows - 1, rows)), constant_values=HIDDEN)
 
 
-def spread_strip(columns: Float[Array, "H M"], band: Band) -> Float[Array, "H C Q V"]:
+def spread_strip(columns: Float[Array, "H P"], band: Band) -> Float[Array, "H C Q V"]:
     """The tiles of the strip."""
     rows, width = band.tiles.queries, band.strip_tiles * band.tiles.keys
     strip = by_relative_position(columns, rows, width)

@@ -6,25 +6,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits
-from block_recurrent.kernels.launch import keep_of, launch, operand_specs, program_ids, row_spec
+from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits, tile_slice
+from block_recurrent.kernels.launch import (
+    keep_of,
+    launch,
+    operand_specs,
+    program_ids,
+    row_spec,
+    sum_spec,
+)
 
 
 def forward(
-    operands: Operands, band: Band
-) -> tuple[Float[Array, "N B H W K"], Float[Array, "N B H W 1"]]:
+    operands: Operands, band: Band, heads: int
+) -> tuple[Float[Array, "B T HK"], Float[Array, "B H T 1"]]:
     """The attention, and the binary logarithm of each row's sum, where the backward pass begins."""
-    blocks, batch, heads, window, size = operands.queries.shape
-    shape = jax.ShapeDtypeStruct
+    batch, length, width = operands.queries.shape
+    size, shape = width // heads, jax.ShapeDtypeStruct
     return launch(
         functools.partial(_forward_kernel, band=band),
         band,
-        grid=(heads, blocks, batch, band.query_tiles),
-        in_specs=(operand_specs(operands, band),),
-        out_specs=(row_spec(band, size), row_spec(band, 1)),
+        grid=(heads, length // band.window, batch, band.query_tiles),
+        in_specs=(operand_specs(operands, band, size),),
+        out_specs=(row_spec(band, size), sum_spec(band)),
         out_shape=(
             shape(operands.queries.shape, operands.queries.dtype),
-            shape((blocks, batch, heads, window, 1), jnp.float32),
+            shape((batch, heads, length, 1), jnp.float32),
         ),
     )(operands)
 
@@ -37,10 +44,9 @@ def _forward_kernel(operands: Operands, out, log_sum, *, band: Band):
 
     def step(strip_tile, carry):
         largest, total, weighted = carry
-        own, tile = band.place(query_tile, strip_tile)
-        keys = operands.keys[own, 0, 0, band.columns(tile), :]
-        values = operands.values[own, 0, 0, band.columns(tile), :]
-        keep = None if kept is None else jnp.where(own == 1, 1.0, kept)
+        seen = (tile_slice(query_tile * band.ratio + strip_tile, band.tiles.keys), slice(None))
+        keys, values = operands.keys[seen], operands.values[seen]
+        keep = None if kept is None else jnp.where(band.is_own(query_tile, strip_tile), 1.0, kept)
         bias = tile_bias(operands.strip, strip_tile, band)
         logits = tile_logits(queries, keys, keep, bias, strip_tile, band)
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))

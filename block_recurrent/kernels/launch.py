@@ -52,14 +52,13 @@ def program_ids(axes: int, band: Band) -> list[Array]:
     return ids if band.platform == "tpu" else ids[::-1]
 
 
-def operand_specs(operands: Operands, band: Band) -> Operands:
+def operand_specs(operands: Operands, band: Band, size: int) -> Operands:
     """Blocks for a grid of (head, block, row, tile of queries)."""
-    size = operands.queries.shape[-1]
     tiles = (band.strip_tiles, band.tiles.queries, band.tiles.keys)
     # Two neighbouring blocks, of which every block is in its turn the second and the first.
     # Mosaic wants all axes to be counted in elements, or none.
-    pair = tuple(map(pl.Element, (2, 1, 1, band.window, size)))
-    window = pl.BlockSpec(pair, lambda h, n, b, r: (n, b, h, 0, 0))
+    pair = (None, pl.Element(2 * band.window), pl.Element(size))
+    window = pl.BlockSpec(pair, lambda h, n, b, r: (b, n * band.window, h * size))
     return Operands(
         queries=row_spec(band, size),
         keys=window,
@@ -80,9 +79,16 @@ def of_head(array: Array | None) -> pl.BlockSpec | None:
 
 
 def row_spec(band: Band, size: int) -> pl.BlockSpec:
-    """A tile of queries, or of what has a row for each of them."""
+    """A tile of queries, or of what is laid out like them, ``[B, T, H·K]``."""
     return pl.BlockSpec(
-        (None, None, None, band.tiles.queries, size), lambda h, n, b, r: (n, b, h, r, 0)
+        (None, band.tiles.queries, size), lambda h, n, b, r: (b, n * band.query_tiles + r, h)
+    )
+
+
+def sum_spec(band: Band) -> pl.BlockSpec:
+    """A number a query of a tile, of ``[B, H, T, 1]``."""
+    return pl.BlockSpec(
+        (None, None, band.tiles.queries, 1), lambda h, n, b, r: (b, h, n * band.query_tiles + r, 0)
     )
 
 

@@ -40,11 +40,11 @@ class Bands(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the attention is computed from; `bias` by distance 1 … R."""
+    """What the attention is computed from; M = W + T, `bias` by distance 1 … R."""
 
-    queries: Float[Array, "N B H W K"]
-    keys: Float[Array, "M B H W K"]
-    values: Float[Array, "M B H W K"]
+    queries: Float[Array, "B T H K"]
+    keys: Float[Array, "B M H K"]
+    values: Float[Array, "B M H K"]
     keep: Float[Array, "N B"] | None
     bias: Float[Array, "H R"] | None
     dropout: Float[Array, "H W W2"] | None
@@ -52,58 +52,60 @@ class Inputs(NamedTuple):
 
 # How arrays split over devices: by rows of the batch and by heads, which know nothing of each
 # other. XLA cannot see that into a kernel, and would copy everything to every device.
-AXES = Inputs("N B H W K", "M B H W K", "M B H W K", "N B", "H R", "H W X")
+AXES = Inputs("B T H K", "B M H K", "B M H K", "N B", "H R", "H W X")
 
 
 def window_attention(
-    queries: Float[Array, "N B H W K"],
+    queries: Float[Array, "B T H K"],
     tokens: KeysValues,
     carried: KeysValues,
     starts: Bool[Array, "B N"] | None,
     bias: Float[Array, "H R"] | None,
     dropout: Float[Array, "H W W2"] | None,
     bands: Bands,
-) -> Float[Array, "N B H W K"]:
+) -> Float[Array, "B T H K"]:
     """softmax(queries · keysᵀ + bias) · values over the W keys before each query.
 
     Neither the W × 2W weights nor the 2W keys of each block are ever in memory: a block reads its
     own keys and those of the block before from where they are. Only the carried block is put in
-    front of them.
+    front of them. Heads stay where the projections leave them, behind the length.
 
     Args:
       queries: times |scale|.
-      tokens: keys and values of the blocks.
-      carried: those of the block before the first, ``[B, H, W, K]``.
+      tokens: keys and values of the segment, ``[B, T, H, K]``.
+      carried: those of the block before it, ``[B, W, H, K]``.
       starts: where a block begins a document, and sees zeros before it.
       bias: by distance 1 … R, times |scale|, where that of R holds for all greater distances too.
         None: queries and keys are rotated (RoPE).
       dropout: multiplier of the weights, over the W queries and the 2W keys of each block.
       bands: tiles and platform of the kernels (`choose_bands`).
     """
-    keys, values = (
-        jnp.concatenate([before[None].astype(own.dtype), own])
-        for before, own in zip(carried, tokens, strict=True)
-    )
+    carried = jax.tree.map(lambda before, own: before.astype(own.dtype), carried, tokens)
     if bias is None:
-        window = queries.shape[-2]
-        positions = np.arange(len(keys) * window).reshape(-1, 1, 1, window)
-        queries, keys = rotate(queries, positions[1:]), rotate(keys, positions)
+        window, length = carried.keys.shape[1], queries.shape[1]
+        positions = np.arange(window + length)[:, None]
+        queries = rotate(queries, positions[window:])
+        tokens = tokens._replace(keys=rotate(tokens.keys, positions[window:]))
+        carried = carried._replace(keys=rotate(carried.keys, positions[:window]))
     keep = None if starts is None else 1 - starts.T.astype(jnp.float32)
-    return _attention(Inputs(queries, keys, values, keep, bias, dropout), bands)
+    return _attention(queries, tokens, carried, keep, bias, dropout, bands)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attention(inputs: Inputs, bands: Bands):
-    return _attention_forward(inputs, bands)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _attention(queries, tokens, carried, keep, bias, dropout, bands: Bands):
+    return _attention_forward(queries, tokens, carried, keep, bias, dropout, bands)[0]
 
 
-def _attention_forward(inputs: Inputs, bands: Bands):
+def _attention_forward(queries, tokens, carried, keep, bias, dropout, bands: Bands):
     def local(inputs):
-        out, log_sum = forward(_operands(inputs, bands.forward), bands.forward)
+        heads = inputs.queries.shape[2]
+        out, log_sum = forward(_operands(inputs, bands.forward), bands.forward, heads)
         # Without its last axis, which a TPU would pad to 128 for as long as it is kept.
-        return out, log_sum[..., 0]
+        return out.reshape(inputs.queries.shape), log_sum[..., 0]
 
-    split = split_over_devices(local, (inputs,), (AXES,), ("N B H W K", "N B H W"))
+    keys_values = jax.tree.map(lambda *blocks: jnp.concatenate(blocks, 1), carried, tokens)
+    inputs = Inputs(queries, *keys_values, keep, bias, dropout)
+    split = split_over_devices(local, (inputs,), (AXES,), (AXES.queries, "B H T"))
     out, log_sum = split(inputs)
     return out, (inputs, out, log_sum)
 
@@ -113,12 +115,18 @@ def _attention_backward(bands: Bands, saved, d_out):
     strip_needed = inputs.bias is not None
 
     def local(inputs, out, log_sum, d_out):
-        delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1, keepdims=True)
-        rows = Rows(d_out, log_sum[..., None], delta)
+        delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1).swapaxes(1, 2)
+        rows = Rows(_merged(d_out), log_sum[..., None], delta[..., None])
         reach = inputs.bias.shape[1] if strip_needed else 0
         queries, strip = d_queries(_operands(inputs, bands.queries), rows, bands.queries, reach)
-        keys_values = d_keys_values(_operands(inputs, bands.keys), rows, bands.keys)
-        gradients = (queries, *keys_values)
+        # Of the carried block apart: where nobody asks for its gradient, XLA leaves that out.
+        operands, blocks = _operands(inputs, bands.keys), d_out.shape[1] // bands.keys.window
+        tokens = d_keys_values(operands, rows, bands.keys, range(1, blocks + 1))
+        carried = d_keys_values(operands, rows, bands.keys, range(1))
+        heads, size = d_out.shape[2:]
+        gradients = tuple(
+            x.reshape(*x.shape[:2], heads, size) for x in (queries, *tokens, *carried)
+        )
         if not strip_needed:
             return gradients
         _, to_bias = jax.vjp(
@@ -128,10 +136,11 @@ def _attention_backward(bands: Bands, saved, d_out):
         return *gradients, *to_bias(jnp.pad(strip, ((0, 0), (far, 0), (0, 0), (0, 0))))
 
     operands = (inputs, out, log_sum, d_out)
-    axes = (AXES, AXES.queries, "N B H W", AXES.queries)
-    results = (AXES.queries, AXES.keys, AXES.values, AXES.bias)[: 3 + strip_needed]
-    queries, keys, values, *bias = split_over_devices(local, operands, axes, results)(*operands)
-    return (Inputs(queries, keys, values, None, *(bias or [None]), None),)
+    axes = (AXES, AXES.queries, "B H T", AXES.queries)
+    results = (AXES.queries,) * 3 + ("B W H K",) * 2 + (AXES.bias,) * strip_needed
+    queries, *keys_values = split_over_devices(local, operands, axes, results)(*operands)
+    tokens, carried = KeysValues(*keys_values[:2]), KeysValues(*keys_values[2:4])
+    return queries, tokens, carried, None, keys_values[4] if strip_needed else None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -140,10 +149,16 @@ _attention.defvjp(_attention_forward, _attention_backward)
 def _operands(inputs: Inputs, band: Band) -> Operands:
     """What the kernels read: bias and dropout by tiles of the strip."""
     return Operands(
-        *inputs[:4],
+        *map(_merged, inputs[:3]),
+        inputs.keep,
         strip=None if inputs.bias is None else make_strip(inputs.bias, band),
         dropout=None if inputs.dropout is None else make_dropout(inputs.dropout, band),
     )
+
+
+def _merged(x: Float[Array, "B T H K"]) -> Float[Array, "B T HK"]:
+    """The same memory, of which a head is a range of columns."""
+    return x.reshape(*x.shape[:2], -1)
 
 
 def split_over_devices(
@@ -166,7 +181,7 @@ def split_over_devices(
 
     def partition(mesh, arguments, _):
         first = jax.tree.leaves(arguments)[0].sharding.spec
-        place = {"B": first[1], "H": first[2]}
+        place = {axis: first[letters[0].split().index(axis)] for axis in "BH"}
 
         def sharding(names):
             return NamedSharding(mesh, PartitionSpec(*map(place.get, names.split())))
@@ -180,7 +195,8 @@ def split_over_devices(
 
         return mesh, local, tuple(map(sharding, results)), jax.tree.map(sharding, present)
 
-    whole = dict.fromkeys(" ".join(letters).lower().split())  # in the order of appearance
+    # In the order of appearance.
+    whole = dict.fromkeys(" ".join((*letters, *results)).lower().split())
     del whole["b"], whole["h"]
     split = custom_partitioning(function)
     split.def_partition(
