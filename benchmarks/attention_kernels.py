@@ -38,7 +38,7 @@ from block_recurrent.dot_product import (
 )
 from block_recurrent.kernels.band import Band, Tiles
 from block_recurrent.kernels.default_tiles import choose_bands
-from block_recurrent.kernels.window_attention import Bands, window_attention
+from block_recurrent.kernels.window_attention import Tilings, window_attention
 from block_recurrent.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Window
@@ -113,7 +113,7 @@ def groups(args) -> dict[str, dict]:
     if args.sweep:
         for tiles in SWEEP:
             name = f"{tiles.queries}×{tiles.keys} w{tiles.warps} s{tiles.stages}"
-            fused[name] = Bands(*[Band(args.window, tiles, "gpu")] * 3)
+            fused[name] = Tilings(*[Band(args.window, tiles, "gpu")] * 3)
 
     def group(with_bias, with_dropout):
         def take(function, queries, tokens, carried, bias, dropout):

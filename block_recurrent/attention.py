@@ -11,14 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from block_recurrent.dot_product import (
     attend,
     from_blocks_of_heads,
-    merge_heads,
     scaled_unit,
     to_blocks_of_heads,
-    to_heads,
     unit,
 )
 from block_recurrent.dropout import dropout_multiplier
-from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_attention
+from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_attention, fused_read
 from block_recurrent.linear import linear
 from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
@@ -94,7 +92,7 @@ class SlidingWindowAttention(nnx.Module):
         """Attention with its output projection, and the cache of the last W tokens.
 
         `starts` is True where a block begins a document: it then sees zeros before it. `states`,
-        ``[N, B, H, S, K]``, are what each block reads if the module was made with `read_states`.
+        ``[N, B, H, S, K]``, fused ``[N, B, S, H, K]``, are what each block reads (`read_states`).
         """
         heads = self.project(x)
         window, cache = self.extend(heads.tokens, cache, starts)
@@ -103,17 +101,16 @@ class SlidingWindowAttention(nnx.Module):
     def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
         """Queries (times |scale|), keys and values; queries and keys have unit length."""
 
-        def blocks(linear):
-            return to_blocks_of_heads(linear(x), block_length or self.window_length, self.num_heads)
+        length = None if self.kernel == "pallas" else block_length or self.window_length
+        axis = HEADS_AXIS[self.kernel]
 
         def heads(linear):
-            fused = self.kernel == "pallas"
-            return to_heads(linear(x), self.num_heads, -2) if fused else blocks(linear)
+            return to_blocks_of_heads(linear(x), length, self.num_heads)
 
         state_queries = None
         if self.read_states:
-            state_queries = scaled_unit(blocks(self.state_query), self.state_scale[...])
-        queries = scaled_unit(heads(self.query), self.scale[...], HEADS_AXIS[self.kernel])
+            state_queries = scaled_unit(heads(self.state_query), self.state_scale[...], axis)
+        queries = scaled_unit(heads(self.query), self.scale[...], axis)
         return Heads(queries, KeysValues(unit(heads(self.key)), heads(self.value)), state_queries)
 
     def extend(
@@ -132,20 +129,17 @@ class SlidingWindowAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Tokens attend to their window and, where they read states, to those; projected."""
-        size = self.window_length
+        size, read = self.window_length, self.core
         if self.kernel == "pallas":
             reach = min(size, T5RelativeBias.reach)
             bias = None if self.relative_bias is None else self.bias(np.arange(1, reach + 1))
             dropout = self.dropout(size, 2 * size, dropout_key)
-            results = [fused_attention(heads.queries, *window, bias, dropout)]
-            if self.read_states:
-                read = from_blocks_of_heads(self.core(heads.state_queries, *states))
-                results.append(to_heads(read, self.num_heads, -2))
-            return self.output(merge_heads(*results, heads_axis=-2))
-        bias = self.band(size, 2 * size, reach=size)
-        results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
+            results, read = [fused_attention(heads.queries, *window, bias, dropout)], fused_read
+        else:
+            bias = self.band(size, 2 * size, reach=size)
+            results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
         if self.read_states:
-            results.append(self.core(heads.state_queries, *states))
+            results.append(read(heads.state_queries, *states))
         return self.output(from_blocks_of_heads(*results))
 
     def attend_to_tokens(

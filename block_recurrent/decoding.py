@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from block_recurrent.fused_attention import HEADS_AXIS
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.recurrent_cell import scan_blocks
 from block_recurrent.token_step import Rings, states_to_read
 from block_recurrent.types import KeysValues, LayerState, ModelState
+from block_recurrent.window import Window, as_block
 
 BEGIN = 0  # what a model reads before the first token of a document: `data.vocabularies.PADDING`
 
@@ -140,8 +142,8 @@ def read_block(model: BlockRecurrentTransformer, memory: ModelState, rings: Ring
         own = KeysValues(*(jnp.roll(leaf, -1 - rings.slot, axis=1)[None] for leaf in ring))
         recurrent = before.recurrent
         if recurrent is not None:
-            blocks = KeysValues(*(leaf[None] for leaf in own))
-            window, _ = layer.attention.extend(blocks, before.cache, None)
+            block = as_block(own, HEADS_AXIS[layer.attention.kernel])
+            window = Window(block, before.cache, None)
             recurrent, _ = scan_blocks(layer.cell, recurrent, window.joined())
         after.append(LayerState(own, recurrent))
     return tuple(after)

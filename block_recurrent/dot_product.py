@@ -38,19 +38,33 @@ def to_heads(
 
 
 def to_blocks_of_heads(
-    x: Float[Array, "B T HK"], window_length: int, num_heads: int
-) -> Float[Array, "N B H W K"]:
-    """Cuts a segment into blocks and its width into heads, in one transposition."""
+    x: Float[Array, "B T HK"], window_length: int | None, num_heads: int
+) -> Float[Array, "N B H W K"] | Float[Array, "B T H K"]:
+    """Cuts a segment into blocks and its width into heads, in one transposition.
+
+    Without a length of blocks there are none, and heads stay behind the length.
+    """
+    if window_length is None:
+        return to_heads(x, num_heads, -2)
     batch, length, _ = x.shape
     x = x.reshape(batch, length // window_length, window_length, num_heads, -1)
     return jnp.transpose(x, (1, 0, 3, 2, 4))
 
 
-def from_blocks_of_heads(*results: Float[Array, "N B H W K"]) -> Float[Array, "B T HK"]:
+def from_blocks_of_heads(
+    *results: Float[Array, "N B H W K"] | Float[Array, "B T H K"],
+) -> Float[Array, "B T HK"]:
     """Joins blocks and heads again, those of several attentions side by side."""
     y = jnp.concatenate(results, axis=2)
+    if y.ndim == 4:
+        return y.reshape(*y.shape[:2], -1)
     blocks, batch, _, window, _ = y.shape
     return jnp.transpose(y, (1, 0, 3, 2, 4)).reshape(batch, blocks * window, -1)
+
+
+def heads_first(x: Float[Array, "*axes K"], heads_axis: int) -> Float[Array, "*batch H M K"]:
+    """The same, its heads before the length."""
+    return jnp.moveaxis(x, heads_axis, -3)
 
 
 def merge_heads(

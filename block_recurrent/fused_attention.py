@@ -15,6 +15,7 @@ def choose_kernel(
     wanted: str,
     window_length: int,
     head_size: int,
+    num_states: int = 0,
     platform: str | None = None,
     capability: str | None = None,
     num_devices: int | None = None,
@@ -29,6 +30,7 @@ def choose_kernel(
       wanted: `ModelConfig.attention_kernel`.
       window_length: W.
       head_size: K.
+      num_states: S, of the states that the layer reads, if any.
       platform: as `jax.default_backend()` names it; None: that one.
       capability: a GPU's compute capability; None: that of the one at hand.
       num_devices: None: all there are.
@@ -41,7 +43,8 @@ def choose_kernel(
     platform = platform or jax.default_backend()
     capability = capability or getattr(jax.devices()[0], "compute_capability", None)
     num_devices = num_devices or jax.device_count()
-    reason = _misfit(window_length, head_size, platform, capability, num_devices)
+    lengths = {"window_length": window_length, "num_states": num_states}
+    reason = _misfit(lengths, head_size, platform, capability, num_devices)
     if wanted == "auto":
         return "pallas" if platform in ("gpu", "tpu") and reason is None else "xla"
     if reason:
@@ -53,7 +56,11 @@ def choose_kernel(
 
 
 def _misfit(
-    window_length: int, head_size: int, platform: str, capability: str | None, num_devices: int
+    lengths: dict[str, int],
+    head_size: int,
+    platform: str,
+    capability: str | None,
+    num_devices: int,
 ) -> str | None:
     """What the kernels of a platform need and do not get; interpreted on CPU they take any size.
 
@@ -64,8 +71,9 @@ def _misfit(
     if platform == "tpu" and num_devices > 1:  # jax-ml/jax issue 38196: not split over TPUs
         return f"a single TPU, not {num_devices}"
     unit = {"gpu": 16, "tpu": 128}.get(platform, 1)
-    if window_length % unit:
-        return f"a window_length that is a multiple of {unit}, not {window_length}"
+    for name, length in lengths.items():
+        if length % unit:
+            return f"a {name} that is a multiple of {unit}, not {length}"
     if platform == "gpu" and head_size not in (16, 32, 64, 128):
         return f"a head_size of 16, 32, 64 or 128, not {head_size}"
     if platform == "tpu" and head_size % 128:
@@ -92,3 +100,20 @@ def fused_attention(
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     bands = choose_bands(carried.keys.shape[1], queries.dtype)
     return window_attention(queries, tokens, carried, starts, bias, dropout, bands)
+
+
+def fused_read(
+    queries: Float[Array, "B T H K"],
+    keys: Float[Array, "*blocks B V H K"],
+    values: Float[Array, "*blocks B V H K"],
+) -> Float[Array, "B T H K"]:
+    """`kernels.unmasked_attention`: every query of a block sees all keys of the block.
+
+    Without the axis of blocks there is one, of all queries.
+    """
+    from block_recurrent.kernels.default_tiles import choose_rectangles
+    from block_recurrent.kernels.window_attention import unmasked_attention
+
+    keys, values = (x.reshape(-1, *x.shape[-4:]) for x in (keys, values))
+    tilings = choose_rectangles(queries.shape[1] // len(keys), keys.shape[2], queries.dtype)
+    return unmasked_attention(queries, KeysValues(keys, values), tilings)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from block_recurrent.dot_product import attend, merge_heads
+from block_recurrent.dot_product import attend, heads_first, merge_heads
+from block_recurrent.fused_attention import HEADS_AXIS
 from block_recurrent.layers import RecurrentLayer
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.recurrent_cell import RecurrentCell
@@ -68,10 +69,12 @@ def look_at_layer(layer: RecurrentLayer, x: Float[Array, "B W D"], before: Layer
     cell, state = layer.cell, before.recurrent
     heads = layer.attention.project(layer.attention_norm(x))
     window, _ = layer.attention.extend(heads.tokens, before.cache, None)
-    tokens = jax.tree.map(lambda leaf: leaf[0], window.joined())
     h = cell.with_ids(state)
-    queries, token_queries = cell.queries(h)
-    states = cell.keys_values(h)
+    tokens = jax.tree.map(lambda leaf: leaf[0], window.joined())
+    seen = heads.state_queries, cell.queries(h), cell.keys_values(h), tokens
+    state_queries, (queries, token_queries), states, tokens = jax.tree.map(
+        lambda leaf: heads_first(leaf, HEADS_AXIS[cell.kernel]), seen
+    )
     attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
     return Look(
         entering=state,
@@ -79,7 +82,9 @@ def look_at_layer(layer: RecurrentLayer, x: Float[Array, "B W D"], before: Layer
         gates=gate_values(cell, state, attended),
         states_to_states=attention_weights(queries, states),
         states_to_tokens=attention_weights(token_queries, tokens),
-        tokens_to_states=attention_weights(heads.state_queries[0], states),
+        tokens_to_states=attention_weights(
+            state_queries.reshape(len(x), *state_queries.shape[-3:]), states
+        ),
     )
 
 

@@ -31,7 +31,7 @@ class TransformerLayer(nnx.Module):
             dropout_rate=config.dropout_rate,
             remat=config.remat == "attention",
             dtype=dtype,
-            kernel="xla" if config.attention == "full" else config.attention_kernel,
+            kernel=config.kernel(read_states),
             rngs=rngs,
         )
         self.ffn_norm = nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, rngs=rngs)
@@ -96,6 +96,7 @@ class RecurrentLayer(TransformerLayer):
             gate=config.gate,
             configuration=config.configuration,
             dtype=config.dtype,
+            kernel=self.attention.kernel,
             rngs=rngs,
         )
 

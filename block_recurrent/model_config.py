@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
+from block_recurrent.fused_attention import choose_kernel
 
 # Fields that change neither a model's parameters nor what it computes of tokens.
 NO_MATTER = ("dropout_rate", "remat", "attention_kernel")
@@ -35,11 +36,12 @@ class ModelConfig:
         feed-forward network); Figure 2 of the paper.
       feedback: every layer attends to the state of the last recurrent layer; the whole stack then
         runs block by block.
-      attention_kernel: what computes sliding-window attention, always the same: 'xla'; 'pallas',
-        kernels that never write the W × 2W weights to memory (a GPU takes W a multiple of 16 and K
-        of 16, 32, 64 or 128; a single TPU multiples of 128 for both; a CPU interprets them, for
-        tests); or 'auto': 'pallas' on a GPU or TPU that takes the sizes, else 'xla'. The
-        default is 'xla' because the kernels have not yet run on such hardware.
+      attention_kernel: what computes the attention of tokens and states, always the same: 'xla';
+        'pallas', kernels that never write the W × 2W weights to memory (a GPU takes multiples of 16
+        for W and, in layers that read states, S, and K of 16, 32, 64 or 128; a single TPU multiples
+        of 128 for all; a CPU interprets them, for tests); or 'auto': 'pallas' in the layers of
+        which a GPU or TPU takes the sizes, else 'xla'. The default is 'xla' because the kernels
+        have not yet run on such hardware.
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
       remat: what training computes a second time instead of keeping it for the gradient: 'none';
@@ -90,6 +92,12 @@ class ModelConfig:
             raise UserError("feedback = True needs at least one index in recurrent_layers")
         if self.positions == "rope" and self.head_size % 2:
             raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
+
+    def kernel(self, read_states: bool) -> str:
+        """What computes the attention of a layer, 'xla' or 'pallas', on the platform at hand."""
+        wanted = "xla" if self.attention == "full" else self.attention_kernel
+        num_states = self.num_states if read_states else 0
+        return choose_kernel(wanted, self.window_length, self.head_size, num_states)
 
     @property
     def has_recurrent_state(self) -> bool:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from block_recurrent.dot_product import attend, merge_heads, scaled_unit, to_heads, unit
 from block_recurrent.feed_forward import FeedForward
+from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_read
 from block_recurrent.gates import GATES
 from block_recurrent.linear import linear
 from block_recurrent.types import KeysValues
@@ -33,7 +34,7 @@ class RecurrentCell(nnx.Module):
         state = cell.initial_state(batch_size)
         state, read = jax.lax.scan(cell, state, tokens)   # tokens: KeysValues [N, B, H, V, K]
 
-    Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]`` (V = 2W: a block and the one before).
+    Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]``, fused ``[B, V, H, K]`` (V = 2W keys).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RecurrentCell(nnx.Module):
         gate: str = "fixed",
         configuration: str = "skip",
         dtype: str = "float32",
+        kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
         def new_gate(input_size):
@@ -59,6 +61,7 @@ class RecurrentCell(nnx.Module):
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
+        self.kernel = choose_kernel(kernel, 0, head_size, num_states)
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
         self.norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)
@@ -97,24 +100,27 @@ class RecurrentCell(nnx.Module):
         h = self.with_ids(state)
         queries, token_queries = self.queries(h)
         states = self.keys_values(h)
-        attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
-        return self.update(state, attended), states
+        read = fused_read if self.kernel == "pallas" else attend
+        results = read(queries, *states), read(token_queries, *tokens)
+        return self.update(state, merge_heads(*results, heads_axis=HEADS_AXIS[self.kernel])), states
 
     def read(self, state: Float[Array, "B S D"]) -> KeysValues:
-        """Keys and values ``[B, H, S, K]`` of a state, for tokens to attend to."""
+        """Keys and values ``[B, H, S, K]``, or ``[B, S, H, K]``, of a state, for tokens."""
         return self.keys_values(self.with_ids(state))
 
-    def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], ...]:
+    def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B _ _ K"], ...]:
         """To the states and to the tokens, of states that are normed and have their positions."""
-        return (
-            scaled_unit(to_heads(self.query(h), self.num_heads), self.scale[...]),
-            scaled_unit(to_heads(self.token_query(h), self.num_heads), self.token_scale[...]),
-        )
+        axis = HEADS_AXIS[self.kernel]
+        queries = scaled_unit(self.heads(self.query(h)), self.scale[...], axis)
+        return queries, scaled_unit(self.heads(self.token_query(h)), self.token_scale[...], axis)
 
     def keys_values(self, h: Float[Array, "B S D"]) -> KeysValues:
         """Keys and values of states that are normed and have their positions."""
-        keys = to_heads(self.key(h), self.num_heads)
-        return KeysValues(unit(keys), to_heads(self.value(h), self.num_heads))
+        return KeysValues(unit(self.heads(self.key(h))), self.heads(self.value(h)))
+
+    def heads(self, x: Float[Array, "B S HK"]) -> Array:
+        """Split into heads as the kernel takes them."""
+        return to_heads(x, self.num_heads, HEADS_AXIS[self.kernel])
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The normed state plus the learned position of each vector, which tells them apart."""

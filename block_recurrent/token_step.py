@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from block_recurrent.attention import SlidingWindowAttention
-from block_recurrent.dot_product import merge_heads
+from block_recurrent.dot_product import heads_first, merge_heads
+from block_recurrent.fused_attention import HEADS_AXIS
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.positions import HIDDEN, rotate, turn, turns
 from block_recurrent.types import KeysValues, ModelState
@@ -79,8 +80,14 @@ def states_to_read(
     model: BlockRecurrentTransformer, memory: ModelState
 ) -> tuple[KeysValues | None, ...]:
     """Keys and values ``[B, H, S, K]`` of the states that each recurrent layer has in a block."""
+
+    def read(cell, state):
+        return jax.tree.map(
+            lambda leaf: heads_first(leaf, HEADS_AXIS[cell.kernel]), cell.read(state)
+        )
+
     return tuple(
-        None if state.recurrent is None else layer.cell.read(state.recurrent)
+        None if state.recurrent is None else read(layer.cell, state.recurrent)
         for layer, state in zip(model.layers, memory, strict=True)
     )
 
@@ -149,6 +156,6 @@ def attend_to_ring(
     if visible is not None:
         results[0] *= visible.any(axis=1)[:, None, None, None]
     if states is not None:
-        results.append(attention.core(heads.state_queries[0], *states))
+        results.append(attention.core(heads.state_queries.reshape(shape), *states))
     own = KeysValues(*(leaf.reshape(-1, 1, shape[-1]) for leaf in heads.tokens))
     return attention.output(merge_heads(*results)), own

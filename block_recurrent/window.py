@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.dot_product import to_blocks_of_heads
 from block_recurrent.types import KeysValues
 
 
 class Heads(NamedTuple):
     """What attention computes from its input; `state_queries` only where it reads states.
 
-    Queries, keys and values of tokens, if the fused kernels read them, as ``[B, T, H, K]``.
+    All as ``[B, T, H, K]`` where the fused kernels read them.
     """
 
     queries: Float[Array, "N B H W K"] | Float[Array, "B T H K"]
     tokens: KeysValues
-    state_queries: Float[Array, "N B H W K"] | None
+    state_queries: Float[Array, "N B H W K"] | Float[Array, "B T H K"] | None
 
 
 class Window(NamedTuple):
@@ -45,15 +44,24 @@ class Window(NamedTuple):
         return jax.tree.map(last_block, self.tokens)
 
     def joined(self) -> KeysValues:
-        """The 2W keys and values ``[N, B, H, 2W, K]`` of each block, the earlier ones first."""
+        """The 2W keys and values ``[N, B, H, 2W, K]`` of each block, the earlier ones first.
+
+        ``[N, B, 2W, H, K]`` of a segment.
+        """
 
         def previous_and_own(own, carried):
+            length_axis = -2
             if own.ndim == 4:
-                merged = own.reshape(*own.shape[:2], -1)
-                own = to_blocks_of_heads(merged, carried.shape[2], carried.shape[1])
+                length_axis, carried = -3, carried.swapaxes(1, 2)
+                own = jnp.moveaxis(own.reshape(len(own), -1, *carried.shape[1:]), 1, 0)
             previous = jnp.concatenate([carried[None].astype(own.dtype), own[:-1]])
             if self.starts is not None:
                 previous = jnp.where(self.starts.T[:, :, None, None, None], 0, previous)
-            return jnp.concatenate([previous, own], axis=-2)
+            return jnp.concatenate([previous, own], axis=length_axis)
 
         return KeysValues(*map(previous_and_own, self.tokens, self.carried))
+
+
+def as_block(cache: KeysValues, heads_axis: int) -> KeysValues:
+    """The tokens of which a `Window` of one block has this `last`."""
+    return jax.tree.map(lambda leaf: leaf[None] if heads_axis == -3 else leaf.swapaxes(1, 2), cache)

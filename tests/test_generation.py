@@ -20,6 +20,7 @@ NEW = 2 * W + 3
 MORE = {
     "rope_feedback": {"positions": "rope", "feedback": True},
     "rope_full_attention": {"positions": "rope", "attention": "full", "recurrent_layers": ()},
+    "fused": {"attention_kernel": "pallas", "num_layers": 2},
 }
 KINDS = ["fixed_skip", "feedback", "rope", "full_attention"]
 
@@ -74,7 +75,7 @@ def as_read(prompts, rows):
 
 
 LONG = {"two_recurrent_layers", "gru_single", "lstm_dual", "feedback_two_recurrent_layers"}
-LONG |= {"bfloat16", "rope_feedback", "rope_full_attention"}  # to compile
+LONG |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}  # to compile
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ def recorded(request):
     golden, model = load(path)
     for layer in model.layers:
         layer.attention.kernel = kernel
+        if hasattr(layer, "cell"):
+            layer.cell.kernel = kernel
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
 

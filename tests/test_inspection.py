@@ -54,6 +54,15 @@ def test_looks_follow_the_model(variant):
     assert set(found[0]) == set(model.config.recurrent_indices)
 
 
+def test_looks_are_the_same_with_fused_kernels():
+    tokens = make_tokens(2, 2 * W)
+    plain, fused = (
+        looks_along(make_model(num_layers=2, attention_kernel=kernel), tokens)
+        for kernel in ("xla", "pallas")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), fused, plain)
+
+
 def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 

@@ -23,9 +23,13 @@ from block_recurrent.dot_product import (
     unit,
 )
 from block_recurrent.fused_attention import choose_kernel
-from block_recurrent.kernels.band import Band, Tiles
-from block_recurrent.kernels.default_tiles import choose_bands
-from block_recurrent.kernels.window_attention import Bands, window_attention
+from block_recurrent.kernels.band import Band, Rectangle, Tiles
+from block_recurrent.kernels.default_tiles import choose_bands, choose_rectangles
+from block_recurrent.kernels.window_attention import (
+    Tilings,
+    unmasked_attention,
+    window_attention,
+)
 from block_recurrent.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.window import Window
 from tiny import QUICK, VARIANTS, make_model, make_tokens, split
@@ -53,7 +57,8 @@ def plain_attention(queries, tokens, carried, starts, bias, dropout):
     """What `window_attention` computes, with weights W × 2W."""
     window, heads = carried.keys.shape[1:3]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    keys, values = Window(tokens, carried, starts).joined()
+    joined = Window(tokens, carried, starts).joined()
+    keys, values = (x.swapaxes(-3, -2) for x in joined)
     queries = to_blocks_of_heads(queries.reshape(*queries.shape[:2], -1), window, heads)
     if bias is None:
         positions = np.arange(2 * window)
@@ -85,7 +90,7 @@ def fused(platform, *tiles):
 
     def attention(queries, tokens, carried, *rest):
         window = carried.keys.shape[1]
-        bands = Bands(*(Band(window, Tiles(*each), platform, interpret=True) for each in tiles))
+        bands = Tilings(*(Band(window, Tiles(*each), platform, interpret=True) for each in tiles))
         return window_attention(queries, tokens, carried, *rest, bands)
 
     return attention
@@ -166,6 +171,86 @@ def test_about_half_of_the_columns_is_computed(window):
         assert window % band.tiles.queries == 0 == band.tiles.queries % band.tiles.keys
 
 
+# Without band and bias
+
+
+def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
+    """Queries of all blocks, and the keys and values of each."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    shape = (blocks, batch, keys, heads, size)
+    scale = jnp.linspace(2.0, 5.0, heads)
+    rows = scaled_unit(normal(batch, blocks * queries, heads, size), scale, heads_axis=-2)
+    return rows, KeysValues(unit(normal(*shape)), normal(*shape))
+
+
+def plain_unmasked_attention(queries, keys_values):
+    """What `unmasked_attention` computes."""
+    keys, values = (x.swapaxes(-3, -2) for x in keys_values)
+    batch, length, heads, _ = queries.shape
+    queries = to_blocks_of_heads(queries.reshape(batch, length, -1), length // len(keys), heads)
+    return from_blocks_of_heads(attend(queries, keys, values)).reshape(batch, length, heads, -1)
+
+
+def unmasked_with_gradients(attention, inputs, d_out):
+    out, backward = jax.vjp(attention, *inputs)
+    return out, *backward(d_out)
+
+
+# Blocks, batch, heads, queries and keys of a block, K; tiles (queries, keys) of each kernel.
+RECTANGLES = {
+    "states to states": ((1, 2, 2, 16, 16, 16), (8, 8), (16, 8), (8, 16)),
+    "odd sizes": ((1, 2, 3, 12, 10, 6), (6, 5), (4, 2), (3, 10)),
+    "tokens to states": ((3, 2, 2, 16, 24, 32), (8, 12), (16, 24), (8, 8)),
+    "more keys in a tile": ((2, 1, 1, 32, 64, 64), (16, 32), (16, 64), (16, 32)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "shape, platform", [(shape, "gpu") for shape in RECTANGLES] + [("tokens to states", "tpu")]
+)
+def test_attention_without_band(shape, platform, dtype):
+    sizes, *tiles = RECTANGLES[shape]
+    inputs = make_unmasked(*sizes, dtype=dtype)
+    _, _, _, queries, keys, _ = sizes
+    tilings = Tilings(
+        *(Rectangle(queries, Tiles(*each), platform, True, keys=keys) for each in tiles)
+    )
+
+    def attention(queries, keys_values):
+        return unmasked_attention(queries, keys_values, tilings)
+
+    d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), dtype)
+    run = jax.jit(unmasked_with_gradients, static_argnums=0, compiler_options=QUICK)
+    found, expected = run(attention, inputs, d_out), run(plain_unmasked_attention, inputs, d_out)
+    tolerance = dict(atol=2e-5, rtol=1e-4) if dtype == "float32" else dict(atol=6e-2, rtol=6e-2)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), **tolerance)
+
+
+@pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_attention_without_band_lowers_for_the_hardware(dtype, size, platform):
+    for blocks, queries, keys in ((1, 512, 512), (1, 512, 1024), (2, 512, 512)):
+        sizes = (blocks, 2, 8, queries, keys, size)
+        abstract = jax.eval_shape(lambda: make_unmasked(*sizes, dtype=dtype))  # noqa: B023
+        tilings = choose_rectangles(queries, keys, dtype, platform)
+
+        def function(inputs, d_out):
+            def attention(*inputs):
+                return unmasked_attention(*inputs, tilings)  # noqa: B023
+
+            return unmasked_with_gradients(attention, inputs, d_out)
+
+        text = lower(function, (abstract, abstract[0]), platform)
+        assert text.count("tpu_custom_call" if platform == "tpu" else "triton") >= 3
+        assert not re.search(rf"<(\d+x){{2,}}{queries}x{keys}x", text)
+
+
 # The machines for which JAX writes code without having them.
 DEVICES = {"gpu": ("cuda", "NVIDIA H100"), "tpu": ("tpu", "TPU v5e")}
 
@@ -185,16 +270,20 @@ def test_lowers_for_the_hardware(variant, dtype, size, platform):
 
         return with_gradients(attention, inputs, d_out)
 
-    name, kind = DEVICES[platform]
-    device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
-    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
-    with jax.sharding.use_abstract_mesh(mesh):
-        lowered = jax.jit(function).trace(*abstract).lower(lowering_platforms=(name,))
-    text = lowered.as_text()
+    text = lower(function, abstract, platform)
     kernels = 3 + (platform == "gpu" and variant != "rope")
     assert text.count("tpu_custom_call" if platform == "tpu" else "triton") >= kernels
     assert not re.search(r"<(\d+x){2,}512x1024x", text)  # nowhere are there weights of W × 2W
     assert not re.search(rf"transpose.*<2x1024x8x{size}x", text)  # no heads are moved
+
+
+def lower(function, inputs, platform: str) -> str:
+    """The program for that platform."""
+    name, kind = DEVICES[platform]
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.jit(function).trace(*inputs).lower(lowering_platforms=(name,)).as_text()
 
 
 def make_abstract(sizes, dtype, variant):
@@ -208,7 +297,7 @@ def make_abstract(sizes, dtype, variant):
     return inputs, tokens.keys
 
 
-@pytest.mark.parametrize("variant", ["fixed_skip", "feedback", "rope"])
+@pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "rope"])
 def test_a_model_computes_the_same_with_either(variant):
     tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
 
@@ -276,15 +365,16 @@ def test_devices_share_the_batch_and_the_heads():
 
 
 def test_auto_takes_the_kernels_where_they_run_and_fit():
-    assert choose_kernel("auto", 512, 128, "cpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "gpu") == "pallas"
-    assert choose_kernel("auto", 512, 96, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "tpu") == "pallas"
-    assert choose_kernel("auto", 512, 128, "tpu", num_devices=4) == "xla"
-    assert choose_kernel("auto", 64, 128, "tpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "gpu", "7.5") == "xla"
-    assert choose_kernel("xla", 512, 128, "gpu") == "xla"
-    assert choose_kernel("pallas", 7, 5, "cpu") == "pallas"
+    assert choose_kernel("auto", 512, 128, 0, "cpu") == "xla"
+    assert choose_kernel("auto", 512, 128, 0, "gpu") == "pallas"
+    assert choose_kernel("auto", 512, 96, 0, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, 0, "tpu") == "pallas"
+    assert choose_kernel("auto", 512, 128, 0, "tpu", num_devices=4) == "xla"
+    assert choose_kernel("auto", 64, 128, 0, "tpu") == "xla"
+    assert choose_kernel("auto", 512, 128, 0, "gpu", "7.5") == "xla"
+    assert choose_kernel("xla", 512, 128, 0, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, 100, "gpu") == "xla"
+    assert choose_kernel("pallas", 7, 5, 0, "cpu") == "pallas"
 
 
 @pytest.mark.parametrize(
@@ -294,11 +384,12 @@ def test_auto_takes_the_kernels_where_they_run_and_fit():
         (512, 96, "gpu", "head_size of 16, 32, 64 or 128, not 96"),
         (192, 128, "tpu", "window_length that is a multiple of 128, not 192"),
         (512, 64, "tpu", "head_size that is a multiple of 128, not 64"),
+        (512, 128, "gpu", "num_states that is a multiple of 16, not 100"),
     ],
 )
 def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
     with pytest.raises(UserError, match=message):
-        choose_kernel("pallas", window, size, platform)
+        choose_kernel("pallas", window, size, 100 if "states" in message else 0, platform)
 
 
 def test_full_attention_has_no_fused_kernel():

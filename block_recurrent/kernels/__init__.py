@@ -1,4 +1,4 @@
-"""Sliding-window attention fused into one kernel, for GPU (Triton) and TPU (Mosaic), in Pallas.
+"""Attention of tokens and states by fused kernels, for GPU (Triton) and TPU (Mosaic), in Pallas.
 
 What XLA does in five passes over `W × 2W` weights a head and block, each written to memory and read
 again, these kernels do without writing any, in forward and gradient; and of the 2W columns they
@@ -10,6 +10,6 @@ In reading order: `band` (geometry, and the mathematics of one tile), `launch` (
 their operands), `forward`, `backward`, `window_attention` (the differentiable function, split over
 devices), `default_tiles` (what the platform takes).
 
-Tokens that read states, and states that read anything, stay with XLA: they are one layer of many,
-and `jax.nn.dot_product_attention` serves them, who have neither band nor bias.
+The same kernels serve tokens that read states, and states that read states and tokens: there every
+query sees every key of its block, with neither band nor bias.
 """

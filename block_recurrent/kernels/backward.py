@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits, tile_slice
+from block_recurrent.kernels.band import (
+    Band,
+    Operands,
+    Tiling,
+    dot,
+    tile_bias,
+    tile_logits,
+    tile_slice,
+)
 from block_recurrent.kernels.launch import (
     keep_of,
     keep_spec,
@@ -41,7 +49,7 @@ class Rows(NamedTuple):
 
 
 def d_queries(
-    operands: Operands, rows: Rows, band: Band, reach: int
+    operands: Operands, rows: Rows, tiling: Tiling, reach: int
 ) -> tuple[Float[Array, "B T HK"], Float[Array, "H C Q V"] | None]:
     """Gradient of the queries and of the strip, over the grid of the forward kernel.
 
@@ -52,33 +60,33 @@ def d_queries(
     """
     batch, heads, length, _ = rows.log_sum.shape
     size = operands.queries.shape[2] // heads
-    by_grid = operands.strip is not None and band.platform == "tpu"
+    by_grid = operands.strip is not None and tiling.platform == "tpu"
     shape = jax.ShapeDtypeStruct
     gradient, strip = launch(
-        functools.partial(_d_queries_kernel, band=band),
-        band,
+        functools.partial(_d_queries_kernel, tiling=tiling),
+        tiling,
         order=("parallel", "arbitrary", "arbitrary", "arbitrary"),
-        grid=(heads, length // band.window, batch, band.query_tiles),
+        grid=(heads, length // tiling.block, batch, tiling.query_tiles),
         in_specs=(
-            operand_specs(operands, band, size),
-            Rows(row_spec(band, size), sum_spec(band), sum_spec(band)),
+            operand_specs(operands, tiling, size),
+            Rows(row_spec(tiling, size), sum_spec(tiling), sum_spec(tiling)),
         ),
-        out_specs=(row_spec(band, size), of_head(operands.strip) if by_grid else None),
+        out_specs=(row_spec(tiling, size), of_head(operands.strip) if by_grid else None),
         out_shape=(
             shape(operands.queries.shape, operands.queries.dtype),
             shape(operands.strip.shape, jnp.float32) if by_grid else None,
         ),
     )(operands, rows)
     if operands.strip is not None and not by_grid:
-        strip = _d_strip(operands, rows, band, reach)
+        strip = _d_strip(operands, rows, tiling, reach)
     return gradient, strip
 
 
-def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band):
+def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, tiling: Tiling):
     """One tile of queries of one block, row and head."""
     queries, d_out = operands.queries[...], rows.d_out[...]
     log_sum, delta = rows.log_sum[...], rows.delta[...]
-    _, block, row, query_tile = program_ids(4, band)
+    _, block, row, query_tile = program_ids(4, tiling)
     kept = keep_of(operands, block, row)
 
     if strip is not None:
@@ -88,12 +96,13 @@ def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band)
             strip[...] = jnp.zeros_like(strip)
 
     def step(strip_tile, gradient):
-        seen = (tile_slice(query_tile * band.ratio + strip_tile, band.tiles.keys), slice(None))
+        tile = tiling.first_tile(query_tile) + strip_tile
+        seen = (tile_slice(tile, tiling.tiles.keys), slice(None))
         keys, values = operands.keys[seen], operands.values[seen]
-        keep = None if kept is None else jnp.where(band.is_own(query_tile, strip_tile), 1.0, kept)
-        bias = tile_bias(operands.strip, strip_tile, band)
+        keep = None if kept is None else jnp.where(tiling.is_own(query_tile, strip_tile), 1.0, kept)
+        bias = tile_bias(operands.strip, strip_tile, tiling)
         mask = None if operands.dropout is None else operands.dropout[strip_tile]
-        logits = tile_logits(queries, keys, keep, bias, strip_tile, band)
+        logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
         _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         if strip is not None:
             strip[strip_tile] += d_logits
@@ -102,7 +111,7 @@ def _d_queries_kernel(operands: Operands, rows: Rows, out, strip, *, band: Band)
         return gradient + dot(d_logits.astype(keys.dtype), keys)
 
     start = jnp.zeros(queries.shape, jnp.float32)
-    out[...] = jax.lax.fori_loop(0, band.strip_tiles, step, start).astype(out.dtype)
+    out[...] = jax.lax.fori_loop(0, tiling.strip_tiles, step, start).astype(out.dtype)
 
 
 def _gradients(logits, d_out, values, mask, keep, log_sum, delta):
@@ -117,49 +126,51 @@ def _gradients(logits, d_out, values, mask, keep, log_sum, delta):
     return weights * mask, weights * (d_weights * mask - delta)
 
 
-def _d_strip(operands: Operands, rows: Rows, band: Band, reach: int) -> Float[Array, "H C Q V"]:
+def _d_strip(operands: Operands, rows: Rows, tiling: Band, reach: int) -> Float[Array, "H C Q V"]:
     """Gradient of the strip on a GPU: a program a tile of the strip and part of the batch.
 
     Two of the products of a tile are computed a second time for it: cheaper than to write the
     gradient of the logits to memory, or to add it up there.
     """
     heads = rows.log_sum.shape[1]
-    tile, far = (band.tiles.queries, band.tiles.keys), band.far_tiles(reach)
+    tile, far = (tiling.tiles.queries, tiling.tiles.keys), tiling.far_tiles(reach)
     everything, of_rows = jax.tree.map(lambda _: pl.BlockSpec(), (operands, rows))
     parts = launch(
-        functools.partial(_d_strip_kernel, band=band, far=far),
-        band,
-        grid=(heads, PARTS, band.strip_tiles - far),
+        functools.partial(_d_strip_kernel, tiling=tiling, far=far),
+        tiling,
+        grid=(heads, PARTS, tiling.strip_tiles - far),
         in_specs=(everything._replace(strip=of_head(operands.strip)), of_rows),
         out_specs=pl.BlockSpec((None, None, None, *tile), lambda h, p, c: (p, h, c, 0, 0)),
-        out_shape=jax.ShapeDtypeStruct((PARTS, heads, band.strip_tiles - far, *tile), jnp.float32),
+        out_shape=jax.ShapeDtypeStruct(
+            (PARTS, heads, tiling.strip_tiles - far, *tile), jnp.float32
+        ),
     )(operands, rows)
     return parts.sum(axis=0)
 
 
-def _d_strip_kernel(operands: Operands, rows: Rows, out, *, band: Band, far: int):
+def _d_strip_kernel(operands: Operands, rows: Rows, out, *, tiling: Band, far: int):
     """One tile of the strip of one head, summed over a part of all tiles of queries."""
-    head, part, strip_tile = program_ids(3, band)
+    head, part, strip_tile = program_ids(3, tiling)
     strip_tile += far
     batch, heads, length, _ = rows.log_sum.shape
     columns = tile_slice(head, operands.queries.shape[2] // heads)
-    tiles = length // band.tiles.queries  # of queries in a row of the batch
-    bias = tile_bias(operands.strip, strip_tile, band)
+    tiles = length // tiling.tiles.queries  # of queries in a row of the batch
+    bias = tile_bias(operands.strip, strip_tile, tiling)
 
     def step(item, gradient):
         row, tile = item // tiles, item % tiles
-        block, query_tile = tile // band.query_tiles, tile % band.query_tiles
-        mine = tile_slice(tile, band.tiles.queries)
-        seen = (row, tile_slice(tile * band.ratio + strip_tile, band.tiles.keys), columns)
+        block, query_tile = tile // tiling.query_tiles, tile % tiling.query_tiles
+        mine = tile_slice(tile, tiling.tiles.queries)
+        seen = (row, tile_slice(tile * tiling.ratio + strip_tile, tiling.tiles.keys), columns)
         keep = None
         if operands.keep is not None:
             kept = operands.keep[block, row]
-            keep = jnp.where(band.is_own(query_tile, strip_tile), 1.0, kept)
+            keep = jnp.where(tiling.is_own(query_tile, strip_tile), 1.0, kept)
         mask = None if operands.dropout is None else operands.dropout[head, query_tile, strip_tile]
         queries, d_out = (ref[row, mine, columns] for ref in (operands.queries, rows.d_out))
         log_sum, delta = (ref[row, head, mine, :] for ref in (rows.log_sum, rows.delta))
         values = operands.values[seen]
-        logits = tile_logits(queries, operands.keys[seen], keep, bias, None, band)
+        logits = tile_logits(queries, operands.keys[seen], keep, bias, None, tiling)
         _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         return gradient + d_logits
 
@@ -169,82 +180,77 @@ def _d_strip_kernel(operands: Operands, rows: Rows, out, *, band: Band, far: int
 
 
 def d_keys_values(
-    operands: Operands, rows: Rows, band: Band, blocks: range
+    operands: Operands, rows: Rows, tiling: Tiling, blocks: range
 ) -> tuple[Float[Array, "B M HK"], Float[Array, "B M HK"]]:
-    """Gradients of keys and values: a program a tile of keys, which two blocks see.
+    """Gradients of keys and values: a program a tile of keys, which one or two blocks see.
 
-    The block after it sees the tile as part of its past, the tile's own block as part of itself.
+    In a band the block after sees the tile as part of its past, the tile's own block as part of
+    itself.
 
     Args:
       operands: what the forward kernel reads.
       rows: of all queries.
-      band: the band.
-      blocks: of the keys, those to differentiate by: 0 is the carried block.
+      tiling: who sees what.
+      blocks: of the keys, those to differentiate by: in a band, 0 is the carried block.
     """
     batch, heads, length, _ = rows.log_sum.shape
-    window, width = band.window, operands.keys.shape[2]
-    size, last = width // heads, length // window - 1
+    first_axis, _, width = operands.keys.shape
+    size, last = width // heads, length // tiling.block - 1
 
-    def seen_by(block_of):
-        whole = pl.BlockSpec((None, window, size), lambda h, n, b, c: (b, block_of(n), h))
-        sums = pl.BlockSpec((None, None, window, 1), lambda h, n, b, c: (b, h, block_of(n), 0))
+    def seen_by(offset):
+        def block(n):
+            return jnp.clip(blocks.start + n + offset, 0, last)
+
+        whole = pl.BlockSpec((None, tiling.block, size), lambda h, n, b, c: (b, block(n), h))
+        sums = pl.BlockSpec((None, None, tiling.block, 1), lambda h, n, b, c: (b, h, block(n), 0))
         return whole, Rows(whole, sums, sums)
 
-    def tile_after(skipped):
-        return pl.BlockSpec(
-            (None, band.tiles.keys, size),
-            lambda h, n, b, c: (b, (skipped + n) * band.key_tiles + c, h),
-        )
-
-    after = seen_by(lambda n: jnp.minimum(blocks.start + n, last))
-    own = seen_by(lambda n: jnp.maximum(blocks.start + n - 1, 0))
-    tile, gradient = tile_after(blocks.start), tile_after(0)
+    tile = tiling.key_spec(size, batch, blocks.start)
+    gradient = tiling.key_spec(size, batch, 0)
     strip, dropout = of_head(operands.strip), of_head(operands.dropout)
-    keep = None if operands.keep is None else keep_spec(band)
-    shape = (batch, len(blocks) * window, width)
-    readers = (operands.queries, rows)
+    keep = None if operands.keep is None else keep_spec(tiling)
+    keys = batch * len(blocks) * tiling.key_tiles * tiling.tiles.keys
+    shape = (first_axis, keys // first_axis, width)
     return launch(
-        functools.partial(_d_keys_values_kernel, band=band, first=blocks.start, last=last),
-        band,
-        grid=(heads, len(blocks), batch, band.key_tiles),
-        in_specs=((after, own), Operands(None, tile, tile, keep, strip, dropout)),
+        functools.partial(_d_keys_values_kernel, tiling=tiling, first=blocks.start, last=last),
+        tiling,
+        grid=(heads, len(blocks), batch, tiling.key_tiles),
+        in_specs=(
+            tuple(map(seen_by, tiling.readers)),
+            Operands(None, tile, tile, keep, strip, dropout),
+        ),
         out_specs=(gradient, gradient),
         out_shape=(jax.ShapeDtypeStruct(shape, operands.keys.dtype),) * 2,
-    )((readers, readers), operands._replace(queries=None))
+    )(((operands.queries, rows),) * len(tiling.readers), operands._replace(queries=None))
 
 
 def _d_keys_values_kernel(
-    readers, operands: Operands, d_keys, d_values, *, band: Band, first: int, last: int
+    readers, operands: Operands, d_keys, d_values, *, tiling: Tiling, first: int, last: int
 ):
     """One tile of keys of one block, row and head."""
     keys, values = operands.keys[...], operands.values[...]
-    _, block, row, key_tile = program_ids(4, band)
+    _, block, row, key_tile = program_ids(4, tiling)
     block += first
+    carry = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
+    reading = zip(tiling.readers, readers, tiling.spans(key_tile), strict=True)
+    for offset, (queries_ref, rows), (begin, end, place) in reading:
 
-    def sums(own, first, last, start):
-        queries_ref, rows = readers[own]
-
-        def step(query_tile, carry):
+        def step(query_tile, carry, queries_ref=queries_ref, rows=rows, place=place):
             d_keys, d_values = carry
-            mine = (tile_slice(query_tile, band.tiles.queries), slice(None))
+            mine = (tile_slice(query_tile, tiling.tiles.queries), slice(None))
             queries, d_out = queries_ref[mine], rows.d_out[mine]
-            strip_tile = own * band.key_tiles + key_tile - query_tile * band.ratio
-            bias = tile_bias(operands.strip, strip_tile, band)
+            strip_tile = place(query_tile)
+            bias = tile_bias(operands.strip, strip_tile, tiling)
             mask = None if operands.dropout is None else operands.dropout[query_tile, strip_tile]
-            logits = tile_logits(queries, keys, None, bias, strip_tile, band)
+            logits = tile_logits(queries, keys, None, bias, strip_tile, tiling)
             weights, d_logits = _gradients(
                 logits, d_out, values, mask, None, rows.log_sum[mine], rows.delta[mine]
             )
             d_values = d_values + dot(weights.astype(d_out.dtype), d_out, (0, 0))
             return d_keys + dot(d_logits.astype(queries.dtype), queries, (0, 0)), d_values
 
-        return jax.lax.fori_loop(first, last, step, start)
-
-    seen = block <= last
-    if operands.keep is not None:  # a document's start sees zeros, not this tile
-        seen &= operands.keep[jnp.minimum(block, last), row] != 0
-    mine = key_tile // band.ratio
-    start = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
-    carry = sums(0, 0, jnp.where(seen, mine + 1, 0), start)
-    carry = sums(1, mine, jnp.where(block > 0, band.query_tiles, mine), carry)
+        seen = (block + offset >= 0) & (block + offset <= last)
+        if operands.keep is not None and offset == 0:  # a document's start sees zeros instead
+            seen &= operands.keep[jnp.minimum(block, last), row] != 0
+        carry = jax.lax.fori_loop(begin, jnp.where(seen, end, begin), step, carry)
     d_keys[...], d_values[...] = (x.astype(d_keys.dtype) for x in carry)

@@ -1,10 +1,13 @@
-"""The band that a block's queries see, cut into tiles; what every kernel computes of one tile.
+"""What a block's queries see, cut into tiles; what every kernel computes of one tile.
 
-Query i of a block sees key j of the 2W before and around it iff i ≤ j < i + W. A tile of Q queries
-therefore sees Q + W columns of keys, which begin at its own first row: the *strip*. In its strip a
-tile finds the same distances, whatever its place in the block, so one strip of biases a head,
-``[Q, W + Q]``, serves all tiles, and only its C = (W + Q) / V tiles of keys are ever visited:
-of the 2W columns about half, all others being hidden.
+*The band* of sliding-window attention: query i of a block sees key j of the 2W before and around it
+iff i ≤ j < i + W. A tile of Q queries therefore sees Q + W columns of keys, which begin at its own
+first row: the *strip*. In its strip a tile finds the same distances, whatever its place in the
+block, so one strip of biases a head, ``[Q, W + Q]``, serves all tiles, and only its
+C = (W + Q) / V tiles of keys are ever visited: of the 2W columns about half, all others being
+hidden.
+
+*The rectangle*, where every query sees every key: its strip is all of them.
 """
 
 import dataclasses
@@ -25,7 +28,7 @@ LOG2_E = math.log2(math.e)
 class Tiles:
     """Sizes of the tiles, and how many warps and pipeline stages a GPU gives to one.
 
-    The window is a multiple of `queries`, which is a multiple of `keys`.
+    A block is a multiple of `queries`, which in a band is a multiple of `keys`.
     """
 
     queries: int
@@ -35,10 +38,14 @@ class Tiles:
 
 
 @dataclasses.dataclass(frozen=True)
-class Band:
-    """A window, its tiles, and what computes them."""
+class Tiling:
+    """The queries of a block, their tiles, and what computes them.
 
-    window: int
+    A subclass says what they see: `key_tiles` of keys a block, `strip_tiles` of them a tile of
+    queries, from `first_tile` on, and the rest, for the kernels to be the same.
+    """
+
+    block: int
     tiles: Tiles
     platform: Literal["gpu", "tpu"]
     interpret: bool = False
@@ -46,17 +53,24 @@ class Band:
     @property
     def query_tiles(self) -> int:
         """Tiles of queries in a block."""
-        return self.window // self.tiles.queries
+        return self.block // self.tiles.queries
+
+
+class Band(Tiling):
+    """A block is as long as the window, and sees its own keys and those of the block before."""
+
+    # By which blocks of queries the keys of block m, of which 0 is the carried one, are seen.
+    readers = (0, -1)
 
     @property
     def key_tiles(self) -> int:
         """Tiles of keys in a block."""
-        return self.window // self.tiles.keys
+        return self.block // self.tiles.keys
 
     @property
     def strip_tiles(self) -> int:
         """Tiles of keys in the strip that a tile of queries sees."""
-        return (self.window + self.tiles.queries) // self.tiles.keys
+        return (self.block + self.tiles.queries) // self.tiles.keys
 
     @property
     def ratio(self) -> int:
@@ -65,7 +79,48 @@ class Band:
 
     def far_tiles(self, reach: int) -> int:
         """Tiles of keys, from the left of the strip, of which none is nearer than `reach`."""
-        return max(self.window + 1 - reach, 0) // self.tiles.keys
+        return max(self.block + 1 - reach, 0) // self.tiles.keys
+
+    def first_tile(self, query_tile) -> Array:
+        """Where the strip of a tile of queries begins, in tiles of the 2W keys."""
+        return query_tile * self.ratio
+
+    def spans(self, key_tile) -> tuple[tuple, ...]:
+        """Of each reader the tiles of queries that see a tile of keys, and where in their strips.
+
+        As first tile, end, and a function from a tile of queries to the place in its strip.
+        """
+
+        def in_strip(own):
+            return lambda tile: own * self.key_tiles + key_tile - tile * self.ratio
+
+        mine = key_tile // self.ratio
+        return (0, mine + 1, in_strip(0)), (mine, self.query_tiles, in_strip(1))
+
+    def seen_spec(self, size: int, batch: int) -> pl.BlockSpec:
+        """Keys that a block sees, of ``[B, W + T, H·K]``, for a grid of (head, block, row, tile).
+
+        Two neighbouring blocks, of which every block is in its turn the second and the first.
+        """
+        # Mosaic wants all axes to be counted in elements, or none.
+        pair = (None, pl.Element(2 * self.block), pl.Element(size))
+        return pl.BlockSpec(pair, lambda h, n, b, r: (b, n * self.block, h * size))
+
+    def key_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
+        """A tile of keys, the blocks being counted from `first` on."""
+        tile, tiles = (None, self.tiles.keys, size), self.key_tiles
+        return pl.BlockSpec(tile, lambda h, n, b, c: (b, (first + n) * tiles + c, h))
+
+    def hide(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
+        """HIDDEN outside the band."""
+        row, column = self.place_in_strip(strip_tile)
+        return jnp.where((row <= column) & (column < row + self.block), logits, HIDDEN)
+
+    def place_in_strip(self, strip_tile) -> tuple[Array, Array]:
+        """Row and column in the strip of each pair of a tile."""
+        shape = (self.tiles.queries, self.tiles.keys)
+        row = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        return row, jax.lax.broadcasted_iota(jnp.int32, shape, 1) + strip_tile * self.tiles.keys
 
     def is_own(self, query_tile, strip_tile) -> Array:
         """Whether a tile of the strip lies in the own block, not in the one before.
@@ -74,7 +129,47 @@ class Band:
           query_tile: whose strip, counted within the block.
           strip_tile: counted from the left of the strip.
         """
-        return query_tile * self.ratio + strip_tile >= self.key_tiles
+        return self.first_tile(query_tile) + strip_tile >= self.key_tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Rectangle(Tiling):
+    """Every block has keys of its own, all of which each of its queries sees."""
+
+    keys: int = dataclasses.field(kw_only=True)
+
+    readers = (0,)
+
+    @property
+    def key_tiles(self) -> int:
+        """Tiles of keys in a block."""
+        return self.keys // self.tiles.keys
+
+    @property
+    def strip_tiles(self) -> int:
+        """All of them."""
+        return self.key_tiles
+
+    def first_tile(self, query_tile) -> int:
+        """Where the strip begins."""
+        return 0
+
+    def spans(self, key_tile) -> tuple[tuple, ...]:
+        """All tiles of queries see it; see `Band.spans`."""
+        return ((0, self.query_tiles, lambda _: key_tile),)
+
+    def seen_spec(self, size: int, batch: int) -> pl.BlockSpec:
+        """Keys of a block, of ``[N·B, V, H·K]``."""
+        return pl.BlockSpec((None, self.keys, size), lambda h, n, b, r: (n * batch + b, 0, h))
+
+    def key_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
+        """A tile of keys, the blocks being counted from `first` on."""
+        tile = (None, self.tiles.keys, size)
+        return pl.BlockSpec(tile, lambda h, n, b, c: ((first + n) * batch + b, c, h))
+
+    def hide(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
+        """Nothing is hidden."""
+        return logits
 
 
 def tile_slice(tile, size) -> pl.Slice:
@@ -90,7 +185,8 @@ class Operands(NamedTuple):
 
     Attributes:
       queries: unit length times |scale|.
-      keys: of the carried block and then of those of the segment; M = W + T.
+      keys: of the carried block and then of those of the segment, M = W + T; under a rectangle of
+        each block by itself, ``[N·B, V, H·K]``.
       values: like the keys.
       keep: 0 where a document starts: the keys and values before it count as zeros.
       strip: the biases (`make_strip`), HIDDEN outside the band; None: no bias.
@@ -126,7 +222,7 @@ def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H P"]:
     """
     rows = band.tiles.queries
     nearer = (bias - bias[:, -1:])[:, ::-1]
-    nearer = jnp.pad(nearer, ((0, 0), (band.window - bias.shape[1], 0)))
+    nearer = jnp.pad(nearer, ((0, 0), (band.block - bias.shape[1], 0)))
     return jnp.pad(nearer, ((0, 0), (rows - 1, rows)), constant_values=HIDDEN)
 
 
@@ -137,21 +233,14 @@ def spread_strip(columns: Float[Array, "H P"], band: Band) -> Float[Array, "H C 
     return jnp.moveaxis(strip.reshape(len(columns), rows, band.strip_tiles, -1), 2, 1)
 
 
-def tile_bias(strip, strip_tile, band: Band) -> Float[Array, "Q V"] | None:
+def tile_bias(strip, strip_tile, tiling: Tiling) -> Float[Array, "Q V"] | None:
     """One tile of the biases of a head."""
     if strip is None:
         return None
-    if band.platform == "tpu":
+    if tiling.platform == "tpu":
         return strip[strip_tile]
-    row, column = _place_in_strip(strip_tile, band)
-    return strip[column - row + (band.tiles.queries - 1)]
-
-
-def _place_in_strip(strip_tile, band: Band):
-    """Row and column in the strip of each pair of a tile."""
-    shape = (band.tiles.queries, band.tiles.keys)
-    row = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-    return row, jax.lax.broadcasted_iota(jnp.int32, shape, 1) + strip_tile * band.tiles.keys
+    row, column = tiling.place_in_strip(strip_tile)
+    return strip[column - row + (tiling.tiles.queries - 1)]
 
 
 def make_dropout(mask: Float[Array, "H W W2"], band: Band) -> Float[Array, "H R C Q V"]:
@@ -160,7 +249,7 @@ def make_dropout(mask: Float[Array, "H W W2"], band: Band) -> Float[Array, "H R 
     strips = jnp.stack(
         [
             mask[:, first : first + rows, first : first + columns]
-            for first in range(0, band.window, rows)
+            for first in range(0, band.block, rows)
         ],
         axis=1,
     )
@@ -180,11 +269,10 @@ def tile_logits(
     keep: Float[Array, ""] | None,
     bias: Float[Array, "Q V"] | None,
     strip_tile,
-    band: Band,
+    tiling: Tiling,
 ) -> Float[Array, "Q V"]:
-    """(keep · (q · k) + bias) / ln 2, for powers of 2 are cheaper; HIDDEN outside the band."""
+    """(keep · (q · k) + bias) / ln 2, for powers of 2 are cheaper; HIDDEN what is not seen."""
     logits = dot(queries, keys, (1, 1)) * (LOG2_E if keep is None else LOG2_E * keep)
     if bias is not None:
         return logits + bias
-    row, column = _place_in_strip(strip_tile, band)
-    return jnp.where((row <= column) & (column < row + band.window), logits, HIDDEN)
+    return tiling.hide(logits, strip_tile)

@@ -1,13 +1,14 @@
-"""Into which tiles the band is cut on which machine."""
+"""Into which tiles band and rectangle are cut on which machine."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from block_recurrent.kernels.band import Band, Tiles
-from block_recurrent.kernels.window_attention import Bands
+from block_recurrent.kernels.band import Band, Rectangle, Tiles
+from block_recurrent.kernels.window_attention import Tilings
 
 # Of the forward kernel, of the gradient of queries and bias, of that of keys and values. On an H100
 # two programs of 4 warps a processor were faster than one of 8 with tiles twice as large.
@@ -25,7 +26,7 @@ def choose_bands(
     dtype: DTypeLike,
     platform: str | None = None,
     capability: str | None = None,
-) -> Bands:
+) -> Tilings:
     """The band cut into tiles that suit the machine, or smaller ones that divide the window.
 
     Args:
@@ -36,17 +37,42 @@ def choose_bands(
       capability: a GPU's compute capability; None: that of the one at hand.
     """
     platform = platform or jax.default_backend()
-    capability = capability or getattr(jax.devices()[0], "compute_capability", None)
-    if platform == "tpu":
-        tiles = TPU
-    elif jnp.dtype(dtype).itemsize > 2:
-        tiles = GPU_FLOAT32
-    else:
-        tiles = DATACENTER_GPU if capability in DATACENTER else GPU
 
     def band(tiles: Tiles) -> Band:
         rows = math.gcd(window_length, tiles.queries)
-        fitted = Tiles(rows, math.gcd(rows, tiles.keys), tiles.warps, tiles.stages)
-        return Band(window_length, fitted, "tpu" if platform == "tpu" else "gpu", platform == "cpu")
+        fitted = dataclasses.replace(tiles, queries=rows, keys=math.gcd(rows, tiles.keys))
+        return Band(window_length, fitted, *_runs_on(platform))
 
-    return Bands(*map(band, tiles))
+    return Tilings(*map(band, _tiles(dtype, platform, capability)))
+
+
+def choose_rectangles(
+    num_queries: int,
+    num_keys: int,
+    dtype: DTypeLike,
+    platform: str | None = None,
+    capability: str | None = None,
+) -> Tilings:
+    """The rectangle of a block's queries and keys cut likewise."""
+    platform = platform or jax.default_backend()
+
+    def rectangle(tiles: Tiles) -> Rectangle:
+        sizes = math.gcd(num_queries, tiles.queries), math.gcd(num_keys, tiles.keys)
+        fitted = dataclasses.replace(tiles, queries=sizes[0], keys=sizes[1])
+        return Rectangle(num_queries, fitted, *_runs_on(platform), keys=num_keys)
+
+    return Tilings(*map(rectangle, _tiles(dtype, platform, capability)))
+
+
+def _tiles(dtype: DTypeLike, platform: str, capability: str | None) -> tuple[Tiles, Tiles, Tiles]:
+    capability = capability or getattr(jax.devices()[0], "compute_capability", None)
+    if platform == "tpu":
+        return TPU
+    if jnp.dtype(dtype).itemsize > 2:
+        return GPU_FLOAT32
+    return DATACENTER_GPU if capability in DATACENTER else GPU
+
+
+def _runs_on(platform: str) -> tuple[str, bool]:
+    """For which platform the kernels are written, and whether they are interpreted."""
+    return "tpu" if platform == "tpu" else "gpu", platform == "cpu"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from block_recurrent.kernels.band import Band, Operands, dot, tile_bias, tile_logits, tile_slice
+from block_recurrent.kernels.band import Operands, Tiling, dot, tile_bias, tile_logits, tile_slice
 from block_recurrent.kernels.launch import (
     keep_of,
     launch,
@@ -18,17 +18,17 @@ from block_recurrent.kernels.launch import (
 
 
 def forward(
-    operands: Operands, band: Band, heads: int
+    operands: Operands, tiling: Tiling, heads: int
 ) -> tuple[Float[Array, "B T HK"], Float[Array, "B H T 1"]]:
     """The attention, and the binary logarithm of each row's sum, where the backward pass begins."""
     batch, length, width = operands.queries.shape
     size, shape = width // heads, jax.ShapeDtypeStruct
     return launch(
-        functools.partial(_forward_kernel, band=band),
-        band,
-        grid=(heads, length // band.window, batch, band.query_tiles),
-        in_specs=(operand_specs(operands, band, size),),
-        out_specs=(row_spec(band, size), sum_spec(band)),
+        functools.partial(_forward_kernel, tiling=tiling),
+        tiling,
+        grid=(heads, length // tiling.block, batch, tiling.query_tiles),
+        in_specs=(operand_specs(operands, tiling, size),),
+        out_specs=(row_spec(tiling, size), sum_spec(tiling)),
         out_shape=(
             shape(operands.queries.shape, operands.queries.dtype),
             shape((batch, heads, length, 1), jnp.float32),
@@ -36,19 +36,20 @@ def forward(
     )(operands)
 
 
-def _forward_kernel(operands: Operands, out, log_sum, *, band: Band):
+def _forward_kernel(operands: Operands, out, log_sum, *, tiling: Tiling):
     """One tile of queries of one block, row and head."""
     queries = operands.queries[...]
-    _, block, row, query_tile = program_ids(4, band)
+    _, block, row, query_tile = program_ids(4, tiling)
     kept = keep_of(operands, block, row)
 
     def step(strip_tile, carry):
         largest, total, weighted = carry
-        seen = (tile_slice(query_tile * band.ratio + strip_tile, band.tiles.keys), slice(None))
+        tile = tiling.first_tile(query_tile) + strip_tile
+        seen = (tile_slice(tile, tiling.tiles.keys), slice(None))
         keys, values = operands.keys[seen], operands.values[seen]
-        keep = None if kept is None else jnp.where(band.is_own(query_tile, strip_tile), 1.0, kept)
-        bias = tile_bias(operands.strip, strip_tile, band)
-        logits = tile_logits(queries, keys, keep, bias, strip_tile, band)
+        keep = None if kept is None else jnp.where(tiling.is_own(query_tile, strip_tile), 1.0, kept)
+        bias = tile_bias(operands.strip, strip_tile, tiling)
+        logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))
         weights = jnp.exp2(logits - new_largest)
         shrink = jnp.exp2(largest - new_largest)
@@ -66,6 +67,6 @@ def _forward_kernel(operands: Operands, out, log_sum, *, band: Band):
         jnp.zeros((rows, 1), jnp.float32),
         jnp.zeros((rows, size), jnp.float32),
     )
-    largest, total, weighted = jax.lax.fori_loop(0, band.strip_tiles, step, start)
+    largest, total, weighted = jax.lax.fori_loop(0, tiling.strip_tiles, step, start)
     out[...] = (weighted / total).astype(out.dtype)
     log_sum[...] = largest + jnp.log2(total)

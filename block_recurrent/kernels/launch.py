@@ -13,19 +13,19 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as pltriton
 from jaxtyping import Array, Float
 
-from block_recurrent.kernels.band import Band, Operands
+from block_recurrent.kernels.band import Operands, Tiling
 
 
-def launch(kernel: Callable, band: Band, *, order: tuple[str, ...] | None = None, **call):
-    """`pl.pallas_call` for the band's platform.
+def launch(kernel: Callable, tiling: Tiling, *, order: tuple[str, ...] | None = None, **call):
+    """`pl.pallas_call` for the tiling's platform.
 
     Args:
       kernel: takes the references.
-      band: names the platform.
+      tiling: names the platform.
       order: a TPU's semantics of each axis of the grid; None: all parallel.
       **call: arguments of `pl.pallas_call`.
     """
-    if band.platform == "tpu":
+    if tiling.platform == "tpu":
         order = order or ("parallel",) * len(call["grid"])
         parameters = pltpu.CompilerParams(dimension_semantics=order)
     else:
@@ -34,9 +34,9 @@ def launch(kernel: Callable, band: Band, *, order: tuple[str, ...] | None = None
         # Of Pallas' two ways to a GPU the one for all of them: Mosaic GPU needs a Hopper. JAX 0.12
         # still has it, and announces that it will go; setup.py keeps JAX below 0.13.
         parameters = pltriton.CompilerParams(
-            num_warps=band.tiles.warps, num_stages=band.tiles.stages
+            num_warps=tiling.tiles.warps, num_stages=tiling.tiles.stages
         )
-    return pl.pallas_call(kernel, compiler_params=parameters, interpret=band.interpret, **call)
+    return pl.pallas_call(kernel, compiler_params=parameters, interpret=tiling.interpret, **call)
 
 
 def _reversed(spec: pl.BlockSpec) -> pl.BlockSpec:
@@ -46,24 +46,21 @@ def _reversed(spec: pl.BlockSpec) -> pl.BlockSpec:
     return pl.BlockSpec(spec.block_shape, lambda *indices: spec.index_map(*indices[::-1]))
 
 
-def program_ids(axes: int, band: Band) -> list[Array]:
+def program_ids(axes: int, tiling: Tiling) -> list[Array]:
     """Which program this is, along each axis of the grid as `launch` was given it."""
     ids = [pl.program_id(axis) for axis in range(axes)]
-    return ids if band.platform == "tpu" else ids[::-1]
+    return ids if tiling.platform == "tpu" else ids[::-1]
 
 
-def operand_specs(operands: Operands, band: Band, size: int) -> Operands:
+def operand_specs(operands: Operands, tiling: Tiling, size: int) -> Operands:
     """Blocks for a grid of (head, block, row, tile of queries)."""
-    tiles = (band.strip_tiles, band.tiles.queries, band.tiles.keys)
-    # Two neighbouring blocks, of which every block is in its turn the second and the first.
-    # Mosaic wants all axes to be counted in elements, or none.
-    pair = (None, pl.Element(2 * band.window), pl.Element(size))
-    window = pl.BlockSpec(pair, lambda h, n, b, r: (b, n * band.window, h * size))
+    tiles = (tiling.strip_tiles, tiling.tiles.queries, tiling.tiles.keys)
+    seen = tiling.seen_spec(size, len(operands.queries))
     return Operands(
-        queries=row_spec(band, size),
-        keys=window,
-        values=window,
-        keep=None if operands.keep is None else keep_spec(band),
+        queries=row_spec(tiling, size),
+        keys=seen,
+        values=seen,
+        keep=None if operands.keep is None else keep_spec(tiling),
         strip=of_head(operands.strip),
         dropout=None
         if operands.dropout is None
@@ -78,23 +75,24 @@ def of_head(array: Array | None) -> pl.BlockSpec | None:
     return pl.BlockSpec((None, *array.shape[1:]), lambda h, *_: (h,) + (0,) * (array.ndim - 1))
 
 
-def row_spec(band: Band, size: int) -> pl.BlockSpec:
+def row_spec(tiling: Tiling, size: int) -> pl.BlockSpec:
     """A tile of queries, or of what is laid out like them, ``[B, T, H·K]``."""
     return pl.BlockSpec(
-        (None, band.tiles.queries, size), lambda h, n, b, r: (b, n * band.query_tiles + r, h)
+        (None, tiling.tiles.queries, size), lambda h, n, b, r: (b, n * tiling.query_tiles + r, h)
     )
 
 
-def sum_spec(band: Band) -> pl.BlockSpec:
+def sum_spec(tiling: Tiling) -> pl.BlockSpec:
     """A number a query of a tile, of ``[B, H, T, 1]``."""
     return pl.BlockSpec(
-        (None, None, band.tiles.queries, 1), lambda h, n, b, r: (b, h, n * band.query_tiles + r, 0)
+        (None, None, tiling.tiles.queries, 1),
+        lambda h, n, b, r: (b, h, n * tiling.query_tiles + r, 0),
     )
 
 
-def keep_spec(band: Band) -> pl.BlockSpec:
+def keep_spec(tiling: Tiling) -> pl.BlockSpec:
     """All of `keep`, in the memory from which a TPU takes scalars."""
-    return pl.BlockSpec(memory_space=pltpu.SMEM) if band.platform == "tpu" else pl.BlockSpec()
+    return pl.BlockSpec(memory_space=pltpu.SMEM) if tiling.platform == "tpu" else pl.BlockSpec()
 
 
 def keep_of(operands: Operands, block, row) -> Float[Array, ""] | None:

@@ -1,4 +1,4 @@
-"""Sliding-window attention by fused kernels, with its gradients, on one device or many."""
+"""Attention by fused kernels, with its gradients, on one device or many."""
 
 import functools
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from block_recurrent.kernels.backward import Rows, d_keys_values, d_queries
 from block_recurrent.kernels.band import (
     Band,
     Operands,
+    Rectangle,
+    Tiling,
     make_dropout,
     make_strip,
     pad_bias,
@@ -25,8 +27,8 @@ from block_recurrent.positions import rotate
 from block_recurrent.types import KeysValues
 
 
-class Bands(NamedTuple):
-    """The band as each kernel cuts it.
+class Tilings(NamedTuple):
+    """Band or rectangle, as each kernel cuts it.
 
     Attributes:
       forward: for the output.
@@ -34,13 +36,16 @@ class Bands(NamedTuple):
       keys: for those of keys and values.
     """
 
-    forward: Band
-    queries: Band
-    keys: Band
+    forward: Tiling
+    queries: Tiling
+    keys: Tiling
 
 
 class Inputs(NamedTuple):
-    """What the attention is computed from; M = W + T, `bias` by distance 1 … R."""
+    """What the attention is computed from; M = W + T, `bias` by distance 1 … R.
+
+    Under a rectangle keys and values are ``[N, B, V, H, K]``, and the rest None.
+    """
 
     queries: Float[Array, "B T H K"]
     keys: Float[Array, "B M H K"]
@@ -52,7 +57,10 @@ class Inputs(NamedTuple):
 
 # How arrays split over devices: by rows of the batch and by heads, which know nothing of each
 # other. XLA cannot see that into a kernel, and would copy everything to every device.
-AXES = Inputs("B T H K", "B M H K", "B M H K", "N B", "H R", "H W X")
+AXES = {
+    Band: Inputs("B T H K", "B M H K", "B M H K", "N B", "H R", "H W X"),
+    Rectangle: Inputs("B T H K", "N B V H K", "N B V H K", None, None, None),
+}
 
 
 def window_attention(
@@ -62,7 +70,7 @@ def window_attention(
     starts: Bool[Array, "B N"] | None,
     bias: Float[Array, "H R"] | None,
     dropout: Float[Array, "H W W2"] | None,
-    bands: Bands,
+    tilings: Tilings,
 ) -> Float[Array, "B T H K"]:
     """softmax(queries · keysᵀ + bias) · values over the W keys before each query.
 
@@ -78,7 +86,7 @@ def window_attention(
       bias: by distance 1 … R, times |scale|, where that of R holds for all greater distances too.
         None: queries and keys are rotated (RoPE).
       dropout: multiplier of the weights, over the W queries and the 2W keys of each block.
-      bands: tiles and platform of the kernels (`choose_bands`).
+      tilings: tiles and platform of the kernels (`choose_bands`).
     """
     carried = jax.tree.map(lambda before, own: before.astype(own.dtype), carried, tokens)
     if bias is None:
@@ -88,77 +96,91 @@ def window_attention(
         tokens = tokens._replace(keys=rotate(tokens.keys, positions[window:]))
         carried = carried._replace(keys=rotate(carried.keys, positions[:window]))
     keep = None if starts is None else 1 - starts.T.astype(jnp.float32)
-    return _attention(queries, tokens, carried, keep, bias, dropout, bands)
+    return _attention(queries, tokens, carried, keep, bias, dropout, tilings)
+
+
+def unmasked_attention(
+    queries: Float[Array, "B T H K"], keys_values: KeysValues, tilings: Tilings
+) -> Float[Array, "B T H K"]:
+    """softmax(queries · keysᵀ) · values, where every query of a block sees all the block's keys.
+
+    Args:
+      queries: of N blocks, times |scale|.
+      keys_values: for each block, ``[N, B, V, H, K]``.
+      tilings: tiles and platform of the kernels (`choose_rectangles`).
+    """
+    return _attention(queries, keys_values, None, None, None, None, tilings)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attention(queries, tokens, carried, keep, bias, dropout, bands: Bands):
-    return _attention_forward(queries, tokens, carried, keep, bias, dropout, bands)[0]
+def _attention(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
+    return _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings)[0]
 
 
-def _attention_forward(queries, tokens, carried, keep, bias, dropout, bands: Bands):
+def _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
     def local(inputs):
         heads = inputs.queries.shape[2]
-        out, log_sum = forward(_operands(inputs, bands.forward), bands.forward, heads)
+        out, log_sum = forward(_operands(inputs, tilings.forward), tilings.forward, heads)
         # Without its last axis, which a TPU would pad to 128 for as long as it is kept.
         return out.reshape(inputs.queries.shape), log_sum[..., 0]
 
-    keys_values = jax.tree.map(lambda *blocks: jnp.concatenate(blocks, 1), carried, tokens)
-    inputs = Inputs(queries, *keys_values, keep, bias, dropout)
-    split = split_over_devices(local, (inputs,), (AXES,), (AXES.queries, "B H T"))
+    if carried is not None:
+        tokens = jax.tree.map(lambda *blocks: jnp.concatenate(blocks, 1), carried, tokens)
+    inputs, axes = Inputs(queries, *tokens, keep, bias, dropout), AXES[type(tilings.forward)]
+    split = split_over_devices(local, (inputs,), (axes,), (axes.queries, "B H T"))
     out, log_sum = split(inputs)
     return out, (inputs, out, log_sum)
 
 
-def _attention_backward(bands: Bands, saved, d_out):
+def _attention_backward(tilings: Tilings, saved, d_out):
     inputs, out, log_sum = saved
-    strip_needed = inputs.bias is not None
+    strip_needed, banded = inputs.bias is not None, isinstance(tilings.keys, Band)
 
     def local(inputs, out, log_sum, d_out):
         delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1).swapaxes(1, 2)
         rows = Rows(_merged(d_out), log_sum[..., None], delta[..., None])
         reach = inputs.bias.shape[1] if strip_needed else 0
-        queries, strip = d_queries(_operands(inputs, bands.queries), rows, bands.queries, reach)
+        queries, strip = d_queries(_operands(inputs, tilings.queries), rows, tilings.queries, reach)
         # Of the carried block apart: where nobody asks for its gradient, XLA leaves that out.
-        operands, blocks = _operands(inputs, bands.keys), d_out.shape[1] // bands.keys.window
-        tokens = d_keys_values(operands, rows, bands.keys, range(1, blocks + 1))
-        carried = d_keys_values(operands, rows, bands.keys, range(1))
-        heads, size = d_out.shape[2:]
-        gradients = tuple(
-            x.reshape(*x.shape[:2], heads, size) for x in (queries, *tokens, *carried)
-        )
+        operands, blocks = _operands(inputs, tilings.keys), d_out.shape[1] // tilings.keys.block
+        tokens = d_keys_values(operands, rows, tilings.keys, range(banded, banded + blocks))
+        carried = d_keys_values(operands, rows, tilings.keys, range(1)) if banded else ()
+        shape = d_out.shape if banded else inputs.keys.shape
+        gradients = (queries.reshape(d_out.shape), *(x.reshape(shape) for x in tokens))
+        gradients += tuple(x.reshape(*x.shape[:2], *d_out.shape[2:]) for x in carried)
         if not strip_needed:
             return gradients
         _, to_bias = jax.vjp(
-            lambda bias: spread_strip(pad_bias(bias, bands.queries), bands.queries), inputs.bias
+            lambda bias: spread_strip(pad_bias(bias, tilings.queries), tilings.queries), inputs.bias
         )
-        far = bands.queries.strip_tiles - strip.shape[1]
+        far = tilings.queries.strip_tiles - strip.shape[1]
         return *gradients, *to_bias(jnp.pad(strip, ((0, 0), (far, 0), (0, 0), (0, 0))))
 
-    operands = (inputs, out, log_sum, d_out)
-    axes = (AXES, AXES.queries, "B H T", AXES.queries)
-    results = (AXES.queries,) * 3 + ("B W H K",) * 2 + (AXES.bias,) * strip_needed
-    queries, *keys_values = split_over_devices(local, operands, axes, results)(*operands)
-    tokens, carried = KeysValues(*keys_values[:2]), KeysValues(*keys_values[2:4])
-    return queries, tokens, carried, None, keys_values[4] if strip_needed else None, None
+    operands, axes = (inputs, out, log_sum, d_out), AXES[type(tilings.keys)]
+    results = (axes.queries, *(axes.queries if banded else axes.keys,) * 2)
+    results += ("B W H K",) * 2 * banded + (axes.bias,) * strip_needed
+    axes = (axes, axes.queries, "B H T", axes.queries)
+    queries, *rest = split_over_devices(local, operands, axes, results)(*operands)
+    tokens, carried = KeysValues(*rest[:2]), KeysValues(*rest[2:4]) if banded else None
+    return queries, tokens, carried, None, rest[4] if strip_needed else None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _operands(inputs: Inputs, band: Band) -> Operands:
+def _operands(inputs: Inputs, tiling: Tiling) -> Operands:
     """What the kernels read: bias and dropout by tiles of the strip."""
     return Operands(
         *map(_merged, inputs[:3]),
         inputs.keep,
-        strip=None if inputs.bias is None else make_strip(inputs.bias, band),
-        dropout=None if inputs.dropout is None else make_dropout(inputs.dropout, band),
+        strip=None if inputs.bias is None else make_strip(inputs.bias, tiling),
+        dropout=None if inputs.dropout is None else make_dropout(inputs.dropout, tiling),
     )
 
 
-def _merged(x: Float[Array, "B T H K"]) -> Float[Array, "B T HK"]:
+def _merged(x: Float[Array, "*batch M H K"]) -> Float[Array, "batches M HK"]:
     """The same memory, of which a head is a range of columns."""
-    return x.reshape(*x.shape[:2], -1)
+    return x.reshape(-1, x.shape[-3], x.shape[-2] * x.shape[-1])
 
 
 def split_over_devices(
