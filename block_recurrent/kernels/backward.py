@@ -252,5 +252,6 @@ def _d_keys_values_kernel(
         seen = (block + offset >= 0) & (block + offset <= last)
         if operands.keep is not None and offset == 0:  # a document's start sees zeros instead
             seen &= operands.keep[jnp.minimum(block, last), row] != 0
-        carry = jax.lax.fori_loop(begin, jnp.where(seen, end, begin), step, carry)
+        # Not `where`, of which Pallas' Triton takes two constants for booleans.
+        carry = jax.lax.fori_loop(begin, begin + seen * (end - begin), step, carry)
     d_keys[...], d_values[...] = (x.astype(d_keys.dtype) for x in carry)
