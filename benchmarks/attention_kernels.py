@@ -1,4 +1,4 @@
-"""Sliding-window attention by XLA, by cuDNN and by the fused kernels, on a GPU::
+"""The attentions of tokens and states by XLA, by cuDNN and by the fused kernels, on a GPU::
 
     python benchmarks/attention_kernels.py                  # sizes of the paper; forward, gradient
     python benchmarks/attention_kernels.py --sweep          # the fused kernels in other tiles
@@ -6,7 +6,8 @@
 
 Contenders take turns, call by call, and a row's ratio is the median of its ratios to XLA's call of
 the same turn. TFLOP/s count what the band needs, W keys a query, and not what an implementation
-computes beyond it: 4·W·K a query and head forward, 3.5 times as much with the gradient.
+computes beyond it: 4·W·K a query and head forward, 3.5 times as much with the gradient. The last
+group has neither band nor bias: W states read the 2W keys of a block, as in the recurrence.
 
 All are given queries, keys and values as the projections leave them, ``[B, T, H, K]``, and return
 the output so: XLA's path puts heads before the length, which counts.
@@ -24,6 +25,8 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +39,13 @@ from block_recurrent.dot_product import (
     to_blocks_of_heads,
     unit,
 )
-from block_recurrent.kernels.band import Band, Tiles
-from block_recurrent.kernels.default_tiles import choose_bands
-from block_recurrent.kernels.window_attention import Tilings, window_attention
+from block_recurrent.kernels.band import Band, Rectangle, Tiles
+from block_recurrent.kernels.default_tiles import choose_bands, choose_rectangles
+from block_recurrent.kernels.window_attention import (
+    Tilings,
+    unmasked_attention,
+    window_attention,
+)
 from block_recurrent.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Window
@@ -61,11 +68,10 @@ def main():
     device = jax.devices()[0].device_kind
     print(f"{device}, jax {jax.__version__}; {args.blocks} blocks × {args.batch} rows × ", end="")
     print(f"{args.heads} heads, W {args.window}, K {args.head_size}, {args.dtype}")
-    inputs = make_inputs(args)
     results = []
-    for group, contenders in groups(args).items():
+    for name, group in groups(args).items():
         for gradient in (False, True):
-            results += compare(group, contenders, inputs, gradient, args)
+            results += compare(name, group, gradient, args)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"device": device, "arguments": vars(args), "results": results}, file)
@@ -106,14 +112,28 @@ def make_inputs(args):
     return queries, tokens, carried, bias, jnp.asarray(mask, args.dtype) / 0.95
 
 
-def groups(args) -> dict[str, dict]:
-    """What is compared with what: group → name → function."""
-    bands = choose_bands(args.window, args.dtype)
-    fused = {"fused": bands}
-    if args.sweep:
-        for tiles in SWEEP:
-            name = f"{tiles.queries}×{tiles.keys} w{tiles.warps} s{tiles.stages}"
-            fused[name] = Tilings(*[Band(args.window, tiles, "gpu")] * 3)
+class Group(NamedTuple):
+    """What is compared with what.
+
+    Attributes:
+      contenders: functions by name.
+      inputs: their arguments.
+      wanted: those to differentiate by: what a model asks for, not the carried block.
+      pairs: of queries and keys that see each other, a head and row of the batch.
+    """
+
+    contenders: dict[str, Callable]
+    inputs: tuple
+    wanted: tuple[int, ...]
+    pairs: int
+
+
+def groups(args) -> dict[str, Group]:
+    """The groups by name."""
+    window, swept = args.window, SWEEP if args.sweep else []
+    fused = {"fused": choose_bands(window, args.dtype)}
+    fused |= {name_of(tiles): Tilings(*[Band(window, tiles, "gpu")] * 3) for tiles in swept}
+    inputs = make_inputs(args)
 
     def group(with_bias, with_dropout):
         def take(function, queries, tokens, carried, bias, dropout):
@@ -125,13 +145,43 @@ def groups(args) -> dict[str, dict]:
             functions[name] = functools.partial(fused_attention, bands=bands)
         if not (with_bias or with_dropout or args.interpret):
             functions["cuDNN"] = cudnn_attention
-        return {name: functools.partial(take, function) for name, function in functions.items()}
+        functions = {name: functools.partial(take, each) for name, each in functions.items()}
+        return Group(functions, inputs, (0, 1, 3), args.blocks * window * window)
 
     return {
         "T5 bias, dropout": group(True, True),
         "T5 bias": group(True, False),
         "rotary": group(False, False),
+        "states": unmasked_group(inputs[0][:, :window], inputs[1], swept, args),
     }
+
+
+def unmasked_group(states, tokens, swept, args) -> Group:
+    """W states as queries, and 2W keys of a single block."""
+    window = args.window
+    keys, values = (x[:, : 2 * window] for x in tokens)
+    fused = {"fused": choose_rectangles(window, 2 * window, args.dtype)}
+    for tiles in swept:
+        fused[name_of(tiles)] = Tilings(*[Rectangle(window, tiles, "gpu", keys=2 * window)] * 3)
+
+    def xla(*inputs):
+        return attend(*(x.swapaxes(1, 2) for x in inputs)).swapaxes(1, 2)
+
+    def by_kernels(queries, keys, values, tilings):
+        return unmasked_attention(queries, KeysValues(keys[None], values[None]), tilings)
+
+    contenders = {"XLA": xla}
+    for name, tilings in fused.items():
+        contenders[name] = functools.partial(by_kernels, tilings=tilings)
+    if not args.interpret:
+        contenders["cuDNN"] = functools.partial(
+            jax.nn.dot_product_attention, scale=1.0, implementation="cudnn"
+        )
+    return Group(contenders, (states, keys, values), (0, 1, 2), 2 * window * window)
+
+
+def name_of(tiles: Tiles) -> str:
+    return f"{tiles.queries}×{tiles.keys} w{tiles.warps} s{tiles.stages}"
 
 
 def xla_attention(queries, tokens, carried, bias, dropout):
@@ -180,7 +230,7 @@ def cudnn_attention(queries, tokens, carried, bias, dropout):
     return y[:, window:]
 
 
-def compare(group, contenders, inputs, gradient, args) -> list[dict]:
+def compare(title: str, group: Group, gradient: bool, args) -> list[dict]:
     """Times the contenders of a group, prints its table and checks that all agree."""
 
     def timed(function):
@@ -190,13 +240,13 @@ def compare(group, contenders, inputs, gradient, args) -> list[dict]:
         def loss(*inputs):
             return jnp.mean(jnp.square(function(*inputs).astype(jnp.float32)))
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 3)))  # what a model asks for, not `carried`
+        return jax.jit(jax.grad(loss, argnums=group.wanted))
 
     compiled, outputs = {}, {}
-    for name, function in contenders.items():
+    for name, function in group.contenders.items():
         try:
             compiled[name] = timed(function)
-            outputs[name] = jax.block_until_ready(compiled[name](*inputs))
+            outputs[name] = jax.block_until_ready(compiled[name](*group.inputs))
         except Exception as error:  # a tile too large for this GPU's shared memory, say
             if name in ("XLA", "fused"):
                 raise
@@ -207,12 +257,11 @@ def compare(group, contenders, inputs, gradient, args) -> list[dict]:
         for name, function in compiled.items():
             start = time.perf_counter()
             for _ in range(args.repeats):
-                result = function(*inputs)
+                result = function(*group.inputs)
             jax.block_until_ready(result)
             times[name].append((time.perf_counter() - start) / args.repeats)
-    flops = 4 * args.window * args.head_size * args.window * args.heads * args.batch * args.blocks
-    flops *= 3.5 if gradient else 1
-    print(f"\n{group}, {'forward and gradient' if gradient else 'forward'}")
+    flops = 4 * group.pairs * args.head_size * args.heads * args.batch * (3.5 if gradient else 1)
+    print(f"\n{title}, {'forward and gradient' if gradient else 'forward'}")
     print(f"{'':20}{'ms':>9}{'of XLA':>9}{'TFLOP/s':>9}{'far off':>10}")
     rows = []
     for name in compiled:
@@ -221,7 +270,7 @@ def compare(group, contenders, inputs, gradient, args) -> list[dict]:
         far = distance(outputs[name], outputs["XLA"])
         print(f"{name:20}{ms:9.3f}{ratio:9.2f}{flops / ms / 1e9:9.1f}{far:10.1e}")
         rows.append(
-            dict(group=group, gradient=gradient, name=name, ms=ms, of_xla=ratio, far_off=far)
+            dict(group=title, gradient=gradient, name=name, ms=ms, of_xla=ratio, far_off=far)
         )
         if far > (1e-4 if args.dtype == "float32" else 5e-2):
             print(f"error: {name} disagrees with XLA")

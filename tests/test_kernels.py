@@ -158,6 +158,20 @@ def test_bfloat16():
     assert_same(fused("gpu", (16, 8), (16, 16), (32, 16)), inputs, atol=6e-2, rtol=6e-2)
 
 
+def test_no_gradient_of_the_carried_block_that_nobody_asks_for():
+    """As in a model, where none flows into the state. Interpreted kernels are loops."""
+    queries, tokens, carried, *rest = make_inputs(2, 2, 2, 8, 16)
+
+    def loops(*argnums):
+        def loss(queries, tokens, carried):
+            return jnp.sum(fused("gpu", *TILES)(queries, tokens, carried, *rest))
+
+        gradient = jax.jit(jax.grad(loss, argnums), compiler_options=QUICK)
+        return gradient.lower(queries, tokens, carried).compile().as_text().count(" while(")
+
+    assert loops(0, 1) < loops(0, 1, 2)
+
+
 def test_large_logits_do_not_overflow():
     queries, *rest = make_inputs(2, 1, 1, 16, 16)
     assert_same(fused("gpu", *TILES), (queries * 100, *rest), atol=2e-4, rtol=1e-3)
@@ -195,6 +209,14 @@ def plain_unmasked_attention(queries, keys_values):
     return from_blocks_of_heads(attend(queries, keys, values)).reshape(batch, length, heads, -1)
 
 
+def rectangle(platform, queries, keys, *tiles):
+    """`unmasked_attention` with these tiles, interpreted."""
+    tilings = Tilings(
+        *(Rectangle(queries, Tiles(*each), platform, True, keys=keys) for each in tiles)
+    )
+    return lambda queries, keys_values: unmasked_attention(queries, keys_values, tilings)
+
+
 def unmasked_with_gradients(attention, inputs, d_out):
     out, backward = jax.vjp(attention, *inputs)
     return out, *backward(d_out)
@@ -217,13 +239,7 @@ def test_attention_without_band(shape, platform, dtype):
     sizes, *tiles = RECTANGLES[shape]
     inputs = make_unmasked(*sizes, dtype=dtype)
     _, _, _, queries, keys, _ = sizes
-    tilings = Tilings(
-        *(Rectangle(queries, Tiles(*each), platform, True, keys=keys) for each in tiles)
-    )
-
-    def attention(queries, keys_values):
-        return unmasked_attention(queries, keys_values, tilings)
-
+    attention = rectangle(platform, queries, keys, *tiles)
     d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), dtype)
     run = jax.jit(unmasked_with_gradients, static_argnums=0, compiler_options=QUICK)
     found, expected = run(attention, inputs, d_out), run(plain_unmasked_attention, inputs, d_out)
@@ -326,7 +342,8 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from test_kernels import TILES, fused, make_inputs, run
+from test_kernels import TILES, fused, make_inputs, make_unmasked, rectangle, run
+from test_kernels import unmasked_with_gradients
 
 inputs = make_inputs(2, 4, 2, 16, 16)
 d_out = inputs[0] * 2
@@ -341,8 +358,20 @@ starts = put(P("data"))(starts)
 split = (queries, tokens, carried, starts, bias, dropout)
 compiled = run.lower(attention, split, d_out).compile()
 shared = compiled(split, d_out)
-far = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone, shared)))
-print(json.dumps([far, "all-gather" in compiled.as_text(), str(shared[0].sharding.spec)]))
+distance = lambda a, b: float(jnp.abs(a - b).max())
+far = jax.tree.leaves(jax.tree.map(distance, alone, shared))
+gathers, spec = "all-gather" in compiled.as_text(), str(shared[0].sharding.spec)
+
+inputs = make_unmasked(2, 4, 2, 16, 24, 16)
+run = jax.jit(unmasked_with_gradients, static_argnums=0)
+attention = rectangle("gpu", 16, 24, (8, 8), (16, 8), (8, 24))
+alone = run(attention, inputs, inputs[0])
+queries = put(P("data", None, "tensor"))(inputs[0])
+split = (queries, jax.tree.map(put(P(None, "data", None, "tensor")), inputs[1]))
+compiled = run.lower(attention, split, queries).compile()
+far += jax.tree.leaves(jax.tree.map(distance, alone, compiled(split, queries)))
+gathers |= "all-gather" in compiled.as_text()
+print(json.dumps([max(far), gathers, spec]))
 """
 
 
