@@ -20,7 +20,7 @@ def choose_kernel(
     capability: str | None = None,
     num_devices: int | None = None,
 ) -> str:
-    """'pallas' or 'xla'; of 'auto' the first where the platform has it for these sizes.
+    """'pallas' or 'xla'; of 'auto' the first where a GPU takes these sizes.
 
     Chosen once, when a model is made, by the platform at hand. `jax.lax.platform_dependent` would
     choose at lowering, but under differentiation both branches leave their residuals, so that the
@@ -46,7 +46,7 @@ def choose_kernel(
     lengths = {"window_length": window_length, "num_states": num_states}
     reason = _misfit(lengths, head_size, platform, capability, num_devices)
     if wanted == "auto":
-        return "pallas" if platform in ("gpu", "tpu") and reason is None else "xla"
+        return "pallas" if platform == "gpu" and reason is None else "xla"
     if reason:
         raise UserError(
             f"attention_kernel = 'pallas' on {platform.upper()} needs {reason}; "

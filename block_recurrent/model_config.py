@@ -40,8 +40,7 @@ class ModelConfig:
         'pallas', kernels that never write the W × 2W weights to memory (a GPU takes multiples of 16
         for W and, in layers that read states, S, and K of 16, 32, 64 or 128; a single TPU multiples
         of 128 for all; a CPU interprets them, for tests); or 'auto': 'pallas' in the layers of
-        which a GPU or TPU takes the sizes, else 'xla'. The default is 'xla' because the kernels
-        have not yet run on such hardware.
+        which a GPU takes the sizes, else 'xla'. (They have not yet run on a TPU.)
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
       remat: what training computes a second time instead of keeping it for the gradient: 'none';
@@ -63,7 +62,7 @@ class ModelConfig:
     gate: Literal["fixed", "lstm", "gru"] = "fixed"
     configuration: Literal["dual", "single", "skip"] = "skip"
     feedback: bool = False
-    attention_kernel: Literal["xla", "pallas", "auto"] = "xla"
+    attention_kernel: Literal["xla", "pallas", "auto"] = "auto"
     positions: Literal["t5", "rope"] = "t5"
     dropout_rate: Annotated[float, "fraction"] = 0.05
     remat: Literal["none", "attention", "layer"] = "none"

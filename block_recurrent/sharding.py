@@ -86,6 +86,22 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=automatic, devices=available)
 
 
+def split_heads(config: MeshConfig, model: ModelConfig) -> ModelConfig:
+    """The model, its attention by XLA if its heads are split.
+
+    Raises:
+      UserError: the model asks for the fused kernels, which train with whole heads only.
+    """
+    if config.tensor == 1:
+        return model
+    if model.attention_kernel == "pallas":
+        raise UserError(
+            f"attention_kernel = 'pallas' does not split over mesh.tensor = {config.tensor}: set "
+            "BlockRecurrentTransformer.attention_kernel = 'auto', or mesh.tensor = 1"
+        )
+    return dataclasses.replace(model, attention_kernel="xla")
+
+
 class Layout:
     """Which part of each array a device of the mesh holds.
 
@@ -131,14 +147,16 @@ class Layout:
         """`function(params, state, batch, key)` over the rows that a device has.
 
         So gradients are summed over devices once, where XLA would do so in every round of a loop.
+        XLA splits what is left to it over the tensor axis, if there is more than one way.
         """
         split, whole = PartitionSpec(ROWS), PartitionSpec()
+        left = self.mesh.shape["tensor"] > 1
         return jax.shard_map(
             function,
             mesh=self.mesh,
             in_specs=(whole, split, split, whole),
             out_specs=split,
-            axis_names=set(ROWS),
+            axis_names=set(ROWS if left else AXES),
             check_vma=False,
         )
 

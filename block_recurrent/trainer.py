@@ -31,7 +31,7 @@ from block_recurrent.nonfinite import NonfiniteSteps, RollBack, Step
 from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.run_folder import AnyPath
-from block_recurrent.sharding import Layout, make_mesh
+from block_recurrent.sharding import Layout, make_mesh, split_heads
 from block_recurrent.step_memory import compile_to_fit, step_memory_line
 from block_recurrent.text_samples import text_sampler
 from block_recurrent.train_step import (
@@ -40,6 +40,7 @@ from block_recurrent.train_step import (
     abstract_model,
     init_function,
     make_train_step,
+    random_kernels,
     state_shardings,
 )
 from block_recurrent.wandb_log import WandbLog, check_wandb
@@ -58,7 +59,7 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, workdir: AnyPath):
-        train, model = config.train, config.model
+        train, model = config.train, split_heads(config.mesh, config.model)
         check_wandb(train.wandb_project)
         self.documents = load_documents(config.data)
         vocabulary = self.documents["train"].vocabulary
@@ -195,7 +196,8 @@ class Trainer:
         """The newest checkpoint, or the beginning."""
         position = self.lanes.initial_position()
         if checkpoints.latest_step is None:
-            state = jax.jit(self.init, out_shardings=self.shardings)()
+            with random_kernels():
+                state = jax.jit(self.init, out_shardings=self.shardings)()
             if self.initial_params is not None:
                 params = jax.device_put(self.initial_params, self.shardings.params)
                 state, self.initial_params = state._replace(params=params), None

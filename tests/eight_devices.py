@@ -26,7 +26,10 @@ from block_recurrent.train_step import (
 from tiny import TINY, VARIANTS
 
 ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 1
-VARIANTS = VARIANTS | {"transformer_xl": {"recurrent_layers": ()}}
+VARIANTS = VARIANTS | {
+    "transformer_xl": {"recurrent_layers": ()},
+    "fused": {"attention_kernel": "pallas", "num_layers": 2},
+}
 COLLECTIVE = re.compile(
     r"= (?P<shape>.*?) (?P<name>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
     r"(-start)?\("

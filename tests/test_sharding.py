@@ -1,5 +1,6 @@
 """Eight devices compute what one does, and exchange no more than the layout asks for."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.errors import UserError
-from block_recurrent.sharding import Layout, MeshConfig, make_mesh
+from block_recurrent.sharding import Layout, MeshConfig, make_mesh, split_heads
 from tiny import TINY
 
 DATA, FSDP, MIXED = "8,1,1", "1,8,1", "2,2,2"
@@ -84,6 +85,11 @@ def test_every_model_along_all_axes(variant):
     assert_equal_to_one_device(train(variant, meshes=(MIXED,)))
 
 
+@pytest.mark.slow
+def test_the_fused_kernels_see_the_rows_of_a_device():
+    assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))
+
+
 # The table, and what does not fit
 
 
@@ -121,6 +127,19 @@ def test_what_does_not_divide(shape, message):
 def test_rules_that_cannot_be_read(rule):
     with pytest.raises(UserError, match="mesh.rules holds"):
         MeshConfig(rules=(rule,))
+
+
+def test_heads_that_are_split_are_left_to_xla():
+    auto, pallas = (dataclasses.replace(TINY, attention_kernel=name) for name in ("auto", "pallas"))
+    assert split_heads(MeshConfig(fsdp=8), auto) == auto
+    assert split_heads(MeshConfig(fsdp=8), pallas) == pallas
+    assert split_heads(MeshConfig(tensor=2), auto).attention_kernel == "xla"
+    with pytest.raises(UserError) as error:
+        split_heads(MeshConfig(tensor=2), pallas)
+    assert str(error.value) == (
+        "attention_kernel = 'pallas' does not split over mesh.tensor = 2: set "
+        "BlockRecurrentTransformer.attention_kernel = 'auto', or mesh.tensor = 1"
+    )
 
 
 def test_the_first_rule_that_matches_counts():
