@@ -8,9 +8,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("block_recurrent", "beartype.beartype")
 
-# Tests, and the processes they start, compile the same few tiny models again and again.
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED.name)
+# Tests, and the processes they start, compile the same few tiny models again and again. Those of
+# pytest-xdist are started by one that has read this, and so share its folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
