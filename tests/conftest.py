@@ -17,6 +17,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @pytest.fixture(scope="module")
+def quick_to_compile():
+    """Without LLVM's optimizer, in half the time: where it matters what is computed, not how."""
+    import jax  # once it is said where to keep what is compiled
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A small folder of text."""
     from corpus import write_corpus  # once the shapes of what it imports are checked
