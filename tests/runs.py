@@ -1,13 +1,16 @@
 """Tiny training runs in this process, and what makes two of them equal."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
+from unittest.mock import patch
 
 import jax
 import numpy as np
 
+from block_recurrent import trainer
 from block_recurrent.checkpoints import Checkpoints
 from block_recurrent.train_config import TrainConfig
 from block_recurrent.trainer import Trainer
@@ -23,20 +26,25 @@ NOT_COMPILED = (
     "sample_prompt",
     "wandb_project",
 )
+TRACED_ONCE = {
+    name: functools.cache(getattr(trainer, name))
+    for name in ("abstract_model", "make_optimizer", "init_function")
+}
 
 
 class SharingTrainer(Trainer):
     """A new trainer that runs the functions that another one has compiled from the same parameters.
 
-    Compiling is nearly all of a tiny run's time. That each process comes to the same functions is
-    seen where a plain `Trainer` repeats a run, and where one is killed.
+    Tracing and compiling are nearly all of a tiny run's time. That each process comes to the same
+    functions is seen where a plain `Trainer` repeats a run, and where one is killed.
     """
 
     first = {}
     writers = {}
 
     def __init__(self, config, workdir):
-        super().__init__(config, workdir)
+        with patch.multiple(trainer, **TRACED_ONCE):
+            super().__init__(config, workdir)
         self.known = known = self.first.setdefault(self.compiled_from, self)
         self.init, self.evaluator.initial = known.init, known.evaluator.initial
         self.evaluator.step = known.evaluator.step
@@ -85,9 +93,9 @@ def metrics(workdir):
 
 
 def final_arrays(workdir, config):
-    trainer = SharingTrainer(config, workdir)
+    run = SharingTrainer(config, workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        state, position = checkpoints.restore(trainer.abstract, trainer.lanes.initial_position())
+        state, position = checkpoints.restore(run.abstract, run.lanes.initial_position())
     return jax.tree.leaves(jax.device_get((state, position)))
 
 

@@ -26,12 +26,10 @@ KINDS = ["fixed_skip", "feedback", "rope", "full_attention"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_pieces_quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
+def small_pieces(quick_to_compile):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block_recurrent.generation, "WRITE_AT_ONCE", 7)
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def assert_same(one, other):

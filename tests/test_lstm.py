@@ -15,6 +15,7 @@ from block_recurrent.trainer import Trainer
 from corpus import tiny_run, write_corpus
 from tiny import TINY, forward, make_model, make_tokens
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 LSTM = {"layer": "lstm", "recurrent_layers": ()}
 W = TINY.window_length
 

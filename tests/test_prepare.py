@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
+import block_recurrent.evaluate
+from block_recurrent.cli import run_main
 from block_recurrent.data import DataConfig, load_documents
 from block_recurrent.data.quiet_tensorflow import import_tensorflow
 
@@ -51,29 +53,36 @@ def test_pg19_bytes(prepare, pg19):
     assert loaded["train"].num_words == words and loaded["train"].vocabulary.name == "bytes"
 
 
-def test_training_and_evaluation_on_pg19(prepare, pg19, place):
+def test_training_and_evaluation_on_pg19(prepare, pg19, place, monkeypatch, capfd):
     """From TFDS through seqio and the store to a model, by the commands of the README."""
     prepare("store", data("pg19_bytes"), *bind(prepare__tfds_data_dir=pg19))
-
-    def run(program: str, *arguments: str) -> tuple[int, str, str]:
-        line = [sys.executable, "-m", f"block_recurrent.{program}", "--workdir=run", *arguments]
-        result = subprocess.run(line, env=environment(), capture_output=True, text=True)
-        return result.returncode, result.stdout, result.stderr
-
     files = [f"--gin_file=gin/{name}.gin" for name in ("brt_fixed_gate", "scale/tiny")]
     quick = bind(train__num_steps=2, BlockRecurrentTransformer__num_layers=2)
-    status, out, err = run(
-        "train", *files, data("pg19_bytes"), *quick, *bind(data__stores=("store",))
+    train = [*files, data("pg19_bytes"), *quick, *bind(data__stores=("store",)), "--workdir=run"]
+    result = subprocess.run(
+        [sys.executable, "-m", "block_recurrent.train", *train],
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
-    assert (status, err) == (0, "") and "step 2: held-out bits per byte" in out
-    status, out, err = run("evaluate", "--split=test")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "step 2: held-out bits per byte" in result.stdout
+
+    def evaluate(split: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evaluate", "--workdir=run", f"--split={split}"])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run_main(block_recurrent.evaluate.main)
+        return exit.value.code, *capfd.readouterr()
+
+    status, out, err = evaluate("test")
     assert (status, err) == (0, "")
     score = dict(line.split() for line in out.splitlines())
     test = load_documents(DataConfig("store", stores=("store",)))["test"]
     assert (int(score["tokens"]), int(score["words"])) == (test.num_tokens, test.num_words)
     nats_per_word = float(score["loss"]) * test.num_tokens / test.num_words
     assert float(score["word_perplexity"]) == pytest.approx(math.exp(nats_per_word), rel=1e-3)
-    status, out, err = run("evaluate", "--split=tset")
+    status, out, err = evaluate("tset")
     assert (status, out) == (2, "")
     assert err == "error: no split tset: choose from train, held_out, test\n"
 

@@ -16,6 +16,7 @@ from block_recurrent.trainer import Trainer
 from tiny import TINY
 
 EASY = DataConfig(corpus="recall", recall_facts=3, recall_values=4, recall_filler=(5, 40))
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 DOCUMENT = re.compile(rb"([\x80-\x8b]{3})([0-9]{5,40})((?:[A-C][\x80-\x8b]){3})")
 
 
@@ -100,7 +101,7 @@ def test_a_run_scores_answers(tmp_path, capsys):
     often as chance has it."""
     config = load(["gin/brt_fixed_gate.gin", "gin/scale/tiny.gin", "gin/data/recall.gin"], [])
     train = dataclasses.replace(config.train, num_steps=2, eval_every_steps=2, log_every_steps=1)
-    model = dataclasses.replace(TINY, window_length=16)
+    model = dataclasses.replace(TINY, window_length=16, num_layers=2)
     config = dataclasses.replace(config, data=EASY, train=train, model=model)
     trainer = Trainer(config, tmp_path / "run")
     score = trainer.evaluator(trainer.init().params)

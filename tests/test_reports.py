@@ -19,6 +19,7 @@ from corpus import tiny_run, write_corpus
 from tiny import TINY
 
 PROGRAMS = {"evaluate": block_recurrent.evaluate.main, "analyze": block_recurrent.analyze.main}
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 PNG = b"\x89PNG"
 
 

@@ -13,14 +13,8 @@ from block_recurrent.train_config import TrainConfig
 from tiny import TINY, make_model, split, variant_model
 
 TEXT = "Ein Café am See, " * 3 + "Größe 123 und noch viel mehr"
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 DOCUMENTS = {"short": b"short", "long": TEXT.encode(), "shorter": b""}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def sampler(vocabulary=None, variant="fixed_skip", **train):
