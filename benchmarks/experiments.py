@@ -133,14 +133,48 @@ TEXT_MODELS = (
     Model("feedback", "Feedback:fixed:skip", "brt_feedback"),
 )
 # As many tokens a step, of more documents.
-ROWS = Model(
-    "rows",
-    "Rec:fixed:skip, 32 segments of 64",
-    "brt_fixed_gate",
-    ("train.segment_length = 64", "train.batch_size = 32"),
-)
+ROWS = [
+    Model(
+        f"rows{rows}",
+        f"Rec:fixed:skip, {rows} segments of {segment}",
+        "brt_fixed_gate",
+        (f"train.segment_length = {segment}", f"train.batch_size = {rows}"),
+    )
+    for rows, segment in ((32, 64), (64, 32))
+]
 LEARNING_RATES = (0.06, 0.12, 0.24)
-BEST_RATE = 0.12  # of those, for each model that was tried at all of them
+BEST_RATE = 0.12  # of those, for all models but
+BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
+LAYERS_13 = "BlockRecurrentTransformer.num_layers = 13"
+ROTARY = Model(
+    "rotary",
+    "Rec:fixed:skip, rotary positions",
+    "brt_fixed_gate",
+    ("BlockRecurrentTransformer.positions = 'rope'",),
+)
+GPU_MODELS = (
+    Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate"),
+    Model("sliding_window", "sliding window, 13 layers", "sliding_window", (LAYERS_13,)),
+    Model("transformer_xl", "Transformer-XL, 13 layers", "transformer_xl", (LAYERS_13,)),
+    Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,)),
+    Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate"),
+    ROTARY,
+)
+# What was tried beyond the paper.
+CHANGES = (
+    *GPU_MODELS[:2],
+    ROTARY,
+    *(
+        Model(name, f"Rec:fixed:skip, {label}", "brt_fixed_gate", (binding,))
+        for name, label, binding in (
+            ("middle", "recurrent layer 5", "RECURRENT_LAYERS = (-7,)"),
+            ("two", "recurrent layers 4 and 9", "RECURRENT_LAYERS = (-8, -3)"),
+            ("states256", "256 states", "BlockRecurrentTransformer.num_states = 256"),
+        )
+    ),
+)
+GPU_RATES = (0.03, 0.06, 0.12)
+BEST_GPU_RATE = 0.06
 
 
 def recall(model: Model, seed: int) -> Experiment:
@@ -157,16 +191,36 @@ def tuning(model: Model, learning_rate: float) -> Experiment:
 
 def text(model: Model, seed: int) -> Experiment:
     """Python's standard library."""
-    bindings = (f"optimizer.learning_rate = {BEST_RATE}", f"train.seed = {seed}")
+    rate = BEST_RATES.get(model.name, BEST_RATE)
+    bindings = (f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
     return Experiment("text", model, str(seed), ("scale/mini",), bindings)
 
 
-def large(model: Model, seed: int) -> Experiment:
-    """What benchmarks/fetch_corpus.py fetches, at the learning rate of the other text."""
+def wide(model: Model, seed: int) -> Experiment:
+    """Windows four times as long."""
     bindings = (
-        "data.path = 'corpora/ansible-9.13.0'",
-        "data.glob = '**/*.py'",
-        "data.held_out_per_mille = 3",
+        "WINDOW_LENGTH = 128",
+        "SEGMENT_LENGTH = 256",
+        "BATCH_SIZE = 8",
+        "train.num_steps = 400",
+        f"optimizer.learning_rate = {BEST_RATE}",
+        f"train.seed = {seed}",
+    )
+    return Experiment("wide", model, str(seed), ("scale/mini",), bindings)
+
+
+# What benchmarks/fetch_corpus.py fetches.
+ANSIBLE = (
+    "data.path = 'corpora/ansible-9.13.0'",
+    "data.glob = '**/*.py'",
+    "data.held_out_per_mille = 3",
+)
+
+
+def large(model: Model, seed: int) -> Experiment:
+    """The larger corpus, at the learning rate of the other text."""
+    bindings = (
+        *ANSIBLE,
         "train.num_steps = 400",
         f"optimizer.learning_rate = {BEST_RATE}",
         f"train.seed = {seed}",
@@ -174,13 +228,44 @@ def large(model: Model, seed: int) -> Experiment:
     return Experiment("large", model, str(seed), ("data/text_files", "scale/mini"), bindings)
 
 
+def gpu(model: Model, seed: int) -> Experiment:
+    """The larger corpus with 12 layers, on a GPU."""
+    bindings = (
+        *ANSIBLE,
+        f"optimizer.learning_rate = {BEST_GPU_RATE}",
+        f"train.seed = {seed}",
+    )
+    return Experiment("gpu", model, str(seed), ("data/text_files", "scale/gpu"), bindings)
+
+
+def gpu_short(model: Model, learning_rate: float) -> Experiment:
+    """Half as many steps of it, for the learning rate and for changes."""
+    bindings = (
+        *ANSIBLE,
+        "train.num_steps = 300",
+        f"optimizer.learning_rate = {learning_rate}",
+    )
+    files = ("data/text_files", "scale/gpu")
+    return Experiment("gpu_short", model, f"{learning_rate}", files, bindings)
+
+
+def gpu_again(number: int) -> Experiment:
+    """The same run once more, for what a GPU's order of sums changes."""
+    once = gpu_short(GPU_MODELS[0], BEST_GPU_RATE)
+    return once._replace(group="gpu_again", run=str(number))
+
+
 EXPERIMENTS = [
     *(recall(model, seed) for model in RECALL_MODELS for seed in range(3)),
     recall(LONG, 0),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
-    tuning(ROWS, BEST_RATE),
+    *(tuning(model, BEST_RATE) for model in ROWS),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
+    *(wide(model, seed) for model in (TEXT_MODELS[0], ROTARY) for seed in range(3)),
     *(large(model, seed) for model in TEXT_MODELS[:3] for seed in range(3)),
+    *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
+    *map(gpu_again, range(1, 5)),
+    *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),
 ]
 
 

@@ -14,11 +14,15 @@ from typing import Any
 
 import jax
 from experiments import (
+    CHANGES,
     EXPERIMENTS,
+    GPU_MODELS,
+    GPU_RATES,
     KEPT,
     LEARNING_RATES,
     LONG,
     RECALL_MODELS,
+    ROTARY,
     ROWS,
     TEXT_MODELS,
     Experiment,
@@ -194,14 +198,22 @@ def recall_training_figure(chance_bits: float) -> Figure:
 # Real text
 
 
-def tuned(model: Model) -> list[Experiment]:
+def tuned(group: str, model: Model) -> list[Experiment]:
     """The runs at each learning rate, in order."""
-    return sorted(runs("tuning", model), key=lambda one: one.config.optimizer.learning_rate)
+    return sorted(runs(group, model), key=lambda one: one.config.optimizer.learning_rate)
 
 
-def best(model: Model) -> Experiment:
+def best(group: str, model: Model) -> Experiment:
     """The run at the learning rate that ends best."""
-    return min(tuned(model), key=lambda one: final(one, "bits_per_byte"))
+    return min(tuned(group, model), key=lambda one: final(one, "bits_per_byte"))
+
+
+def differences(group: str, one: Model, other: Model) -> str:
+    """In bits per byte, seed by seed."""
+    pairs = zip(runs(group, one), runs(group, other), strict=True)
+    return ", ".join(
+        f"{final(a, 'bits_per_byte') - final(b, 'bits_per_byte'):+.3f}" for a, b in pairs
+    )
 
 
 def worth_of(experiments: Sequence[Experiment]) -> str:
@@ -210,18 +222,19 @@ def worth_of(experiments: Sequence[Experiment]) -> str:
     return spread((final(one, "memory_worth") for one in experiments), "z.3f")
 
 
-def tuning_table() -> str:
-    header = ["model", "parameters", "µs a token", *(f"at {rate:g}" for rate in LEARNING_RATES)]
+def tuning_table(group: str, models: Sequence[Model], rates: Sequence[float]) -> str:
+    timed = (KEPT / group / "step_time.json").exists()
+    header = ["model", "parameters", *["µs a token"] * timed, *(f"at {rate:g}" for rate in rates)]
     rows = []
-    for model in (*TEXT_MODELS, ROWS):
-        if not tuned(model):
+    for model in models:
+        if not tuned(group, model):
             continue
-        bits = {one.run: f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(model)}
-        by_rate = [bits.get(str(rate), "–") for rate in LEARNING_RATES]
-        cost = f"{microseconds_a_token('tuning', model):.0f}"
-        chosen = best(model)
+        bits = {one.run: f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(group, model)}
+        by_rate = [bits.get(str(rate), "–") for rate in rates]
+        cost = [f"{microseconds_a_token(group, model):.0f}"] if timed else []
+        chosen = best(group, model)
         rows.append(
-            [model.label, f"{num_parameters(chosen):,}", cost, *by_rate, worth_of([chosen])]
+            [model.label, f"{num_parameters(chosen):,}", *cost, *by_rate, worth_of([chosen])]
         )
     return table([*header, "worth of the state at the best"], rows)
 
@@ -238,12 +251,23 @@ def text_table(group: str) -> str:
     return table(header, rows)
 
 
+def gpu_table() -> str:
+    header = ["model", "parameters", "seeds", "bits per byte", "worth of the state"]
+    rows = []
+    for model in GPU_MODELS:
+        if seeds := runs("gpu", model):
+            bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
+            parameters = f"{num_parameters(seeds[0]):,}"
+            rows.append([model.label, parameters, str(len(seeds)), bits, worth_of(seeds)])
+    return table(header, rows)
+
+
 def text_figure() -> Figure:
     """Bits per byte by learning rate, and the worth of the state over training."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
     for model in TEXT_MODELS:
         style = {"color": COLORS[model.name], "marker": "o", "markersize": 3.5, "linewidth": 1.2}
-        if not (by_rate := tuned(model)):
+        if not (by_rate := tuned("tuning", model)):
             continue
         rates = [one.config.optimizer.learning_rate for one in by_rate]
         bits = [final(one, "bits_per_byte") for one in by_rate]
@@ -276,13 +300,15 @@ def page() -> str:
     long_low, long_high = long.config.data.recall_filler
     low, high = recall.data.recall_filler
     tokens = text.train.batch_size * text.train.segment_length
-    by_seed = zip(*(runs("text", model) for model in TEXT_MODELS[:2]), strict=True)
-    differences = [final(a, "bits_per_byte") - final(b, "bits_per_byte") for a, b in by_seed]
+    gpu = runs("gpu", GPU_MODELS[0])[0].config
+    gpu_short = runs("gpu_short", GPU_MODELS[0])[0].config
+    again = [best("gpu_short", GPU_MODELS[0]), *runs("gpu_again", GPU_MODELS[0])]
+    gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
     by_group = {
         f"{group}_commands": "\n".join(
             one.line for one in EXPERIMENTS if one.group == group and one.is_there
         )
-        for group in ("recall", "tuning", "text", "large")
+        for group in ("recall", "tuning", "text", "large", "wide", "gpu_short", "gpu_again", "gpu")
     }
     return TEMPLATE.read_text(encoding="utf-8").format(
         facts=recall.data.recall_facts,
@@ -313,10 +339,25 @@ def page() -> str:
         text_all=f"{tokens * text.train.num_steps / 1e6:.2f}",
         tuning_steps=tuning.train.num_steps,
         tuning_all=f"{tokens * tuning.train.num_steps / 1e6:.2f}",
-        tuning_table=tuning_table(),
+        tuning_table=tuning_table("tuning", (*TEXT_MODELS, *ROWS), LEARNING_RATES),
         text_table=text_table("text"),
-        differences=", ".join(f"{difference:+.3f}" for difference in differences),
+        differences=differences("text", *TEXT_MODELS[:2]),
         large_table=text_table("large"),
+        gpu_layers=gpu.model.num_layers,
+        gpu_width=gpu.model.embedding_size,
+        gpu_window=gpu.model.window_length,
+        gpu_segment=gpu.train.segment_length,
+        gpu_rows=gpu.train.batch_size,
+        gpu_tokens=f"{gpu_tokens:,}",
+        gpu_steps=gpu.train.num_steps,
+        gpu_all=f"{gpu_tokens * gpu.train.num_steps / 1e6:.1f}",
+        gpu_short_table=tuning_table("gpu_short", CHANGES, GPU_RATES),
+        gpu_table=gpu_table(),
+        gpu_differences=differences("gpu", *GPU_MODELS[:2]),
+        gpu_short_steps=gpu_short.train.num_steps,
+        gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
+        rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
+        wide_differences=differences("wide", ROTARY, TEXT_MODELS[0]),
         **by_group,
     )
 

@@ -51,18 +51,24 @@ def test_names_begin_no_other(experiments):
     assert not [(a, b) for a in names for b in names if a != b and a.startswith(b)]
 
 
-def test_runs_have_the_best_learning_rate(results, experiments):
-    tuned = [model for model in experiments.TEXT_MODELS if len(results.tuned(model)) > 1]
-    assert {model for model in experiments.TEXT_MODELS if results.runs("text", model)} <= set(tuned)
-    for model in tuned:
-        rates = [one.config.optimizer.learning_rate for one in results.tuned(model)]
-        assert rates == list(experiments.LEARNING_RATES), "tuned equally"
-        rate = results.best(model).config.optimizer.learning_rate
-        assert rate == experiments.BEST_RATE
+@pytest.mark.parametrize("group, trials", [("text", "tuning"), ("gpu", "gpu_short")])
+def test_runs_have_the_learning_rate_that_is_best_for_the_model(
+    results, experiments, group, trials
+):
+    for model in experiments.TEXT_MODELS if group == "text" else experiments.GPU_MODELS:
+        if runs := results.runs(group, model):
+            best = results.best(trials, model).config.optimizer.learning_rate
+            assert {one.config.optimizer.learning_rate for one in runs} == {best}
+
+
+def test_learning_rates_are_tuned_equally(results, experiments):
+    for model in experiments.TEXT_MODELS:
+        rates = [one.config.optimizer.learning_rate for one in results.tuned("tuning", model)]
+        assert rates == list(experiments.LEARNING_RATES)
 
 
 def test_a_name_that_is_none(experiments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["experiments.py", "recal/"])
     with pytest.raises(SystemExit):
         experiments.main()
-    assert "no name begins with recal/: choose from large/fixed_skip/" in capsys.readouterr().err
+    assert "no name begins with recal/: choose from gpu/fixed_dual/" in capsys.readouterr().err
