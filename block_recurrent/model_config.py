@@ -39,8 +39,9 @@ class ModelConfig:
       attention_kernel: what computes the attention of tokens and states, always the same: 'xla';
         'pallas', kernels that never write the W × 2W weights to memory (a GPU takes multiples of 16
         for W and, in layers that read states, S, and K of 16, 32, 64 or 128; a single TPU multiples
-        of 128 for all; a CPU interprets them, for tests); or 'auto': 'pallas' in the layers of
-        which a GPU takes the sizes, else 'xla'. (They have not yet run on a TPU.)
+        of 128 for all; a CPU interprets them, for tests); or 'auto': 'pallas' in bfloat16 in the
+        layers of which a GPU takes the sizes, else 'xla'. (In float32, and on a TPU, they have not
+        yet run.)
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
       remat: what training computes a second time instead of keeping it for the gradient: 'none';
@@ -94,7 +95,9 @@ class ModelConfig:
 
     def kernel(self, read_states: bool) -> str:
         """What computes the attention of a layer, 'xla' or 'pallas', on the platform at hand."""
-        wanted = "xla" if self.attention == "full" else self.attention_kernel
+        wanted = self.attention_kernel
+        if self.attention == "full" or (wanted == "auto" and self.dtype == "float32"):
+            wanted = "xla"
         num_states = self.num_states if read_states else 0
         return choose_kernel(wanted, self.window_length, self.head_size, num_states)
 

@@ -1,5 +1,6 @@
 """The fused kernels against plain attention: interpreted on CPU, and lowered for GPU and TPU."""
 
+import dataclasses
 import json
 import os
 import re
@@ -403,6 +404,15 @@ def test_auto_takes_the_kernels_where_they_run_and_fit():
     assert choose_kernel("xla", 512, 128, 0, "gpu") == "xla"
     assert choose_kernel("auto", 512, 128, 100, "gpu") == "xla"
     assert choose_kernel("pallas", 7, 5, 0, "cpu") == "pallas"
+
+
+@pytest.mark.parametrize("dtype, kernel", [("bfloat16", "pallas"), ("float32", "xla")])
+def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = ModelConfig(dtype=dtype)
+    assert config.attention_kernel == "auto"
+    assert config.kernel(read_states=True) == kernel
+    assert dataclasses.replace(config, attention_kernel="pallas").kernel(False) == "pallas"
 
 
 @pytest.mark.parametrize(
