@@ -26,7 +26,7 @@ def stepper(experiment: Experiment) -> Callable[[], float]:
     trainer = Trainer(experiment.config, Path("not written to"))
     batch, _ = trainer.lanes.read(trainer.lanes.initial_position())
     batch = trainer.layout.put(batch)
-    step, state = trainer.compile_step(), jax.jit(trainer.init, out_shardings=trainer.shardings)()
+    step, state = trainer.compile_step(), trainer.initial_state()
 
     def timed() -> float:
         nonlocal state

@@ -112,24 +112,28 @@ SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
 DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
 FIVE_LAYERS = "BlockRecurrentTransformer.num_layers = 5"
 
+FIXED_SKIP = Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate")
+FIXED_DUAL = Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,))
+LSTM_DUAL = Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate")
+LSTM = Model("lstm", "LSTM", "lstm")
 RECALL_MODELS = (
-    Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate"),
+    FIXED_SKIP,
     Model("lstm_skip", "Rec:lstm:skip", "brt_lstm_gate", (SKIP,)),
     Model("transformer_xl", "Transformer-XL", "transformer_xl"),
     Model("sliding_window", "sliding window", "sliding_window"),
-    Model("lstm", "LSTM", "lstm"),
+    LSTM,
 )
 # No document in which the gradient, which ends with the segment, reaches from answer to fact.
 LONG = Model(
     "long", "Rec:fixed:skip, long filler", "brt_fixed_gate", ("data.recall_filler = (512, 2048)",)
 )
 TEXT_MODELS = (
-    Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate"),
+    FIXED_SKIP,
     Model("sliding_window", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,)),
     Model("transformer_xl", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,)),
-    Model("lstm", "LSTM", "lstm"),
-    Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,)),
-    Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate"),
+    LSTM,
+    FIXED_DUAL,
+    LSTM_DUAL,
     Model("feedback", "Feedback:fixed:skip", "brt_feedback"),
 )
 # As many tokens a step, of more documents.
@@ -153,11 +157,11 @@ ROTARY = Model(
     ("BlockRecurrentTransformer.positions = 'rope'",),
 )
 GPU_MODELS = (
-    Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate"),
+    FIXED_SKIP,
     Model("sliding_window", "sliding window, 13 layers", "sliding_window", (LAYERS_13,)),
     Model("transformer_xl", "Transformer-XL, 13 layers", "transformer_xl", (LAYERS_13,)),
-    Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,)),
-    Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate"),
+    FIXED_DUAL,
+    LSTM_DUAL,
     ROTARY,
 )
 # What was tried beyond the paper.
@@ -251,7 +255,7 @@ def gpu_short(model: Model, learning_rate: float) -> Experiment:
 
 def gpu_again(number: int) -> Experiment:
     """The same run once more, for what a GPU's order of sums changes."""
-    once = gpu_short(GPU_MODELS[0], BEST_GPU_RATE)
+    once = gpu_short(FIXED_SKIP, BEST_GPU_RATE)
     return once._replace(group="gpu_again", run=str(number))
 
 
@@ -261,7 +265,7 @@ EXPERIMENTS = [
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
     *(tuning(model, BEST_RATE) for model in ROWS),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
-    *(wide(model, seed) for model in (TEXT_MODELS[0], ROTARY) for seed in range(3)),
+    *(wide(model, seed) for model in (FIXED_SKIP, ROTARY) for seed in range(3)),
     *(large(model, seed) for model in TEXT_MODELS[:3] for seed in range(3)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),

@@ -16,6 +16,7 @@ import jax
 from experiments import (
     CHANGES,
     EXPERIMENTS,
+    FIXED_SKIP,
     GPU_MODELS,
     GPU_RATES,
     KEPT,
@@ -239,26 +240,15 @@ def tuning_table(group: str, models: Sequence[Model], rates: Sequence[float]) ->
     return table([*header, "worth of the state at the best"], rows)
 
 
-def text_table(group: str) -> str:
+def text_table(group: str, models: Sequence[Model]) -> str:
     header = ["model", "learning rate", "seeds", "bits per byte", "worth of the state", "minutes"]
     rows = []
-    for model in TEXT_MODELS:
+    for model in models:
         if seeds := runs(group, model):
             bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
             rate = f"{seeds[0].config.optimizer.learning_rate:g}"
             time = spread(map(minutes, seeds), ".1f")
             rows.append([model.label, rate, str(len(seeds)), bits, worth_of(seeds), time])
-    return table(header, rows)
-
-
-def gpu_table() -> str:
-    header = ["model", "parameters", "seeds", "bits per byte", "worth of the state"]
-    rows = []
-    for model in GPU_MODELS:
-        if seeds := runs("gpu", model):
-            bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
-            parameters = f"{num_parameters(seeds[0]):,}"
-            rows.append([model.label, parameters, str(len(seeds)), bits, worth_of(seeds)])
     return table(header, rows)
 
 
@@ -294,15 +284,15 @@ def text_figure() -> Figure:
 
 
 def page() -> str:
-    recall = runs("recall", RECALL_MODELS[0])[0].config
-    text, tuning = (runs(group, TEXT_MODELS[0])[0].config for group in ("text", "tuning"))
+    recall = runs("recall", FIXED_SKIP)[0].config
+    text, tuning = (runs(group, FIXED_SKIP)[0].config for group in ("text", "tuning"))
     [long] = runs("recall", LONG)
     long_low, long_high = long.config.data.recall_filler
     low, high = recall.data.recall_filler
     tokens = text.train.batch_size * text.train.segment_length
-    gpu = runs("gpu", GPU_MODELS[0])[0].config
-    gpu_short = runs("gpu_short", GPU_MODELS[0])[0].config
-    again = [best("gpu_short", GPU_MODELS[0]), *runs("gpu_again", GPU_MODELS[0])]
+    gpu = runs("gpu", FIXED_SKIP)[0].config
+    gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
+    again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
     gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
     by_group = {
         f"{group}_commands": "\n".join(
@@ -324,7 +314,7 @@ def page() -> str:
         tokens=f"{recall.train.batch_size * recall.train.segment_length:,}",
         segment=recall.train.segment_length,
         steps=f"{recall.train.num_steps:,}",
-        recall_minutes=spread(map(minutes, runs("recall", RECALL_MODELS[0])), ".1f"),
+        recall_minutes=spread(map(minutes, runs("recall", FIXED_SKIP)), ".1f"),
         recall_table=recall_table(),
         long_low=long_low,
         long_high=f"{long_high:,}",
@@ -340,31 +330,30 @@ def page() -> str:
         tuning_steps=tuning.train.num_steps,
         tuning_all=f"{tokens * tuning.train.num_steps / 1e6:.2f}",
         tuning_table=tuning_table("tuning", (*TEXT_MODELS, *ROWS), LEARNING_RATES),
-        text_table=text_table("text"),
+        text_table=text_table("text", TEXT_MODELS),
         differences=differences("text", *TEXT_MODELS[:2]),
-        large_table=text_table("large"),
+        large_table=text_table("large", TEXT_MODELS),
         gpu_layers=gpu.model.num_layers,
         gpu_width=gpu.model.embedding_size,
         gpu_window=gpu.model.window_length,
         gpu_segment=gpu.train.segment_length,
         gpu_rows=gpu.train.batch_size,
-        gpu_tokens=f"{gpu_tokens:,}",
         gpu_steps=gpu.train.num_steps,
         gpu_all=f"{gpu_tokens * gpu.train.num_steps / 1e6:.1f}",
         gpu_short_table=tuning_table("gpu_short", CHANGES, GPU_RATES),
-        gpu_table=gpu_table(),
+        gpu_table=text_table("gpu", GPU_MODELS),
         gpu_differences=differences("gpu", *GPU_MODELS[:2]),
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
-        wide_differences=differences("wide", ROTARY, TEXT_MODELS[0]),
+        wide_differences=differences("wide", ROTARY, FIXED_SKIP),
         **by_group,
     )
 
 
 def figures() -> dict[str, Figure]:
     """By the name of the file."""
-    config = runs("recall", RECALL_MODELS[0])[0].config
+    config = runs("recall", FIXED_SKIP)[0].config
     values = config.data.recall_values
     reach = config.model.num_layers * config.model.window_length
     return {

@@ -62,7 +62,7 @@ class SlidingWindowAttention(nnx.Module):
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size
         self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
-        self.kernel = choose_kernel(kernel, window_length, head_size)
+        self.kernel = choose_kernel(kernel, window_length, head_size, dtype)
         self.query = dense(embedding_size, width)
         self.key = dense(embedding_size, width)
         self.value = dense(embedding_size, width)

@@ -62,11 +62,6 @@ def from_blocks_of_heads(
     return jnp.transpose(y, (1, 0, 3, 2, 4)).reshape(batch, blocks * window, -1)
 
 
-def heads_first(x: Float[Array, "*axes K"], heads_axis: int) -> Float[Array, "*batch H M K"]:
-    """The same, its heads before the length."""
-    return jnp.moveaxis(x, heads_axis, -3)
-
-
 def merge_heads(
     *results: Float[Array, "*axes K"], heads_axis: int = -3
 ) -> Float[Array, "*batch M HK"]:

@@ -1,6 +1,9 @@
 """Which implementation of sliding-window attention runs: XLA's, or the fused kernels of Pallas."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from block_recurrent.errors import UserError
@@ -11,16 +14,22 @@ from block_recurrent.types import KeysValues
 HEADS_AXIS = {"xla": -3, "pallas": -2}
 
 
+def heads_first(tree: Any, kernel: str) -> Any:
+    """Arrays as a kernel takes them, with their heads before the length."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, HEADS_AXIS[kernel], -3), tree)
+
+
 def choose_kernel(
     wanted: str,
     window_length: int,
     head_size: int,
+    dtype: str,
     num_states: int = 0,
     platform: str | None = None,
     capability: str | None = None,
     num_devices: int | None = None,
 ) -> str:
-    """'pallas' or 'xla'; of 'auto' the first where a GPU takes these sizes.
+    """'pallas' or 'xla'; of 'auto' the first where a GPU takes these sizes in bfloat16.
 
     Chosen once, when a model is made, by the platform at hand. `jax.lax.platform_dependent` would
     choose at lowering, but under differentiation both branches leave their residuals, so that the
@@ -30,6 +39,7 @@ def choose_kernel(
       wanted: `ModelConfig.attention_kernel`.
       window_length: W.
       head_size: K.
+      dtype: of the computation.
       num_states: S, of the states that the layer reads, if any.
       platform: as `jax.default_backend()` names it; None: that one.
       capability: a GPU's compute capability; None: that of the one at hand.
@@ -38,8 +48,8 @@ def choose_kernel(
     Raises:
       UserError: 'pallas' is wanted and cannot take the sizes.
     """
-    if wanted == "xla":
-        return wanted
+    if wanted == "xla" or (wanted == "auto" and dtype == "float32"):
+        return "xla"
     platform = platform or jax.default_backend()
     capability = capability or getattr(jax.devices()[0], "compute_capability", None)
     num_devices = num_devices or jax.device_count()

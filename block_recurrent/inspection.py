@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from block_recurrent.dot_product import attend, heads_first, merge_heads
-from block_recurrent.fused_attention import HEADS_AXIS
+from block_recurrent.dot_product import attend, merge_heads
+from block_recurrent.fused_attention import heads_first
 from block_recurrent.layers import RecurrentLayer
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.recurrent_cell import RecurrentCell
@@ -72,9 +72,7 @@ def look_at_layer(layer: RecurrentLayer, x: Float[Array, "B W D"], before: Layer
     h = cell.with_ids(state)
     tokens = jax.tree.map(lambda leaf: leaf[0], window.joined())
     seen = heads.state_queries, cell.queries(h), cell.keys_values(h), tokens
-    state_queries, (queries, token_queries), states, tokens = jax.tree.map(
-        lambda leaf: heads_first(leaf, HEADS_AXIS[cell.kernel]), seen
-    )
+    state_queries, (queries, token_queries), states, tokens = heads_first(seen, cell.kernel)
     attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
     return Look(
         entering=state,

@@ -95,11 +95,9 @@ class ModelConfig:
 
     def kernel(self, read_states: bool) -> str:
         """What computes the attention of a layer, 'xla' or 'pallas', on the platform at hand."""
-        wanted = self.attention_kernel
-        if self.attention == "full" or (wanted == "auto" and self.dtype == "float32"):
-            wanted = "xla"
+        wanted = "xla" if self.attention == "full" else self.attention_kernel
         num_states = self.num_states if read_states else 0
-        return choose_kernel(wanted, self.window_length, self.head_size, num_states)
+        return choose_kernel(wanted, self.window_length, self.head_size, self.dtype, num_states)
 
     @property
     def has_recurrent_state(self) -> bool:

@@ -61,7 +61,7 @@ class RecurrentCell(nnx.Module):
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
-        self.kernel = choose_kernel(kernel, 0, head_size, num_states)
+        self.kernel = choose_kernel(kernel, 0, head_size, dtype, num_states)
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
         self.norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)

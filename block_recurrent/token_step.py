@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from block_recurrent.attention import SlidingWindowAttention
-from block_recurrent.dot_product import heads_first, merge_heads
-from block_recurrent.fused_attention import HEADS_AXIS
+from block_recurrent.dot_product import merge_heads
+from block_recurrent.fused_attention import heads_first
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.positions import HIDDEN, rotate, turn, turns
 from block_recurrent.types import KeysValues, ModelState
@@ -80,14 +80,10 @@ def states_to_read(
     model: BlockRecurrentTransformer, memory: ModelState
 ) -> tuple[KeysValues | None, ...]:
     """Keys and values ``[B, H, S, K]`` of the states that each recurrent layer has in a block."""
-
-    def read(cell, state):
-        return jax.tree.map(
-            lambda leaf: heads_first(leaf, HEADS_AXIS[cell.kernel]), cell.read(state)
-        )
-
     return tuple(
-        None if state.recurrent is None else read(layer.cell, state.recurrent)
+        None
+        if state.recurrent is None
+        else heads_first(layer.cell.read(state.recurrent), layer.cell.kernel)
         for layer, state in zip(model.layers, memory, strict=True)
     )
 

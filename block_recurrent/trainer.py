@@ -196,8 +196,7 @@ class Trainer:
         """The newest checkpoint, or the beginning."""
         position = self.lanes.initial_position()
         if checkpoints.latest_step is None:
-            with random_kernels():
-                state = jax.jit(self.init, out_shardings=self.shardings)()
+            state = self.initial_state()
             if self.initial_params is not None:
                 params = jax.device_put(self.initial_params, self.shardings.params)
                 state, self.initial_params = state._replace(params=params), None
@@ -206,6 +205,11 @@ class Trainer:
             return state, position
         tell(f"continuing from step {checkpoints.latest_step:,}")
         return checkpoints.restore(self.abstract, position)
+
+    def initial_state(self) -> TrainState:
+        """The beginning, every part on its devices."""
+        with random_kernels():
+            return jax.jit(self.init, out_shardings=self.shardings)()
 
     def loop(
         self,

@@ -395,15 +395,15 @@ def test_devices_share_the_batch_and_the_heads():
 
 
 def test_auto_takes_the_kernels_where_they_run_and_fit():
-    assert choose_kernel("auto", 512, 128, 0, "cpu") == "xla"
-    assert choose_kernel("auto", 512, 128, 0, "gpu") == "pallas"
-    assert choose_kernel("auto", 512, 96, 0, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, 0, "tpu") == "xla", "not tried on one"
-    assert choose_kernel("pallas", 512, 128, 0, "tpu", num_devices=1) == "pallas"
-    assert choose_kernel("auto", 512, 128, 0, "gpu", "7.5") == "xla"
-    assert choose_kernel("xla", 512, 128, 0, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, 100, "gpu") == "xla"
-    assert choose_kernel("pallas", 7, 5, 0, "cpu") == "pallas"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "cpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu") == "pallas"
+    assert choose_kernel("auto", 512, 96, "bfloat16", 0, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "tpu") == "xla", "not tried on one"
+    assert choose_kernel("pallas", 512, 128, "bfloat16", 0, "tpu", num_devices=1) == "pallas"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu", "7.5") == "xla"
+    assert choose_kernel("xla", 512, 128, "bfloat16", 0, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 100, "gpu") == "xla"
+    assert choose_kernel("pallas", 7, 5, "bfloat16", 0, "cpu") == "pallas"
 
 
 @pytest.mark.parametrize("dtype, kernel", [("bfloat16", "pallas"), ("float32", "xla")])
@@ -427,7 +427,9 @@ def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
 )
 def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
     with pytest.raises(UserError, match=message):
-        choose_kernel("pallas", window, size, 100 if "states" in message else 0, platform)
+        choose_kernel(
+            "pallas", window, size, "bfloat16", 100 if "states" in message else 0, platform
+        )
 
 
 def test_full_attention_has_no_fused_kernel():
