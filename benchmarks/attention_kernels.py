@@ -35,9 +35,7 @@ import numpy as np
 from block_recurrent.dot_product import (
     attend,
     from_blocks_of_heads,
-    scaled_unit,
     to_blocks_of_heads,
-    unit,
 )
 from block_recurrent.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.kernels.default_tiles import choose_bands, choose_rectangles
@@ -46,6 +44,7 @@ from block_recurrent.kernels.window_attention import (
     unmasked_attention,
     window_attention,
 )
+from block_recurrent.norms import scaled_unit, unit
 from block_recurrent.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Window
@@ -104,7 +103,7 @@ def make_inputs(args):
 
     shape = (args.batch, args.blocks * args.window, args.heads, args.head_size)
     block = (args.batch, args.window, args.heads, args.head_size)
-    queries = scaled_unit(normal(*shape), jnp.full(args.heads, 4.0), heads_axis=-2)
+    queries = scaled_unit(normal(*shape), jnp.full(args.heads, 4.0))
     tokens = KeysValues(unit(normal(*shape)), normal(*shape))
     carried = KeysValues(unit(normal(*block)), normal(*block))
     bias = jnp.asarray(rng.standard_normal((args.heads, args.window)), jnp.float32)
@@ -188,9 +187,7 @@ def xla_attention(queries, tokens, carried, bias, dropout):
     """The path of `attention_kernel = 'xla'`."""
     window, heads = carried.keys.shape[1:3]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    queries, *tokens = (
-        to_blocks_of_heads(x.reshape(*x.shape[:2], -1), window, heads) for x in (queries, *tokens)
-    )
+    queries, *tokens = (to_blocks_of_heads(x, window) for x in (queries, *tokens))
     keys, values = Window(KeysValues(*tokens), carried, None).joined()
     if bias is None:
         positions = np.arange(2 * window)

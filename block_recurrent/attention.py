@@ -8,16 +8,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from block_recurrent.dot_product import (
-    attend,
-    from_blocks_of_heads,
-    scaled_unit,
-    to_blocks_of_heads,
-    unit,
-)
+from block_recurrent.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads, to_heads
 from block_recurrent.dropout import dropout_multiplier
-from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_attention, fused_read
+from block_recurrent.fused_attention import choose_kernel, fused_attention, fused_read
 from block_recurrent.linear import linear
+from block_recurrent.norms import scaled_unit, unit
 from block_recurrent.positions import HIDDEN, T5RelativeBias, by_relative_position, rotate
 from block_recurrent.types import KeysValues
 from block_recurrent.window import Heads, Window
@@ -101,17 +96,17 @@ class SlidingWindowAttention(nnx.Module):
     def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
         """Queries (times |scale|), keys and values; queries and keys have unit length."""
 
-        length = None if self.kernel == "pallas" else block_length or self.window_length
-        axis = HEADS_AXIS[self.kernel]
-
         def heads(linear):
-            return to_blocks_of_heads(linear(x), length, self.num_heads)
+            return to_heads(linear(x), self.num_heads)
 
-        state_queries = None
+        queries, state_queries = scaled_unit(heads(self.query), self.scale[...]), None
         if self.read_states:
-            state_queries = scaled_unit(heads(self.state_query), self.state_scale[...], axis)
-        queries = scaled_unit(heads(self.query), self.scale[...], axis)
-        return Heads(queries, KeysValues(unit(heads(self.key)), heads(self.value)), state_queries)
+            state_queries = scaled_unit(heads(self.state_query), self.state_scale[...])
+        tokens = KeysValues(unit(heads(self.key)), heads(self.value))
+        result, length = Heads(queries, tokens, state_queries), block_length or self.window_length
+        if self.kernel == "pallas":
+            return result
+        return jax.tree.map(lambda leaf: to_blocks_of_heads(leaf, length), result)
 
     def extend(
         self, tokens: KeysValues, cache: KeysValues, starts: Bool[Array, "B N"] | None

@@ -17,37 +17,15 @@ def from_blocks(x: Float[Array, "N B W D"]) -> Float[Array, "B T D"]:
     return jnp.moveaxis(x, 0, 1).reshape(batch, blocks * window, width)
 
 
-def unit(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
-    """x over its L2 norm."""
-    square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(square + 1e-6).astype(x.dtype)
+def to_heads(x: Float[Array, "*axes HK"], num_heads: int) -> Float[Array, "*axes H K"]:
+    """Splits the last axis into heads."""
+    return x.reshape(*x.shape[:-1], num_heads, -1)
 
 
-def scaled_unit(
-    x: Float[Array, "*axes K"], scale: Float[Array, " H"], heads_axis: int = -3
-) -> Float[Array, "*axes K"]:
-    """Unit queries times |scale| of their head: an attention logit is then a mere product."""
-    return unit(x) * jnp.expand_dims(jnp.abs(scale), range(1, -heads_axis)).astype(x.dtype)
-
-
-def to_heads(
-    x: Float[Array, "*batch M HK"], num_heads: int, heads_axis: int = -3
-) -> Float[Array, "*batch H M K"] | Float[Array, "*batch M H K"]:
-    """Splits the last axis into heads, before the length, or behind it: axis −2."""
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], num_heads, -1), -2, heads_axis)
-
-
-def to_blocks_of_heads(
-    x: Float[Array, "B T HK"], window_length: int | None, num_heads: int
-) -> Float[Array, "N B H W K"] | Float[Array, "B T H K"]:
-    """Cuts a segment into blocks and its width into heads, in one transposition.
-
-    Without a length of blocks there are none, and heads stay behind the length.
-    """
-    if window_length is None:
-        return to_heads(x, num_heads, -2)
-    batch, length, _ = x.shape
-    x = x.reshape(batch, length // window_length, window_length, num_heads, -1)
+def to_blocks_of_heads(x: Float[Array, "B T H K"], window_length: int) -> Float[Array, "N B H W K"]:
+    """Cuts a segment into blocks, and puts heads before the length."""
+    batch, length, *heads = x.shape
+    x = x.reshape(batch, length // window_length, window_length, *heads)
     return jnp.transpose(x, (1, 0, 3, 2, 4))
 
 

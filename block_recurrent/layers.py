@@ -9,6 +9,7 @@ from block_recurrent.dropout import tiled_dropout
 from block_recurrent.feed_forward import FeedForward
 from block_recurrent.full_attention import FullAttention
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.norms import RMSNorm
 from block_recurrent.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.types import KeysValues, LayerState
 
@@ -20,7 +21,7 @@ class TransformerLayer(nnx.Module):
         d, dtype = config.embedding_size, config.dtype
         attention = FullAttention if config.attention == "full" else SlidingWindowAttention
         self.dropout_rate = config.dropout_rate
-        self.attention_norm = nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.attention_norm = RMSNorm(d, dtype=dtype)
         self.attention = attention(
             d,
             config.num_heads,
@@ -34,7 +35,7 @@ class TransformerLayer(nnx.Module):
             kernel=config.kernel(read_states),
             rngs=rngs,
         )
-        self.ffn_norm = nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.ffn_norm = RMSNorm(d, dtype=dtype)
         self.ffn = FeedForward(d, config.mlp_dim, d, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> LayerState:

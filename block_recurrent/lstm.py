@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.dropout import tiled_dropout
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.norms import RMSNorm
 from block_recurrent.types import LayerState
 
 
@@ -19,7 +20,7 @@ class LSTMLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, dtype = config.embedding_size, config.dtype
         self.dropout_rate = config.dropout_rate
-        self.norm = nnx.RMSNorm(d, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm(d, dtype=dtype)
         self.cell = nnx.OptimizedLSTMCell(d, d, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> LayerState:

@@ -13,6 +13,7 @@ from block_recurrent.dot_product import from_blocks, to_blocks
 from block_recurrent.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.lstm import LSTMLayer
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.norms import RMSNorm
 from block_recurrent.types import ModelState
 
 
@@ -45,9 +46,7 @@ class BlockRecurrentTransformer(nnx.Module):
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )
         self.layers = nnx.List(new_layer(config, index, rngs) for index in range(config.num_layers))
-        self.final_norm = nnx.RMSNorm(
-            config.embedding_size, epsilon=1e-6, dtype=config.dtype, rngs=rngs
-        )
+        self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype)
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state in which a document starts: one entry a layer."""

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.dot_product import attend, merge_heads, scaled_unit, to_heads, unit
+from block_recurrent.dot_product import attend, merge_heads, to_heads
 from block_recurrent.feed_forward import FeedForward
 from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_read
 from block_recurrent.gates import GATES
 from block_recurrent.linear import linear
+from block_recurrent.norms import RMSNorm, scaled_unit, unit
 from block_recurrent.types import KeysValues
 
 
@@ -64,7 +65,7 @@ class RecurrentCell(nnx.Module):
         self.kernel = choose_kernel(kernel, 0, head_size, dtype, num_states)
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
-        self.norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm(embedding_size, dtype=dtype)
         self.key = dense(embedding_size, width)
         self.value = dense(embedding_size, width)
         self.query = dense(embedding_size, width)
@@ -75,7 +76,7 @@ class RecurrentCell(nnx.Module):
             self.output = dense(2 * width, embedding_size)
             self.output_gate = new_gate(2 * width)
         if configuration == "dual":
-            self.ffn_norm = nnx.RMSNorm(embedding_size, epsilon=1e-6, dtype=dtype, rngs=rngs)
+            self.ffn_norm = RMSNorm(embedding_size, dtype=dtype)
         if configuration in ("dual", "single"):
             inputs = embedding_size if configuration == "dual" else 2 * width
             self.ffn = FeedForward(inputs, mlp_dim, embedding_size, dtype=dtype, rngs=rngs)
@@ -110,17 +111,20 @@ class RecurrentCell(nnx.Module):
 
     def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B _ _ K"], ...]:
         """To the states and to the tokens, of states that are normed and have their positions."""
-        axis = HEADS_AXIS[self.kernel]
-        queries = scaled_unit(self.heads(self.query(h)), self.scale[...], axis)
-        return queries, scaled_unit(self.heads(self.token_query(h)), self.token_scale[...], axis)
+        to_states, to_tokens = self.heads(self.query(h)), self.heads(self.token_query(h))
+        to_states = scaled_unit(to_states, self.scale[...])
+        return self.placed((to_states, scaled_unit(to_tokens, self.token_scale[...])))
 
     def keys_values(self, h: Float[Array, "B S D"]) -> KeysValues:
         """Keys and values of states that are normed and have their positions."""
-        return KeysValues(unit(self.heads(self.key(h))), self.heads(self.value(h)))
+        return self.placed(KeysValues(unit(self.heads(self.key(h))), self.heads(self.value(h))))
 
-    def heads(self, x: Float[Array, "B S HK"]) -> Array:
-        """Split into heads as the kernel takes them."""
-        return to_heads(x, self.num_heads, HEADS_AXIS[self.kernel])
+    def heads(self, x: Float[Array, "B S HK"]) -> Float[Array, "B S H K"]:
+        return to_heads(x, self.num_heads)
+
+    def placed(self, tree):
+        """Heads where the kernel takes them."""
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -2, HEADS_AXIS[self.kernel]), tree)
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The normed state plus the learned position of each vector, which tells them apart."""

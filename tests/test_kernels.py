@@ -19,9 +19,7 @@ from block_recurrent import KeysValues, ModelConfig, UserError
 from block_recurrent.dot_product import (
     attend,
     from_blocks_of_heads,
-    scaled_unit,
     to_blocks_of_heads,
-    unit,
 )
 from block_recurrent.fused_attention import choose_kernel
 from block_recurrent.kernels.band import Band, Rectangle, Tiles
@@ -31,6 +29,7 @@ from block_recurrent.kernels.window_attention import (
     unmasked_attention,
     window_attention,
 )
+from block_recurrent.norms import scaled_unit, unit
 from block_recurrent.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.window import Window
 from tiny import QUICK, VARIANTS, make_model, make_tokens, split
@@ -45,7 +44,7 @@ def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
 
     shape = (batch, blocks * window, heads, size)
     block = (batch, window, heads, size)
-    queries = scaled_unit(normal(*shape), jnp.linspace(2.0, 5.0, heads), heads_axis=-2)
+    queries = scaled_unit(normal(*shape), jnp.linspace(2.0, 5.0, heads))
     tokens = KeysValues(unit(normal(*shape)), normal(*shape))
     carried = KeysValues(unit(normal(*block)), normal(*block))
     starts = jnp.asarray(rng.random((batch, blocks)) < 0.5)
@@ -60,7 +59,7 @@ def plain_attention(queries, tokens, carried, starts, bias, dropout):
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     joined = Window(tokens, carried, starts).joined()
     keys, values = (x.swapaxes(-3, -2) for x in joined)
-    queries = to_blocks_of_heads(queries.reshape(*queries.shape[:2], -1), window, heads)
+    queries = to_blocks_of_heads(queries, window)
     if bias is None:
         positions = np.arange(2 * window)
         queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
@@ -198,7 +197,7 @@ def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
 
     shape = (blocks, batch, keys, heads, size)
     scale = jnp.linspace(2.0, 5.0, heads)
-    rows = scaled_unit(normal(batch, blocks * queries, heads, size), scale, heads_axis=-2)
+    rows = scaled_unit(normal(batch, blocks * queries, heads, size), scale)
     return rows, KeysValues(unit(normal(*shape)), normal(*shape))
 
 
@@ -206,7 +205,7 @@ def plain_unmasked_attention(queries, keys_values):
     """What `unmasked_attention` computes."""
     keys, values = (x.swapaxes(-3, -2) for x in keys_values)
     batch, length, heads, _ = queries.shape
-    queries = to_blocks_of_heads(queries.reshape(batch, length, -1), length // len(keys), heads)
+    queries = to_blocks_of_heads(queries, length // len(keys))
     return from_blocks_of_heads(attend(queries, keys, values)).reshape(batch, length, heads, -1)
 
 

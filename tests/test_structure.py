@@ -17,7 +17,7 @@ GIN = Path(__file__).parent.parent / "gin"
 # Each module imports only modules before it: whoever reads in this order meets nothing unexplained.
 READING_ORDER = """
     errors run_folder whole_file checksums mirror types
-    linear positions dropout dot_product window
+    linear positions dropout dot_product norms window
     kernels kernels.band kernels.launch kernels.forward kernels.backward kernels.window_attention
     kernels.default_tiles fused_attention
     attention full_attention gates feed_forward recurrent_cell

@@ -1,0 +1,65 @@
+"""Vectors divided by their length: the norm of the layers, and queries and keys of unit length."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+EPSILON = 1e-6
+
+
+class RMSNorm(nnx.Module):
+    """x over its root mean square, times a learned scale (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size: int, *, dtype: str = "float32"):
+        self.scale = nnx.Param(jnp.ones(size))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+        return over_length(x, self.scale[...], x.shape[-1]).astype(self.dtype)
+
+
+def unit(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
+    """x over its L2 norm."""
+    return over_length(x, jnp.ones(1), 1).astype(x.dtype)
+
+
+def scaled_unit(
+    x: Float[Array, "*axes H K"], scale: Float[Array, " H"]
+) -> Float[Array, "*axes H K"]:
+    """Unit queries times |scale| of their head: an attention logit is then a mere product."""
+    return over_length(x, jnp.abs(scale)[:, None], 1).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def over_length(
+    x: Float[Array, "*axes D"], scale: Float[Array, "*last #D"], size: int
+) -> Float[Array, "*axes D"]:
+    """scale · x / √(Σx² / size + ε), in float32.
+
+    With a gradient of its own, which keeps x and one number a vector. The chain rule keeps both
+    factors of a product as large as the product: a tenth of the memory of a training step.
+    """
+    return _forward(x, scale, size)[0]
+
+
+def _forward(x, scale, size):
+    square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    over = jax.lax.rsqrt(square / size + EPSILON)
+    return x * (over * scale), (x, over, scale)
+
+
+def _backward(size, residuals, gradient):
+    x, over, scale = residuals
+    unscaled = gradient * scale
+    along = jnp.sum(unscaled * x, axis=-1, keepdims=True) * jnp.square(over) / size
+    d_x = (over * (unscaled - x * along)).astype(x.dtype)
+    d_scale = gradient * x * over
+    if scale.shape[-1] == 1:
+        d_scale = jnp.sum(d_scale, axis=-1, keepdims=True)
+    return d_x, jnp.sum(d_scale, axis=range(d_scale.ndim - scale.ndim))
+
+
+over_length.defvjp(_forward, _backward)
