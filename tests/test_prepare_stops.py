@@ -77,11 +77,12 @@ def wait_for_the_end_of_all(process: subprocess.Popen):
 
 @pytest.mark.slow
 def test_kill_and_the_same_command_again(place, prepare, run):
-    """kill −9 while two processes write; meanwhile a second command is refused."""
+    """kill −9 while two processes write; before, they are held while a second one is refused."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     partial = place / "store.partial"
     process = start(place, *arguments)
     wait_until(lambda: len(list(partial.glob("train-*.json"))) >= 2, process)
+    os.killpg(process.pid, signal.SIGSTOP)
     status, out, err = run("--output=store", *arguments)
     assert (status, out) == (2, "")
     assert err == (
@@ -90,6 +91,7 @@ def test_kill_and_the_same_command_again(place, prepare, run):
     )
     assert len(members(process.pid)) >= 3
     process.kill()
+    os.killpg(process.pid, signal.SIGCONT)
     process.communicate()
     wait_for_the_end_of_all(process)
 
