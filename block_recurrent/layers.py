@@ -21,7 +21,7 @@ class TransformerLayer(nnx.Module):
         d, dtype = config.embedding_size, config.dtype
         attention = FullAttention if config.attention == "full" else SlidingWindowAttention
         self.dropout_rate = config.dropout_rate
-        self.attention_norm = RMSNorm(d, dtype=dtype)
+        self.attention_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
         self.attention = attention(
             d,
             config.num_heads,
@@ -35,7 +35,7 @@ class TransformerLayer(nnx.Module):
             kernel=config.kernel(read_states),
             rngs=rngs,
         )
-        self.ffn_norm = RMSNorm(d, dtype=dtype)
+        self.ffn_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
         self.ffn = FeedForward(d, config.mlp_dim, d, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> LayerState:

@@ -20,7 +20,7 @@ class LSTMLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         d, dtype = config.embedding_size, config.dtype
         self.dropout_rate = config.dropout_rate
-        self.norm = RMSNorm(d, dtype=dtype)
+        self.norm = RMSNorm(d, dtype=dtype, rngs=rngs)
         self.cell = nnx.OptimizedLSTMCell(d, d, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> LayerState:

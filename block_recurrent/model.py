@@ -46,7 +46,7 @@ class BlockRecurrentTransformer(nnx.Module):
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )
         self.layers = nnx.List(new_layer(config, index, rngs) for index in range(config.num_layers))
-        self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype)
+        self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state in which a document starts: one entry a layer."""

@@ -10,12 +10,11 @@ from jaxtyping import Array, Float
 EPSILON = 1e-6
 
 
-class RMSNorm(nnx.Module):
-    """x over its root mean square, times a learned scale (Zhang & Sennrich 2019)."""
+class RMSNorm(nnx.RMSNorm):
+    """x over its root mean square, times a learned scale (Zhang & Sennrich 2019).
 
-    def __init__(self, size: int, *, dtype: str = "float32"):
-        self.scale = nnx.Param(jnp.ones(size))
-        self.dtype = dtype
+    Flax's, but for the gradient.
+    """
 
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         return over_length(x, self.scale[...], x.shape[-1]).astype(self.dtype)

@@ -65,7 +65,7 @@ class RecurrentCell(nnx.Module):
         self.kernel = choose_kernel(kernel, 0, head_size, dtype, num_states)
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
-        self.norm = RMSNorm(embedding_size, dtype=dtype)
+        self.norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
         self.key = dense(embedding_size, width)
         self.value = dense(embedding_size, width)
         self.query = dense(embedding_size, width)
@@ -76,7 +76,7 @@ class RecurrentCell(nnx.Module):
             self.output = dense(2 * width, embedding_size)
             self.output_gate = new_gate(2 * width)
         if configuration == "dual":
-            self.ffn_norm = RMSNorm(embedding_size, dtype=dtype)
+            self.ffn_norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
         if configuration in ("dual", "single"):
             inputs = embedding_size if configuration == "dual" else 2 * width
             self.ffn = FeedForward(inputs, mlp_dim, embedding_size, dtype=dtype, rngs=rngs)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from block_recurrent.feed_forward import relu
 from block_recurrent.norms import EPSILON, RMSNorm, scaled_unit, unit
@@ -18,7 +19,7 @@ def l2_norm(x, scale):
 
 
 def layer(x, scale):
-    norm = RMSNorm(len(scale))
+    norm = RMSNorm(len(scale), rngs=nnx.Rngs(0))
     norm.scale[...] = scale
     return norm(x)
 
