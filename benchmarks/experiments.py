@@ -8,6 +8,7 @@ A run lies in runs/, and of it metrics.jsonl and the evaluations in docs/results
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from block_recurrent.configs import RunConfig, load
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results"
+PATCH = KEPT / "changes.patch"
 
 
 class Model(NamedTuple):
@@ -29,12 +31,14 @@ class Model(NamedTuple):
       label: what it is called in tables.
       variant: the gin file.
       bindings: besides.
+      change: of the package itself, of those in docs/results/changes.patch.
     """
 
     name: str
     label: str
     variant: str
     bindings: tuple[str, ...] = ()
+    change: str = ""
 
 
 class Experiment(NamedTuple):
@@ -81,7 +85,9 @@ class Experiment(NamedTuple):
     @property
     def line(self) -> str:
         """The command as one writes it in a shell; bindings have single quotes at most."""
-        return " ".join(f'"{word}"' if " " in word else word for word in self.command)
+        change = [f"BRT_CHANGE={self.model.change}"] if self.model.change else []
+        words = [*change, *self.command]
+        return " ".join(f'"{word}"' if " " in word else word for word in words)
 
     @property
     def config(self) -> RunConfig:
@@ -99,13 +105,23 @@ class Experiment(NamedTuple):
     def run_and_keep(self):
         """Trains, or goes on, and scores."""
         workdir = ROOT / "runs" / self.name
-        subprocess.run([sys.executable, *self.command[1:]], cwd=ROOT, check=True)
+        environment = os.environ | {"BRT_CHANGE": self.model.change}
+        if self.model.change and not is_patched():
+            sys.exit(f"error: {self.name} needs a change of the package: git apply {PATCH}")
+        command = [sys.executable, *self.command[1:]]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
         self.kept.mkdir(parents=True, exist_ok=True)
         for split in self.splits:
             score = [sys.executable, "-m", "block_recurrent.evaluate", f"--workdir={workdir}"]
             score += [f"--split={split}", f"--json={self.kept / split}.json"]
             subprocess.run(score, cwd=ROOT, check=True)
         shutil.copy(workdir / "metrics.jsonl", self.kept)
+
+
+def is_patched() -> bool:
+    """Whether the package has the changes of PATCH."""
+    check = ["git", "apply", "--reverse", "--check", PATCH]
+    return subprocess.run(check, cwd=ROOT, capture_output=True).returncode == 0
 
 
 SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
@@ -177,6 +193,21 @@ CHANGES = (
         )
     ),
 )
+# Beyond its gin files: what PATCH makes of it.
+PATCHED = (
+    FIXED_SKIP,
+    *(
+        Model(change, f"Rec:fixed:skip, {label}", "brt_fixed_gate", change=change)
+        for change, label in (
+            ("gated", "gated feed-forward (SwiGLU)"),
+            ("squared", "squared ReLU"),
+            ("shared_keys", "one head of keys and values"),
+            ("slow_gate", "gates begin at σ(2)"),
+            ("fast_gate", "gates begin at σ(−2)"),
+            ("read_above", "layers above read the state"),
+        )
+    ),
+)
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -211,6 +242,16 @@ def wide(model: Model, seed: int) -> Experiment:
         f"train.seed = {seed}",
     )
     return Experiment("wide", model, str(seed), ("scale/mini",), bindings)
+
+
+def change(model: Model, seed: int) -> Experiment:
+    """A short run with the package changed."""
+    bindings = (
+        "train.num_steps = 400",
+        f"optimizer.learning_rate = {BEST_RATE}",
+        f"train.seed = {seed}",
+    )
+    return Experiment("changes", model, str(seed), ("scale/mini",), bindings)
 
 
 # What benchmarks/fetch_corpus.py fetches.
@@ -270,6 +311,7 @@ EXPERIMENTS = [
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),
+    *(change(model, seed) for model in PATCHED for seed in range(3)),
 ]
 
 

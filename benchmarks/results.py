@@ -22,6 +22,7 @@ from experiments import (
     KEPT,
     LEARNING_RATES,
     LONG,
+    PATCHED,
     RECALL_MODELS,
     ROTARY,
     ROWS,
@@ -252,6 +253,16 @@ def text_table(group: str, models: Sequence[Model]) -> str:
     return table(header, rows)
 
 
+def changes_table() -> str:
+    rows = []
+    for model in PATCHED:
+        seeds = runs("changes", model)
+        bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
+        against = "–" if model == FIXED_SKIP else differences("changes", model, FIXED_SKIP)
+        rows.append([model.label, bits, against, worth_of(seeds)])
+    return table(["model", "bits per byte", "difference by seed", "worth of the state"], rows)
+
+
 def text_figure() -> Figure:
     """Bits per byte by learning rate, and the worth of the state over training."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
@@ -298,7 +309,7 @@ def page() -> str:
         f"{group}_commands": "\n".join(
             one.line for one in EXPERIMENTS if one.group == group and one.is_there
         )
-        for group in ("recall", "tuning", "text", "large", "wide", "gpu_short", "gpu_again", "gpu")
+        for group in {one.group for one in EXPERIMENTS}
     }
     return TEMPLATE.read_text(encoding="utf-8").format(
         facts=recall.data.recall_facts,
@@ -333,6 +344,10 @@ def page() -> str:
         text_table=text_table("text", TEXT_MODELS),
         differences=differences("text", *TEXT_MODELS[:2]),
         large_table=text_table("large", TEXT_MODELS),
+        text_first=f"{final(runs('text', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
+        changes_table=changes_table(),
+        changes_before=f"{final(runs('tuning', FIXED_SKIP)[1], 'bits_per_byte'):.3f}",
+        changes_first=f"{final(runs('changes', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
         gpu_layers=gpu.model.num_layers,
         gpu_width=gpu.model.embedding_size,
         gpu_window=gpu.model.window_length,

@@ -44,7 +44,7 @@ def test_what_is_kept_is_small_and_of_an_experiment(experiments):
     files = list(experiments.KEPT.rglob("metrics.jsonl"))
     assert files and {file.parent for file in files} <= known
     everything = [file for file in experiments.KEPT.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in everything) < 2**20
+    assert sum(file.stat().st_size for file in everything) < 5 * 2**18
 
 
 def test_names_begin_no_other(experiments):
@@ -66,6 +66,13 @@ def test_learning_rates_are_tuned_equally(results, experiments):
     for model in experiments.TEXT_MODELS:
         rates = [one.config.optimizer.learning_rate for one in results.tuned("tuning", model)]
         assert rates == list(experiments.LEARNING_RATES)
+
+
+def test_a_change_of_the_package_that_is_not_made(experiments):
+    [one] = [one for one in experiments.EXPERIMENTS if one.name == "changes/gated/0/"]
+    assert one.line.startswith("BRT_CHANGE=gated python -m block_recurrent.train --gin_file=")
+    with pytest.raises(SystemExit, match="^error: changes/gated/0/ needs a change of the package"):
+        one.run_and_keep()
 
 
 def test_a_name_that_is_none(experiments, monkeypatch, capsys):
