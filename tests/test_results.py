@@ -79,4 +79,4 @@ def test_a_name_that_is_none(experiments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["experiments.py", "recal/"])
     with pytest.raises(SystemExit):
         experiments.main()
-    assert "no name begins with recal/: choose from gpu/fixed_dual/" in capsys.readouterr().err
+    assert "no name begins with recal/: choose from changes/fast_gate/" in capsys.readouterr().err
