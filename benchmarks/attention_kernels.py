@@ -32,11 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.dot_product import (
-    attend,
-    from_blocks_of_heads,
-    to_blocks_of_heads,
-)
+from block_recurrent.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
 from block_recurrent.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.kernels.default_tiles import choose_bands, choose_rectangles
 from block_recurrent.kernels.window_attention import (

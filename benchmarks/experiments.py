@@ -246,12 +246,9 @@ def wide(model: Model, seed: int) -> Experiment:
 
 def change(model: Model, seed: int) -> Experiment:
     """A short run with the package changed."""
-    bindings = (
-        "train.num_steps = 400",
-        f"optimizer.learning_rate = {BEST_RATE}",
-        f"train.seed = {seed}",
-    )
-    return Experiment("changes", model, str(seed), ("scale/mini",), bindings)
+    once = tuning(model, BEST_RATE)
+    bindings = (*once.bindings, f"train.seed = {seed}")
+    return once._replace(group="changes", run=str(seed), bindings=bindings)
 
 
 # What benchmarks/fetch_corpus.py fetches.

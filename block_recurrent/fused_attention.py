@@ -19,6 +19,11 @@ def heads_first(tree: Any, kernel: str) -> Any:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, HEADS_AXIS[kernel], -3), tree)
 
 
+def for_kernel(tree: Any, kernel: str) -> Any:
+    """Arrays with their heads behind the length, as a kernel takes them."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, HEADS_AXIS[kernel]), tree)
+
+
 def choose_kernel(
     wanted: str,
     window_length: int,

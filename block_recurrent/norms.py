@@ -16,6 +16,9 @@ class RMSNorm(nnx.RMSNorm):
     Flax's, but for the gradient.
     """
 
+    def __init__(self, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        super().__init__(size, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         return over_length(x, self.scale[...], x.shape[-1]).astype(self.dtype)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from block_recurrent.dot_product import attend, merge_heads, to_heads
 from block_recurrent.feed_forward import FeedForward
-from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, fused_read
+from block_recurrent.fused_attention import HEADS_AXIS, choose_kernel, for_kernel, fused_read
 from block_recurrent.gates import GATES
 from block_recurrent.linear import linear
 from block_recurrent.norms import RMSNorm, scaled_unit, unit
@@ -111,20 +111,14 @@ class RecurrentCell(nnx.Module):
 
     def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B _ _ K"], ...]:
         """To the states and to the tokens, of states that are normed and have their positions."""
-        to_states, to_tokens = self.heads(self.query(h)), self.heads(self.token_query(h))
-        to_states = scaled_unit(to_states, self.scale[...])
-        return self.placed((to_states, scaled_unit(to_tokens, self.token_scale[...])))
+        pairs = (self.query, self.scale), (self.token_query, self.token_scale)
+        rows = (scaled_unit(to_heads(w(h), self.num_heads), scale[...]) for w, scale in pairs)
+        return for_kernel(tuple(rows), self.kernel)
 
     def keys_values(self, h: Float[Array, "B S D"]) -> KeysValues:
         """Keys and values of states that are normed and have their positions."""
-        return self.placed(KeysValues(unit(self.heads(self.key(h))), self.heads(self.value(h))))
-
-    def heads(self, x: Float[Array, "B S HK"]) -> Float[Array, "B S H K"]:
-        return to_heads(x, self.num_heads)
-
-    def placed(self, tree):
-        """Heads where the kernel takes them."""
-        return jax.tree.map(lambda x: jnp.moveaxis(x, -2, HEADS_AXIS[self.kernel]), tree)
+        keys, values = (to_heads(w(h), self.num_heads) for w in (self.key, self.value))
+        return for_kernel(KeysValues(unit(keys), values), self.kernel)
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """The normed state plus the learned position of each vector, which tells them apart."""

@@ -16,11 +16,7 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from block_recurrent import KeysValues, ModelConfig, UserError
-from block_recurrent.dot_product import (
-    attend,
-    from_blocks_of_heads,
-    to_blocks_of_heads,
-)
+from block_recurrent.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
 from block_recurrent.fused_attention import choose_kernel
 from block_recurrent.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.kernels.default_tiles import choose_bands, choose_rectangles
