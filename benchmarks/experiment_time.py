@@ -17,6 +17,7 @@ import jax
 from experiments import EXPERIMENTS, KEPT, Experiment
 from report import machine
 
+from block_recurrent.freed_memory import keep_freed_memory
 from block_recurrent.trainer import Trainer
 
 
@@ -39,6 +40,7 @@ def stepper(experiment: Experiment) -> Callable[[], float]:
 
 
 def main():
+    keep_freed_memory()  # as the program does
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("group", choices=sorted({one.group for one in EXPERIMENTS}))
     parser.add_argument("--rounds", type=int, default=12)

@@ -251,6 +251,17 @@ def change(model: Model, seed: int) -> Experiment:
     return once._replace(group="changes", run=str(seed), bindings=bindings)
 
 
+def change_longer(model: Model, seed: int) -> Experiment:
+    """Four times as many steps of it."""
+    bindings = (
+        "train.num_steps = 1600",
+        "train.log_every_steps = 80",
+        f"optimizer.learning_rate = {BEST_RATE}",
+        f"train.seed = {seed}",
+    )
+    return Experiment("changes_longer", model, str(seed), ("scale/mini",), bindings)
+
+
 # What benchmarks/fetch_corpus.py fetches.
 ANSIBLE = (
     "data.path = 'corpora/ansible-9.13.0'",
@@ -268,6 +279,18 @@ def large(model: Model, seed: int) -> Experiment:
         f"train.seed = {seed}",
     )
     return Experiment("large", model, str(seed), ("data/text_files", "scale/mini"), bindings)
+
+
+def longer(model: Model, seed: int) -> Experiment:
+    """Ten times as many steps of it."""
+    bindings = (
+        *ANSIBLE,
+        "train.num_steps = 4000",
+        "train.log_every_steps = 100",
+        f"optimizer.learning_rate = {BEST_RATE}",
+        f"train.seed = {seed}",
+    )
+    return Experiment("longer", model, str(seed), ("data/text_files", "scale/mini"), bindings)
 
 
 def gpu(model: Model, seed: int) -> Experiment:
@@ -308,7 +331,9 @@ EXPERIMENTS = [
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),
+    *(longer(model, seed) for model in TEXT_MODELS[:2] for seed in range(3)),
     *(change(model, seed) for model in PATCHED for seed in range(3)),
+    *(change_longer(model, seed) for model in PATCHED[:2] for seed in range(3)),
 ]
 
 

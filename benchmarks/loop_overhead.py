@@ -20,6 +20,7 @@ import jax
 from report import report
 
 from block_recurrent import configs
+from block_recurrent.freed_memory import keep_freed_memory
 from block_recurrent.trainer import Trainer
 
 
@@ -55,6 +56,7 @@ class PairedTrainer(Trainer):
 
 
 def main() -> None:
+    keep_freed_memory()  # as the program does
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gin_file", action="append", default=[])
     parser.add_argument("--gin_bindings", action="append", default=[])

@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from block_recurrent.errors import UserError
+from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
 EXIT_STATUS = (
@@ -24,6 +25,7 @@ def run_main(main: Callable[[], int | None]):
     # Orbax warns of what it was asked to do, and all of them raise the errors that they log.
     for name in ("absl", "asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    keep_freed_memory()
     try:
         status = main() or 0
     except UserError as error:

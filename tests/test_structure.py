@@ -33,9 +33,9 @@ READING_ORDER = """
     initial_model text_samples wandb_log metrics_log metrics_server nonfinite loss_spikes preemption
     trainer trained
     plots report_figures report analysis_figures analysis_report
-    cli train evaluate analyze export generate
+    freed_memory cli train evaluate analyze export generate
     data.pieces data.file_groups data.quiet_tensorflow data.folder_source data.seqio_vocabularies
-    data.tasks data.shard data.keep_buffers data.write_shard data.prepare_plan data.shard_workers
+    data.tasks data.shard data.write_shard data.prepare_plan data.shard_workers
     data.partial_folder data.prepare_progress data.prepare prepare_data
 """.split()
 

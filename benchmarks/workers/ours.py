@@ -1,5 +1,7 @@
 """Worker: block_recurrent, from whichever source tree stands first on the path."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import optax
@@ -67,5 +69,7 @@ def build(spec: dict):
 
 
 if __name__ == "__main__":
+    if importlib.util.find_spec("block_recurrent.freed_memory"):  # as the program does, of late
+        importlib.import_module("block_recurrent.freed_memory").keep_freed_memory()
     measures, _, facts = build(arguments())
     serve(measures, device_peak, **facts)

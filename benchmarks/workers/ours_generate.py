@@ -11,6 +11,7 @@ from flax import nnx
 from serve import arguments, serve
 
 from block_recurrent import BlockRecurrentTransformer, Generator, ModelConfig
+from block_recurrent.freed_memory import keep_freed_memory
 
 
 def resident_bytes() -> int:
@@ -36,6 +37,7 @@ def contexts(generator: Generator, spec: dict) -> tuple[dict, dict]:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the program does
     spec = arguments()
     model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
     config = ModelConfig(**model)

@@ -11,11 +11,11 @@ import seqio
 import tensorflow as tf
 from jaxtyping import Integer
 
-from block_recurrent.data.keep_buffers import keep_buffers
 from block_recurrent.data.seqio_vocabularies import describe_vocabulary
 from block_recurrent.data.shard import Shard
 from block_recurrent.data.store_writer import ShardWriter
 from block_recurrent.errors import UserError
+from block_recurrent.freed_memory import keep_freed_memory
 
 Tell = Callable[[int, int, int], None]  # examples, documents and tokens up to now
 
@@ -124,8 +124,8 @@ def _examples(task: seqio.Task, shard: Shard) -> Iterator[Mapping[str, Any]]:
     try:
         dataset = read_shard(task, shard.split, shard.index, shard.num_shards)
         for number, example in enumerate(dataset.as_numpy_iterator()):
-            if number == 0:
-                keep_buffers()
+            if number == 0:  # TensorFlow set the opposite when it made a dataset of a generator
+                keep_freed_memory(of_all_threads=True)
             yield example
     except tf.errors.OpError as error:
         raise UserError(_cause(error)) from error
