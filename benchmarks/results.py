@@ -253,13 +253,13 @@ def text_table(group: str, models: Sequence[Model]) -> str:
     return table(header, rows)
 
 
-def changes_table() -> str:
+def changes_table(group: str) -> str:
     rows = []
     for model in PATCHED:
-        seeds = runs("changes", model)
-        bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
-        against = "–" if model == FIXED_SKIP else differences("changes", model, FIXED_SKIP)
-        rows.append([model.label, bits, against, worth_of(seeds)])
+        if seeds := runs(group, model):
+            bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
+            against = "–" if model == FIXED_SKIP else differences(group, model, FIXED_SKIP)
+            rows.append([model.label, bits, against, worth_of(seeds)])
     return table(["model", "bits per byte", "difference by seed", "worth of the state"], rows)
 
 
@@ -291,6 +291,28 @@ def text_figure() -> Figure:
     return figure
 
 
+def longer_figure() -> Figure:
+    """Bits per byte and the worth of the state over a longer training."""
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
+    for model in TEXT_MODELS[:2]:
+        for k, one in enumerate(runs("longer", model)):
+            lines = metrics(one, "held_out")
+            steps = [line["step"] for line in lines]
+            style = {"color": COLORS[model.name], "linewidth": 1.2}
+            label = {} if k else {"label": model.label}
+            left.plot(steps, [line["bits_per_byte"] for line in lines], **style, **label)
+            if one.config.model.has_recurrent_state:
+                right.plot(steps, [line["memory_worth"] for line in lines], **style)
+    left.set_ylabel("bits per byte")
+    right.set_ylabel("worth of the state, bits")
+    right.axhline(0, color=GREY, linestyle=":", linewidth=1)
+    for ax in (left, right):
+        ax.set_xlabel("step")
+        ax.set_xlim(0)
+    legend_above(figure, columns=2)
+    return figure
+
+
 # The page
 
 
@@ -301,6 +323,9 @@ def page() -> str:
     long_low, long_high = long.config.data.recall_filler
     low, high = recall.data.recall_filler
     tokens = text.train.batch_size * text.train.segment_length
+    longer, changes_longer = (
+        runs(group, FIXED_SKIP)[0].config for group in ("longer", "changes_longer")
+    )
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
@@ -345,7 +370,13 @@ def page() -> str:
         differences=differences("text", *TEXT_MODELS[:2]),
         large_table=text_table("large", TEXT_MODELS),
         text_first=f"{final(runs('text', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
-        changes_table=changes_table(),
+        longer_table=text_table("longer", TEXT_MODELS),
+        longer_differences=differences("longer", *TEXT_MODELS[:2]),
+        longer_steps=f"{longer.train.num_steps:,}",
+        longer_all=f"{tokens * longer.train.num_steps / 1e6:.1f}",
+        changes_table=changes_table("changes"),
+        changes_longer_table=changes_table("changes_longer"),
+        changes_longer_steps=f"{changes_longer.train.num_steps:,}",
         changes_before=f"{final(runs('tuning', FIXED_SKIP)[1], 'bits_per_byte'):.3f}",
         changes_first=f"{final(runs('changes', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
         gpu_layers=gpu.model.num_layers,
@@ -375,6 +406,7 @@ def figures() -> dict[str, Figure]:
         "recall.png": recall_figure(1 / values, reach),
         "recall_training.png": recall_training_figure(math.log2(values)),
         "text.png": text_figure(),
+        "longer.png": longer_figure(),
     }
 
 

@@ -1,6 +1,7 @@
 """Worker: block_recurrent, from whichever source tree stands first on the path."""
 
-import importlib.util
+import importlib
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from flax import nnx
 from jax_step import compiled, device_peak, filled, num_parameters
 from serve import arguments, serve
 
+import block_recurrent
 from block_recurrent import ModelConfig, losses, train_step
 from block_recurrent.data.lanes import Batch
 from block_recurrent.sharding import Layout, MeshConfig, make_mesh
@@ -69,7 +71,7 @@ def build(spec: dict):
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("block_recurrent.freed_memory"):  # as the program does, of late
+    if Path(block_recurrent.__file__).with_name("freed_memory.py").exists():  # not in every tree
         importlib.import_module("block_recurrent.freed_memory").keep_freed_memory()
     measures, _, facts = build(arguments())
     serve(measures, device_peak, **facts)
