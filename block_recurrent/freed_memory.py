@@ -4,10 +4,8 @@ import ctypes
 
 import jax
 
-# glibc's mallopt: which parameter, and its value.
-ARENA_MAX = -8, 1
-MMAP_MAX = -4, 0
-TRIM_THRESHOLD = -1, -1  # never
+# glibc's names for what mallopt sets.
+ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1
 
 
 def keep_freed_memory(*, of_all_threads: bool = False):
@@ -26,5 +24,7 @@ def keep_freed_memory(*, of_all_threads: bool = False):
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        for parameter in (MMAP_MAX, TRIM_THRESHOLD, *[ARENA_MAX] * of_all_threads):
-            library.mallopt(*parameter)
+        library.mallopt(MMAP_MAX, 0)
+        library.mallopt(TRIM_THRESHOLD, -1)  # never
+        if of_all_threads:
+            library.mallopt(ARENA_MAX, 1)
