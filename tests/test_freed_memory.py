@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def main():
     step = jax.jit(products)
     x = jax.numpy.ones((3072, 64))
     counts = []
-    for _ in range(4):
+    for _ in range(8):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         step(x).block_until_ready()
         counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -38,7 +39,7 @@ def test_a_program_maps_the_memory_of_a_step_once():
         command = [sys.executable, "-c", PAGE_FAULTS, kind]
         output = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
         assert output.returncode == 0, output.stderr
-        return json.loads(output.stdout)
+        return statistics.median(json.loads(output.stdout))  # of several steps
 
-    assert page_faults("library")[-1] > 8192  # as it is without, in pages of 4 KiB
-    assert page_faults("program")[-1] < 256
+    assert page_faults("library") > 8192  # as it is without, in pages of 4 KiB
+    assert page_faults("program") < 256
