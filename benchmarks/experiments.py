@@ -162,6 +162,7 @@ ROWS = [
     )
     for rows, segment in ((32, 64), (64, 32))
 ]
+SHORT = "train.num_steps = 400"
 LEARNING_RATES = (0.06, 0.12, 0.24)
 BEST_RATE = 0.12  # of those, for all models but
 BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
@@ -220,7 +221,7 @@ def recall(model: Model, seed: int) -> Experiment:
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
     """A short run for the learning rate."""
-    bindings = ("train.num_steps = 400", f"optimizer.learning_rate = {learning_rate}")
+    bindings = (SHORT, f"optimizer.learning_rate = {learning_rate}")
     return Experiment("tuning", model, f"{learning_rate}", ("scale/mini",), bindings)
 
 
@@ -231,35 +232,29 @@ def text(model: Model, seed: int) -> Experiment:
     return Experiment("text", model, str(seed), ("scale/mini",), bindings)
 
 
+def at_best_rate(
+    group: str, model: Model, seed: int, *bindings: str, files: Sequence[str] = ("scale/mini",)
+) -> Experiment:
+    """Text at the learning rate that is best for most."""
+    bindings = (*bindings, f"optimizer.learning_rate = {BEST_RATE}", f"train.seed = {seed}")
+    return Experiment(group, model, str(seed), files, bindings)
+
+
 def wide(model: Model, seed: int) -> Experiment:
     """Windows four times as long."""
-    bindings = (
-        "WINDOW_LENGTH = 128",
-        "SEGMENT_LENGTH = 256",
-        "BATCH_SIZE = 8",
-        "train.num_steps = 400",
-        f"optimizer.learning_rate = {BEST_RATE}",
-        f"train.seed = {seed}",
-    )
-    return Experiment("wide", model, str(seed), ("scale/mini",), bindings)
+    sizes = "WINDOW_LENGTH = 128", "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
+    return at_best_rate("wide", model, seed, *sizes, SHORT)
 
 
 def change(model: Model, seed: int) -> Experiment:
     """A short run with the package changed."""
-    once = tuning(model, BEST_RATE)
-    bindings = (*once.bindings, f"train.seed = {seed}")
-    return once._replace(group="changes", run=str(seed), bindings=bindings)
+    return at_best_rate("changes", model, seed, SHORT)
 
 
 def change_longer(model: Model, seed: int) -> Experiment:
     """Four times as many steps of it."""
-    bindings = (
-        "train.num_steps = 1600",
-        "train.log_every_steps = 80",
-        f"optimizer.learning_rate = {BEST_RATE}",
-        f"train.seed = {seed}",
-    )
-    return Experiment("changes_longer", model, str(seed), ("scale/mini",), bindings)
+    steps = "train.num_steps = 1600", "train.log_every_steps = 80"
+    return at_best_rate("changes_longer", model, seed, *steps)
 
 
 # What benchmarks/fetch_corpus.py fetches.
@@ -268,29 +263,18 @@ ANSIBLE = (
     "data.glob = '**/*.py'",
     "data.held_out_per_mille = 3",
 )
+FOLDER = ("data/text_files", "scale/mini")
 
 
 def large(model: Model, seed: int) -> Experiment:
     """The larger corpus, at the learning rate of the other text."""
-    bindings = (
-        *ANSIBLE,
-        "train.num_steps = 400",
-        f"optimizer.learning_rate = {BEST_RATE}",
-        f"train.seed = {seed}",
-    )
-    return Experiment("large", model, str(seed), ("data/text_files", "scale/mini"), bindings)
+    return at_best_rate("large", model, seed, *ANSIBLE, SHORT, files=FOLDER)
 
 
 def longer(model: Model, seed: int) -> Experiment:
     """Ten times as many steps of it."""
-    bindings = (
-        *ANSIBLE,
-        "train.num_steps = 4000",
-        "train.log_every_steps = 100",
-        f"optimizer.learning_rate = {BEST_RATE}",
-        f"train.seed = {seed}",
-    )
-    return Experiment("longer", model, str(seed), ("data/text_files", "scale/mini"), bindings)
+    steps = "train.num_steps = 4000", "train.log_every_steps = 100"
+    return at_best_rate("longer", model, seed, *ANSIBLE, *steps, files=FOLDER)
 
 
 def gpu(model: Model, seed: int) -> Experiment:

@@ -32,7 +32,7 @@ from experiments import (
 )
 
 from block_recurrent.data.recall import SPLITS
-from block_recurrent.plots import Figure, legend_above, new_figure, png, token_axis
+from block_recurrent.plots import Axes, Figure, legend_above, new_figure, png, token_axis
 from block_recurrent.train_step import abstract_model
 
 PAGE = KEPT.parent / "results.md"
@@ -170,6 +170,14 @@ def recall_figure(chance: float, reach: int) -> Figure:
     return figure
 
 
+def plot_worth(ax: Axes, experiment: Experiment, **style: Any):
+    """What the state is worth over the training, of a model that has one."""
+    lines = metrics(experiment, "held_out")
+    worth = [(line["step"], line["memory_worth"]) for line in lines if "memory_worth" in line]
+    if worth:
+        ax.plot(*zip(*worth, strict=True), **style)
+
+
 def recall_training_figure(chance_bits: float) -> Figure:
     """The loss in training, and what the state is worth."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
@@ -179,13 +187,7 @@ def recall_training_figure(chance_bits: float) -> Figure:
             style |= {} if k else {"label": model.label}
             lines = metrics(one, "train")
             left.plot([x["step"] for x in lines], [x["bits_per_token"] for x in lines], **style)
-            worth = [
-                (x["step"], x["memory_worth"])
-                for x in metrics(one, "held_out")
-                if "memory_worth" in x
-            ]
-            if worth:
-                right.plot(*zip(*worth, strict=True), marker="o", markersize=3, **style)
+            plot_worth(right, one, marker="o", markersize=3, **style)
     left.axhline(chance_bits, color=GREY, linestyle=":", linewidth=1)
     left.set_ylabel("training loss, bits an answer")
     left.set_ylim(0, 6)
@@ -274,10 +276,7 @@ def text_figure() -> Figure:
         bits = [final(one, "bits_per_byte") for one in by_rate]
         left.plot(rates, bits, label=model.label, **style)
         for one in runs("text", model):
-            if one.config.model.has_recurrent_state:
-                lines = metrics(one, "held_out")
-                steps = [line["step"] for line in lines]
-                right.plot(steps, [line["memory_worth"] for line in lines], **style)
+            plot_worth(right, one, **style)
     left.set_xscale("log")
     left.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
     left.minorticks_off()
@@ -301,8 +300,7 @@ def longer_figure() -> Figure:
             style = {"color": COLORS[model.name], "linewidth": 1.2}
             label = {} if k else {"label": model.label}
             left.plot(steps, [line["bits_per_byte"] for line in lines], **style, **label)
-            if one.config.model.has_recurrent_state:
-                right.plot(steps, [line["memory_worth"] for line in lines], **style)
+            plot_worth(right, one, **style)
     left.set_ylabel("bits per byte")
     right.set_ylabel("worth of the state, bits")
     right.axhline(0, color=GREY, linestyle=":", linewidth=1)
