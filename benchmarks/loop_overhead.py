@@ -6,7 +6,9 @@
 One run of `Trainer`. After every --log_every_steps steps its clock stands still, and as many bare
 steps run: the same compiled step, on a copy of the state and on batches that are ready. The time of
 the loop is the one that its own metrics give (tokens a second between two lines of metrics.jsonl,
-without evaluations and checkpoints), the ratio the median over such pairs.
+without evaluations and checkpoints), the ratio the median over such pairs. "between steps" is what
+the loop's thread does from the end of one call of the step to the next, of which a GPU, that goes
+on by itself, shows nothing.
 """
 
 import argparse
@@ -29,10 +31,13 @@ class PairedTrainer(Trainer):
 
     def loop(self, step, state, position, batches, checkpoints, stop):
         self.bare_state = jax.tree.map(lambda leaf: leaf.copy(), state)
-        self.bare_seconds, self.sums = [], None
+        self.bare_seconds, self.between, self.sums = [], [], None
+        self.left = time.perf_counter()
 
         def observed(state, batch):
+            self.between.append(time.perf_counter() - self.left)
             state, self.sums = step(state, batch)
+            self.left = time.perf_counter()
             return state, self.sums
 
         paired = self.paired(step, batches)
@@ -43,7 +48,7 @@ class PairedTrainer(Trainer):
         stretch, ready = self.config.train.log_every_steps, []
         for index, (batch, position) in enumerate(batches):
             if len(ready) < stretch:
-                ready.append(self.layout.put(batch))
+                ready.append(batch)
             elif index % stretch == 0:
                 jax.block_until_ready(self.sums)  # of the loop's last step: still the loop's time
                 start = time.perf_counter()
@@ -52,6 +57,7 @@ class PairedTrainer(Trainer):
                 jax.block_until_ready(sums)
                 self.bare_seconds.append(time.perf_counter() - start)
                 self.clock += time.perf_counter() - start
+                self.left += time.perf_counter() - start
             yield batch, position
 
 
@@ -83,6 +89,7 @@ def main() -> None:
         "loop over bare": statistics.median(a / b for a, b in pairs),
     }
     first, _, third = statistics.quantiles([a / b for a, b in pairs])
+    row["between steps, ms"] = 1e3 * statistics.mean(trainer.between[2 * args.log_every_steps :])
     row["half of the pairs"] = f"{first:.3f} to {third:.3f}"
     report("loop_overhead", [row], args.json, pairs=pairs)
 

@@ -143,11 +143,12 @@ class Evaluator:
     def __call__(self, params: dict[str, Any]) -> Score:
         walk, profiles = self.initial(params), []
         rows = self.layout.rows_here(self.lanes.batch_size)
-        with prefetch(self.lanes, self.lanes.initial_position(), rows) as batches:
+        begin, put = self.lanes.initial_position(), self.layout.put
+        with prefetch(self.lanes, begin, rows, put) as batches:
             for batch, _ in batches:
                 # Awaited: no step waits for the profile of the one before, and devices that are
                 # CPU threads, waiting in the collectives of two steps, starve the others.
-                step = self.step(params, walk, self.layout.put(batch))
+                step = self.step(params, walk, batch)
                 profile, walk = jax.block_until_ready(step)
                 profiles.append(profile)
         profile, documents = total(profiles), self.documents

@@ -73,10 +73,13 @@ class MemoryProbe:
         found = {memory: [] for memory in memories}
         layout = self.evaluator.layout
         rows = layout.rows_here(self.lanes.batch_size)
-        with prefetch(self.lanes, self.lanes.initial_position(), rows) as batches:
+
+        def put(batch):
+            starts = np.pad(batch.starts, ((0, 0), (0, self.blocks - 1)))
+            return layout.put(batch._replace(starts=starts))
+
+        with prefetch(self.lanes, self.lanes.initial_position(), rows, put) as batches:
             for batch, _ in itertools.islice(batches, max_segments):
-                starts = np.pad(batch.starts, ((0, 0), (0, self.blocks - 1)))
-                batch = layout.put(batch._replace(starts=starts))
                 if "cleared" in walks:
                     walks["cleared"] = self.clear(params, walks["cleared"])
                 if "swapped" in walks:

@@ -186,9 +186,7 @@ class Layout:
 
     def put(self, batch):
         """The rows of this process as its part of global arrays."""
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(self.rows, leaf), batch
-        )
+        return jax.make_array_from_process_local_data(self.rows, batch)
 
     def _by_rule(self, tree, axes: Sequence[str]):
         def sharding(path, leaf):

@@ -167,7 +167,8 @@ class Trainer:
                 heartbeat, self.note = self.workdir / "heartbeat.json", self.progress.note
             watch = Watch(heartbeat, self.config.watch, self.note, first)
             self.watch = stack.enter_context(watch)
-            batches = stack.enter_context(prefetch(self.lanes, position, self.rows))
+            batches = prefetch(self.lanes, position, self.rows, self.layout.put)
+            batches = stack.enter_context(batches)
             return self.loop(step, state, position, batches, checkpoints, stop)
 
     def summary(self) -> str:
@@ -230,7 +231,7 @@ class Trainer:
                 batch, position = next(batches)
             self.waited += time.perf_counter() - asked
             with self.watch.at("waiting for the device"):
-                state, measured = step(state, self.layout.put(batch))
+                state, measured = step(state, batch)
             self.watch.step(done)
             self.nonfinite.add(Step(done, before, position, measured))
             if unreported:  # one step late, so that the device is at work again meanwhile

@@ -1,6 +1,7 @@
 """Lanes: every token once, in its row, behind the right input, from any position."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -312,6 +313,20 @@ def test_prefetch_reads_the_same():
     with prefetch(lanes, position, slice(1, 3)) as batches:  # resumed, whatever was read ahead
         for batch in expected[20:]:
             assert_equal(next(batches)[0], Batch(*(array[1:3] for array in batch)))
+
+
+def test_prefetch_puts_in_its_thread():
+    lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W)
+    threads = set()
+
+    def put(batch):
+        threads.add(threading.get_ident())
+        return batch._replace(inputs=-batch.inputs)
+
+    (expected,), _ = read_some(lanes, 1)
+    with prefetch(lanes, lanes.initial_position(), put=put) as batches:
+        assert_equal(next(batches)[0], put(expected))
+    assert len(threads) == 2
 
 
 def test_prefetch_ends_with_the_documents():

@@ -1,0 +1,114 @@
+"""Equal layers one after the other, as the model calls them, and by a scan over stacked parameters.
+
+    python benchmarks/layer_scan.py --depths=12,24
+
+A step of gradient descent of sliding-window layers alone. For the scan, parameters and caches are
+stacked beforehand: that costs nothing here, and would have to be so in every checkpoint.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from contenders import HERE
+from flax import nnx
+from report import report
+from step_time import MODEL
+
+from block_recurrent import ModelConfig
+from block_recurrent.freed_memory import keep_freed_memory
+from block_recurrent.layers import TransformerLayer
+from block_recurrent.model import run_layer
+
+sys.path.append(str(HERE / "workers"))
+from jax_step import compiled  # noqa: E402
+
+
+def one_by_one(graphdef, params, x, caches):
+    after = []
+    for layer, cache in zip(params, caches, strict=True):
+        x, cache = run_layer(graphdef, layer, x, cache, None, None, None)
+        after.append(cache)
+    return x, after
+
+
+def scanned(graphdef, params, x, caches):
+    def step(x, layer):
+        return run_layer(graphdef, layer[0], x, layer[1], None, None, None)
+
+    return jax.lax.scan(step, x, (params, caches))
+
+
+def stacked(layers):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+class Step:
+    """A training step of these layers, compiled, with what it goes on from."""
+
+    def __init__(self, stack, config: ModelConfig, depth: int, batch_size: int, length: int):
+        layers = [TransformerLayer(config, rngs=nnx.Rngs(seed)) for seed in range(depth)]
+        graphdef = nnx.graphdef(layers[0])
+        params = [nnx.state(layer) for layer in layers]
+        caches = [layer.initial_state(batch_size) for layer in layers]
+        if stack is scanned:
+            params, caches = stacked(params), stacked(caches)
+        self.x = jax.random.normal(jax.random.key(0), (batch_size, length, config.embedding_size))
+
+        def loss(params, caches):
+            x, caches = stack(graphdef, params, self.x, caches)
+            return jnp.square(x).mean(), caches
+
+        def step(params, caches):
+            grads, caches = jax.grad(loss, has_aux=True)(params, caches)
+            return jax.tree.map(lambda leaf, grad: leaf - 1e-3 * grad, params, grads), caches
+
+        self.state = params, caches
+        self.run, self.facts = compiled(step, *self.state, donate_argnums=(0, 1))
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        self.state = jax.block_until_ready(self.run(*self.state))
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    keep_freed_memory()  # as the programs do
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=json.loads, default={}, help="JSON of ModelConfig fields")
+    parser.add_argument("--depths", default="12,24", help="comma-separated")
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--segment_length", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", help="where to write the result")
+    args = parser.parse_args()
+    config = ModelConfig(**MODEL | {"recurrent_layers": ()} | args.model)
+    rows = []
+    for depth in map(int, args.depths.split(",")):
+        steps = [
+            Step(stack, config, depth, args.batch_size, args.segment_length)
+            for stack in (one_by_one, scanned)
+        ]
+        rounds = [[step.seconds() for step in steps] for _ in range(args.rounds + 1)][1:]
+        for number, (step, name) in enumerate(zip(steps, ("one by one", "scan"), strict=True)):
+            rows.append(
+                {
+                    "layers": f"{depth}, {name}",
+                    "trace_seconds": step.facts["trace_seconds"],
+                    "compile_seconds": step.facts["compile_seconds"],
+                    "step_seconds": statistics.median(times[number] for times in rounds),
+                    "of one by one": statistics.median(
+                        times[number] / times[0] for times in rounds
+                    ),
+                    "temporary_mib": step.facts["temporary_bytes"] / 2**20,
+                }
+            )
+    report("layer_scan", rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
