@@ -1,11 +1,12 @@
 """Optimizers and learning-rate schedules (optax), chosen by `OptimizerConfig`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from block_recurrent.errors import UserError
 
@@ -63,7 +64,7 @@ def make_optimizer(
     make = {"adafactor": adafactor, "adamw": adamw, "muon": muon}[config.name]
     optimizer = make(config, schedule)
     if config.clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+        optimizer = optax.chain(clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer, schedule
 
 
@@ -84,6 +85,25 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     }[config.schedule]
     schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
     return lambda count: schedule(count + 1)
+
+
+def global_norm(grads: Any) -> Float[Array, ""]:
+    """L2 norm of all together, summed from the last layer down: as a gradient is computed.
+
+    For XLA may follow the sum in its schedule. Begun at the first layer, it would first go down to
+    there, and keep what the gradients of all other parameters are made of.
+    """
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in reversed(jax.tree.leaves(grads))))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Optax's, by this `global_norm`."""
+
+    def clip(grads, _):
+        scale = jnp.minimum(1, max_norm / global_norm(grads))
+        return jax.tree.map(lambda leaf: scale * leaf, grads)
+
+    return optax.stateless(clip)
 
 
 def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -12,6 +12,17 @@ MEND = (
 )
 
 
+def compiler_options(remat: str, platform: str) -> dict[str, str]:
+    """For `jax.jit` of a training step.
+
+    On a CPU XLA computes again as soon as it can, and keeps, what `remat` saves, until it is told
+    to go by memory.
+    """
+    if platform == "cpu" and remat != "none":
+        return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return {}
+
+
 def compile_to_fit(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """The compiled function. Raises UserError where the compiler sees that memory is too small."""
     try:

@@ -15,6 +15,7 @@ from block_recurrent.data.lanes import Batch
 from block_recurrent.losses import summed_loss
 from block_recurrent.model import BlockRecurrentTransformer
 from block_recurrent.model_config import ModelConfig
+from block_recurrent.optimizers import global_norm
 from block_recurrent.sharding import Layout
 from block_recurrent.types import ModelState
 
@@ -160,7 +161,7 @@ def make_train_step(
             state.params, carried, batch, key
         )
         model_state, rows = carried
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = global_norm(grads)
         finite = rows.all() & jnp.isfinite(grad_norm)
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
         with jax.named_scope("optimizer"):

@@ -32,7 +32,7 @@ from block_recurrent.optimizers import make_optimizer
 from block_recurrent.preemption import StopSignal
 from block_recurrent.run_folder import AnyPath
 from block_recurrent.sharding import Layout, make_mesh, split_heads
-from block_recurrent.step_memory import compile_to_fit, step_memory_line
+from block_recurrent.step_memory import compile_to_fit, compiler_options, step_memory_line
 from block_recurrent.text_samples import text_sampler
 from block_recurrent.train_step import (
     Measured,
@@ -275,10 +275,12 @@ class Trainer:
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
         outputs = self.shardings, self.layout.replicated
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+        device = self.mesh.local_devices[0]
+        options = compiler_options(self.config.model.remat, device.platform)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=options)
         batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
         compiled = compile_to_fit(jitted.lower(self.abstract, self.layout.put(batch)))
-        tell(step_memory_line(compiled, self.mesh.local_devices[0]))
+        tell(step_memory_line(compiled, device))
         return compiled
 
     def report(self, step: int, measured: Measured):

@@ -1,5 +1,6 @@
 """The memory of a compiled step, and what is said where it does not suffice."""
 
+import dataclasses
 import re
 from unittest.mock import Mock
 
@@ -8,14 +9,20 @@ import jax.numpy as jnp
 import pytest
 
 import block_recurrent.step_memory
+from block_recurrent.data.lanes import Batch
 from block_recurrent.errors import UserError
+from block_recurrent.optimizers import OptimizerConfig, make_optimizer
+from block_recurrent.sharding import Layout, MeshConfig, make_mesh
 from block_recurrent.step_memory import (
     compile_to_fit,
+    compiler_options,
     device_memory,
     size,
     step_memory,
     step_memory_line,
 )
+from block_recurrent.train_step import abstract_model, init_function, make_train_step
+from tiny import TINY
 
 MIB = 2**20
 
@@ -74,3 +81,24 @@ def test_a_step_that_cannot_fit_is_one_line():
     lowered.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a fault of the compiler")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         compile_to_fit(lowered)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_what_is_computed_a_second_time_is_not_kept(clip_norm):
+    """Of a whole step: that its updates wait for the norm of all gradients must not undo it."""
+
+    def temporaries(remat):
+        config = dataclasses.replace(TINY, num_layers=6, recurrent_layers=(), remat=remat)
+        graphdef, _ = abstract_model(config)
+        layout = Layout(make_mesh(MeshConfig(), config, 2, jax.devices()[:1]))
+        optimizer, _ = make_optimizer(OptimizerConfig("adamw", clip_norm=clip_norm))
+        state = jax.eval_shape(init_function(config, optimizer, 2, seed=0))
+        tokens = jax.ShapeDtypeStruct((2, 512), jnp.int32)
+        weights = jax.ShapeDtypeStruct(tokens.shape, jnp.float32)
+        starts = jax.ShapeDtypeStruct((2, 512 // config.window_length), bool)
+        step = make_train_step(graphdef, optimizer, 10, layout)
+        jitted = jax.jit(step, donate_argnums=0, compiler_options=compiler_options(remat, "cpu"))
+        lowered = jitted.lower(state, Batch(tokens, tokens, weights, starts))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries("layer") < 0.7 * temporaries("none")

@@ -41,8 +41,12 @@ def build(spec: dict):
     )
     batch = layout.put(batch)
     step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
-    outputs = shardings, layout.replicated
-    step, facts = compiled(step, state, batch, donate_argnums=0, out_shardings=outputs)
+    options = {"donate_argnums": 0, "out_shardings": (shardings, layout.replicated)}
+    if config.remat != "none":
+        from block_recurrent.step_memory import compiler_options  # not in every tree
+
+        options["compiler_options"] = compiler_options(config.remat, jax.default_backend())
+    step, facts = compiled(step, state, batch, **options)
     facts["parameters"] = num_parameters(state.params)
     holder = [state]
 
