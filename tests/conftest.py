@@ -1,12 +1,16 @@
 """Every test runs with the shapes of all signatures checked, and compiles nothing twice."""
 
 import os
+import signal
 import tempfile
 
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("block_recurrent", "beartype.beartype")
+
+# What a script starts in the background ignores Ctrl-C, and so would all that tests start there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests, and the processes they start, compile the same few tiny models again and again. Those of
 # pytest-xdist are started by one that has read this, and so share its folder.

@@ -183,8 +183,6 @@ def test_local_forwards_signals(tmp_path, number):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Whoever runs the tests in the background may have it ignored, which bash would keep to.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     started = [process.stdout.readline() for _ in range(3)]
     assert all("started" in line for line in started)

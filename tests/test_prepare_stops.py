@@ -36,7 +36,6 @@ def test_many_processes_and_clean_output(place, prepare, model):
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen:
-    """As from a terminal: tests that run in the background may ignore Ctrl-C, and so would it."""
     return subprocess.Popen(
         command("--output=store", *arguments),
         cwd=place,
@@ -45,7 +44,6 @@ def start(place: Path, *arguments: str) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
