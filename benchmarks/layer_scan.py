@@ -8,13 +8,12 @@ stacked beforehand: that costs nothing here, and would have to be so in every ch
 
 import argparse
 import json
-import statistics
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
-from contenders import HERE
+from contenders import HERE, in_turns, median, ratio
 from flax import nnx
 from report import report
 from step_time import MODEL
@@ -48,7 +47,7 @@ def stacked(layers):
 
 
 class Step:
-    """A training step of these layers, compiled, with what it goes on from."""
+    """A training step of these layers, compiled and warmed up, with what it goes on from."""
 
     def __init__(self, stack, config: ModelConfig, depth: int, batch_size: int, length: int):
         layers = [TransformerLayer(config, rngs=nnx.Rngs(seed)) for seed in range(depth)]
@@ -68,12 +67,14 @@ class Step:
             return jax.tree.map(lambda leaf, grad: leaf - 1e-3 * grad, params, grads), caches
 
         self.state = params, caches
-        self.run, self.facts = compiled(step, *self.state, donate_argnums=(0, 1))
+        self.step, self.facts = compiled(step, *self.state, donate_argnums=(0, 1))
+        self.run("train")
 
-    def seconds(self) -> float:
+    def run(self, _measure: str) -> dict:
+        """As of a `Worker`."""
         start = time.perf_counter()
-        self.state = jax.block_until_ready(self.run(*self.state))
-        return time.perf_counter() - start
+        self.state = jax.block_until_ready(self.step(*self.state))
+        return {"seconds": time.perf_counter() - start}
 
 
 def main() -> None:
@@ -93,17 +94,15 @@ def main() -> None:
             Step(stack, config, depth, args.batch_size, args.segment_length)
             for stack in (one_by_one, scanned)
         ]
-        rounds = [[step.seconds() for step in steps] for _ in range(args.rounds + 1)][1:]
-        for number, (step, name) in enumerate(zip(steps, ("one by one", "scan"), strict=True)):
+        runs = in_turns([(step, "train") for step in steps], args.rounds)
+        for name, step, mine in zip(("one by one", "scan"), steps, runs, strict=True):
             rows.append(
                 {
                     "layers": f"{depth}, {name}",
                     "trace_seconds": step.facts["trace_seconds"],
                     "compile_seconds": step.facts["compile_seconds"],
-                    "step_seconds": statistics.median(times[number] for times in rounds),
-                    "of one by one": statistics.median(
-                        times[number] / times[0] for times in rounds
-                    ),
+                    "step_seconds": median(mine),
+                    "of one by one": ratio(mine, runs[0]),
                     "temporary_mib": step.facts["temporary_bytes"] / 2**20,
                 }
             )

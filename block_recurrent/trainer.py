@@ -167,8 +167,8 @@ class Trainer:
                 heartbeat, self.note = self.workdir / "heartbeat.json", self.progress.note
             watch = Watch(heartbeat, self.config.watch, self.note, first)
             self.watch = stack.enter_context(watch)
-            batches = prefetch(self.lanes, position, self.rows, self.layout.put)
-            batches = stack.enter_context(batches)
+            reading = prefetch(self.lanes, position, self.rows, self.layout.put)
+            batches = stack.enter_context(reading)
             return self.loop(step, state, position, batches, checkpoints, stop)
 
     def summary(self) -> str:
