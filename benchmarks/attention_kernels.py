@@ -32,18 +32,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
-from block_recurrent.kernels.band import Band, Rectangle, Tiles
-from block_recurrent.kernels.default_tiles import choose_bands, choose_rectangles
-from block_recurrent.kernels.window_attention import (
+from block_recurrent.model.window import Window
+from block_recurrent.ops.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
+from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
+from block_recurrent.ops.kernels.window_attention import (
     Tilings,
     unmasked_attention,
     window_attention,
 )
-from block_recurrent.norms import scaled_unit, unit
-from block_recurrent.positions import HIDDEN, by_relative_position, rotate
-from block_recurrent.types import KeysValues
-from block_recurrent.window import Window
+from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
+from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
+from block_recurrent.types import KV
 
 SWEEP = [
     Tiles(queries, keys, warps, stages)
@@ -99,9 +99,9 @@ def make_inputs(args):
 
     shape = (args.batch, args.blocks * args.window, args.heads, args.head_size)
     block = (args.batch, args.window, args.heads, args.head_size)
-    queries = scaled_unit(normal(*shape), jnp.full(args.heads, 4.0))
-    tokens = KeysValues(unit(normal(*shape)), normal(*shape))
-    carried = KeysValues(unit(normal(*block)), normal(*block))
+    queries = scaled_l2_normalize(normal(*shape), jnp.full(args.heads, 4.0))
+    tokens = KV(l2_normalize(normal(*shape)), normal(*shape))
+    carried = KV(l2_normalize(normal(*block)), normal(*block))
     bias = jnp.asarray(rng.standard_normal((args.heads, args.window)), jnp.float32)
     mask = rng.random((args.heads, args.window, 2 * args.window)) < 0.95
     return queries, tokens, carried, bias, jnp.asarray(mask, args.dtype) / 0.95
@@ -163,7 +163,7 @@ def unmasked_group(states, tokens, swept, args) -> Group:
         return attend(*(x.swapaxes(1, 2) for x in inputs)).swapaxes(1, 2)
 
     def by_kernels(queries, keys, values, tilings):
-        return unmasked_attention(queries, KeysValues(keys[None], values[None]), tilings)
+        return unmasked_attention(queries, KV(keys[None], values[None]), tilings)
 
     contenders = {"XLA": xla}
     for name, tilings in fused.items():
@@ -184,7 +184,7 @@ def xla_attention(queries, tokens, carried, bias, dropout):
     window, heads = carried.keys.shape[1:3]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     queries, *tokens = (to_blocks_of_heads(x, window) for x in (queries, *tokens))
-    keys, values = Window(KeysValues(*tokens), carried, None).joined()
+    keys, values = Window(KV(*tokens), carried, None).joined()
     if bias is None:
         positions = np.arange(2 * window)
         queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)

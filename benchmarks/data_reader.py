@@ -22,8 +22,8 @@ import numpy as np
 
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.prefetch import prefetch
+from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store, write_json
 from block_recurrent.data.store import open_stores
-from block_recurrent.data.store_writer import ShardWriter, finish_store, write_json
 
 ROWS, SEGMENT, WINDOW = 32, 4096, 512
 DOCUMENT = 100_000  # tokens, some length of a book

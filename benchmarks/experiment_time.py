@@ -18,7 +18,7 @@ from experiments import EXPERIMENTS, KEPT, Experiment
 from report import machine
 
 from block_recurrent.freed_memory import keep_freed_memory
-from block_recurrent.trainer import Trainer
+from block_recurrent.training.trainer import Trainer
 
 
 def stepper(experiment: Experiment) -> Callable[[], float]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from block_recurrent.configs import RunConfig, load
+from block_recurrent.config.run_config import RunConfig, load
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results"

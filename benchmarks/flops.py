@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from block_recurrent import ModelConfig
-from block_recurrent.train_step import abstract_model
+from block_recurrent.model.transformer import abstract_model
 
 # Published FLOP/s of dense bfloat16 matrix products, by `jax.Device.device_kind`.
 PEAK = {

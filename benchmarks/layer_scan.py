@@ -20,8 +20,8 @@ from step_time import MODEL
 
 from block_recurrent import ModelConfig
 from block_recurrent.freed_memory import keep_freed_memory
-from block_recurrent.layers import TransformerLayer
-from block_recurrent.model import run_layer
+from block_recurrent.model.layers import TransformerLayer
+from block_recurrent.model.transformer import run_layer
 
 sys.path.append(str(HERE / "workers"))
 from jax_step import compiled  # noqa: E402

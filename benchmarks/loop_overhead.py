@@ -21,9 +21,9 @@ from pathlib import Path
 import jax
 from report import report
 
-from block_recurrent import configs
+from block_recurrent.config import run_config as configs
 from block_recurrent.freed_memory import keep_freed_memory
-from block_recurrent.trainer import Trainer
+from block_recurrent.training.trainer import Trainer
 
 
 class PairedTrainer(Trainer):

@@ -26,10 +26,10 @@ REPEAT_BYTES = 20  # the tokenizer of bytes is so fast that one pass would not s
 
 ALONE = """
 import sys
-from block_recurrent.data.quiet_tensorflow import import_tensorflow
+from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
-from block_recurrent.data.seqio_vocabularies import load_vocabulary
+from block_recurrent.data.prepare.seqio_vocabularies import load_vocabulary
 how, vocabulary, repeat, *paths = sys.argv[1:]
 vocabulary = load_vocabulary(vocabulary)
 encode = vocabulary.encode_tf if how == "seqio" else vocabulary.tokenizer.EncodeAsNumpy

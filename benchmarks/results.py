@@ -32,8 +32,8 @@ from experiments import (
 )
 
 from block_recurrent.data.recall import SPLITS
-from block_recurrent.plots import Axes, Figure, legend_above, new_figure, png, token_axis
-from block_recurrent.train_step import abstract_model
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.reporting.plots import Axes, Figure, legend_above, new_figure, png, token_axis
 
 PAGE = KEPT.parent / "results.md"
 TEMPLATE = Path(__file__).parent / "results_page.md"

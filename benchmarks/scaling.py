@@ -21,7 +21,7 @@ from pathlib import Path
 from contenders import OURS, Contender, Worker, in_turns, median, ratio
 from report import report
 
-from block_recurrent import configs
+from block_recurrent.config import run_config as configs
 
 GIN_FILES = {
     "block-recurrent": "gin/brt_fixed_gate.gin",

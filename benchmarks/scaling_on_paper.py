@@ -29,17 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 from flops import PEAK, matrix_flops
 
-from block_recurrent.checkpoints import with_shardings
-from block_recurrent.configs import RunConfig, load
+from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.run_config import RunConfig, load
 from block_recurrent.data.lanes import Batch
-from block_recurrent.optimizers import make_optimizer
-from block_recurrent.sharding import Layout, MeshConfig, bytes_on_a_device, make_mesh
-from block_recurrent.train_step import (
-    abstract_model,
-    init_function,
-    make_train_step,
-    state_shardings,
-)
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.parallel.sharding import Layout, bytes_on_a_device, make_mesh
+from block_recurrent.training.checkpoints import with_shardings
+from block_recurrent.training.optimizers import make_optimizer
+from block_recurrent.training.train_step import init_function, make_train_step, state_shardings
 
 ROWS_A_CHIP = 4  # × 4096 tokens: 131k tokens on 8 chips
 VOCAB_SIZE = 32_000  # as in the paper's experiments on PG-19

@@ -23,8 +23,8 @@ import jax
 from flops import matrix_flops
 from scaling_on_paper import CHIPS, abstract_step
 
-from block_recurrent.configs import load
-from block_recurrent.gin_files import shipped
+from block_recurrent.config.gin_files import shipped
+from block_recurrent.config.run_config import load
 
 
 @dataclasses.dataclass(frozen=True)

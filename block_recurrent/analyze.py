@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.checkpoints import Checkpoints
-from block_recurrent.cli import EXIT_STATUS, run_main
-from block_recurrent.configs import RunConfig
-from block_recurrent.data import load_documents
+from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
+from block_recurrent.config.run_config import RunConfig
+from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
-from block_recurrent.run_folder import run_folder
-from block_recurrent.tracing import Text, gate_quantiles, make_tracer
-from block_recurrent.train_step import abstract_model
-from block_recurrent.workdir import read_config
+from block_recurrent.files.paths import workdir_path
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.workdir import read_config
 
 EPILOG = f"""\
 {EXIT_STATUS}
@@ -34,7 +34,9 @@ def parse_arguments() -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--workdir", type=workdir_path, required=True, metavar="DIR", help="the run"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -54,7 +56,7 @@ def main():
     arguments = parse_arguments()
     if arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"--output={arguments.output} is a file: name a folder")
-    from block_recurrent.analysis_report import write_analysis  # needs matplotlib: says so at once
+    from block_recurrent.analysis.report import write_analysis  # needs matplotlib: says so at once
 
     config = read_config(arguments.workdir)
     if not config.model.recurrent_layers:

@@ -8,16 +8,17 @@ from typing import Any
 import jax
 from flax import nnx
 
-from block_recurrent.cli import EXIT_STATUS, run_main
-from block_recurrent.configs import RunConfig
-from block_recurrent.data import load_documents
+from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.run_config import RunConfig
+from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.data.corpora import load_documents
 from block_recurrent.errors import UserError
-from block_recurrent.evaluation import Evaluator, evaluation_shape
-from block_recurrent.loss_profile import Profile, distance_table
-from block_recurrent.memory_worth import MEMORIES, MemoryProbe
-from block_recurrent.run_folder import run_folder
-from block_recurrent.sharding import Layout, MeshConfig, make_mesh
-from block_recurrent.trained import load_run
+from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
+from block_recurrent.evaluation.loss_profile import Profile, distance_table
+from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
+from block_recurrent.files.paths import workdir_path
+from block_recurrent.parallel.sharding import Layout, make_mesh
+from block_recurrent.training.load_run import load_run
 
 EPILOG = f"""\
 {EXIT_STATUS}
@@ -36,7 +37,9 @@ def parse_arguments() -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--workdir", type=workdir_path, required=True, metavar="DIR", help="the run"
+    )
     parser.add_argument(
         "--split", default="held_out", help="held_out (default), train, or another of the store's"
     )
@@ -61,7 +64,9 @@ def main():
     arguments = parse_arguments()
     check_outputs(arguments)
     if arguments.report:
-        from block_recurrent.report import write_report  # needs matplotlib: says so at once
+        from block_recurrent.evaluation.report import (
+            write_report,  # needs matplotlib: says so at once
+        )
     config, model, step = load_run(arguments.workdir)
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from block_recurrent.cli import EXIT_STATUS, run_main
-from block_recurrent.model_file import save_model
-from block_recurrent.run_folder import run_folder
-from block_recurrent.trained import load_run
+from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.files.paths import workdir_path
+from block_recurrent.interop.model_file import save_model
+from block_recurrent.training.load_run import load_run
 
 EPILOG = f"""\
 {EXIT_STATUS}
@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--workdir", type=run_folder, required=True, metavar="DIR", help="the run")
+    add("--workdir", type=workdir_path, required=True, metavar="DIR", help="the run")
     add("--output", type=Path, required=True, metavar="FILE", help="model.safetensors, for example")
     add(
         "--dtype",

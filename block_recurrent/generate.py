@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.cli import EXIT_STATUS, run_main
-from block_recurrent.data import DataConfig, load_documents
-from block_recurrent.data.text_stream import TextStream
+from block_recurrent.config.options import DataConfig
+from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.console.progress import start_bar
+from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
-from block_recurrent.decoding import DecodingState
 from block_recurrent.errors import UserError
-from block_recurrent.generation import Generator
-from block_recurrent.metrics_log import start_bar
-from block_recurrent.model_file import load_model
-from block_recurrent.run_folder import run_folder
-from block_recurrent.sampling import Sampling
-from block_recurrent.saved_state import load_state, save_state
-from block_recurrent.trained import load_run
+from block_recurrent.files.paths import workdir_path
+from block_recurrent.generation.decoding import DecodingState
+from block_recurrent.generation.generator import Generator
+from block_recurrent.generation.sampling import Sampling
+from block_recurrent.generation.saved_state import load_state, save_state
+from block_recurrent.generation.text_stream import TextStream
+from block_recurrent.interop.model_file import load_model
+from block_recurrent.training.load_run import load_run
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_FRAMES = 1 << 16  # tokens of a prompt
@@ -50,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--workdir", type=run_folder, metavar="DIR", help="the run")
+    model.add_argument("--workdir", type=workdir_path, metavar="DIR", help="the run")
     model.add_argument(
         "--model",
         type=Path,

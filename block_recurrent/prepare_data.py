@@ -4,12 +4,12 @@ import argparse
 import signal
 from pathlib import Path
 
-from block_recurrent.cli import add_gin_arguments, run_main
-from block_recurrent.configs import load_prepare
-from block_recurrent.data.quiet_tensorflow import import_tensorflow, quiet
+from block_recurrent.config.run_config import load_prepare
+from block_recurrent.console.cli import add_gin_arguments, run_main
+from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, quiet
 from block_recurrent.data.store import verify
 from block_recurrent.errors import UserError
-from block_recurrent.preemption import EXIT_STATUS
+from block_recurrent.training.preemption import EXIT_STATUS
 
 EPILOG = f"""\
 The same command again continues what was stopped or killed. Exit status: 0 finished, 2 a mistake in
@@ -56,7 +56,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import_tensorflow()
-        from block_recurrent.data.prepare import prepare
+        from block_recurrent.data.prepare.make_store import prepare
 
         with quiet():
             prepare(config, data, arguments.output)

@@ -3,12 +3,12 @@
 import argparse
 import dataclasses
 
-from block_recurrent.cli import add_gin_arguments, default_workdir, run_main
-from block_recurrent.configs import load
-from block_recurrent.distributed import connect
-from block_recurrent.preemption import EXIT_STATUS
-from block_recurrent.run_folder import run_folder
-from block_recurrent.trainer import Trainer
+from block_recurrent.config.run_config import load
+from block_recurrent.console.cli import add_gin_arguments, default_workdir, run_main
+from block_recurrent.files.paths import workdir_path
+from block_recurrent.parallel.processes import connect
+from block_recurrent.training.preemption import EXIT_STATUS
+from block_recurrent.training.trainer import Trainer
 
 EPILOG = f"""\
 The same command again continues a run that was stopped. Exit status: 0 finished, 2 a mistake in
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     add_gin_arguments(parser, required=True, example="'train.num_steps = 100'")
     parser.add_argument(
         "--workdir",
-        type=run_folder,
+        type=workdir_path,
         metavar="DIR",
         help="folder of the run, on disk or gs://bucket/run (default: runs/<name of the first "
         "gin file>)",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 
-class KeysValues(NamedTuple):
+class KV(NamedTuple):
     """Keys and values of one attention; heads before length, but where fused kernels read them."""
 
     keys: Float[Array, "*axes K"]
@@ -33,9 +33,11 @@ class LayerState(NamedTuple):
       recurrent: state vectors ``[B, S, D]``; None in a layer without a recurrent cell.
     """
 
-    cache: KeysValues | None
+    cache: KV | None
     recurrent: Float[Array, "B S D"] | None
 
+
+KeysValues = KV  # its public name of before
 
 ModelState = tuple[LayerState, ...]
 """What the model carries from segment to segment: one entry a layer."""

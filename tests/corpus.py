@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.configs import RunConfig
-from block_recurrent.data import DataConfig
-from block_recurrent.optimizers import OptimizerConfig
-from block_recurrent.train_config import TrainConfig
+from block_recurrent.config.options import DataConfig, OptimizerConfig, TrainConfig
+from block_recurrent.config.run_config import RunConfig
 from tiny import TINY
 
 WORDS = "the state of a block is carried from one window to the next by gates".split()

@@ -14,15 +14,12 @@ import sys
 import jax
 import numpy as np
 
+from block_recurrent.config.options import MeshConfig, OptimizerConfig
 from block_recurrent.data.lanes import Batch
-from block_recurrent.optimizers import OptimizerConfig, make_optimizer
-from block_recurrent.sharding import Layout, MeshConfig, make_mesh
-from block_recurrent.train_step import (
-    abstract_model,
-    init_function,
-    make_train_step,
-    state_shardings,
-)
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.parallel.sharding import Layout, make_mesh
+from block_recurrent.training.optimizers import make_optimizer
+from block_recurrent.training.train_step import init_function, make_train_step, state_shardings
 from tiny import TINY, VARIANTS
 
 ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 1

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import block_recurrent.prepare_data
-from block_recurrent.cli import run_main
-from block_recurrent.data.quiet_tensorflow import import_tensorflow
+from block_recurrent.console.cli import run_main
+from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 from preparing import ONE_PROCESS, contents, write_texts
 
 import_tensorflow()  # before anything else does, which would print

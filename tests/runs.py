@@ -10,11 +10,10 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
-from block_recurrent import trainer
-from block_recurrent.checkpoints import Checkpoints
-from block_recurrent.train_config import TrainConfig
-from block_recurrent.trainer import Trainer
-from block_recurrent.watching import WatchConfig
+from block_recurrent.config.options import TrainConfig, WatchConfig
+from block_recurrent.training import trainer
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.trainer import Trainer
 
 NOT_COMPILED = (
     "num_steps",

@@ -11,9 +11,13 @@ from jax_step import compiled, device_peak, filled, num_parameters
 from serve import arguments, serve
 
 import block_recurrent
-from block_recurrent import ModelConfig, losses, train_step
+from block_recurrent import ModelConfig
+from block_recurrent.config.options import MeshConfig
 from block_recurrent.data.lanes import Batch
-from block_recurrent.sharding import Layout, MeshConfig, make_mesh
+from block_recurrent.model import losses
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.parallel.sharding import Layout, make_mesh
+from block_recurrent.training import train_step
 
 
 def build(spec: dict):
@@ -23,7 +27,7 @@ def build(spec: dict):
     jax.config.update("jax_num_cpu_devices", devices)  # before JAX looks for devices
     model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
     config = ModelConfig(**model)
-    graphdef, _ = train_step.abstract_model(config)
+    graphdef, _ = abstract_model(config)
     layout = Layout(make_mesh(MeshConfig(), config, batch_size, jax.devices()[:devices]))
     optimizer = optax.adamw(1e-3)
     init = train_step.init_function(config, optimizer, batch_size, seed=0)
@@ -43,7 +47,7 @@ def build(spec: dict):
     step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
     options = {"donate_argnums": 0, "out_shardings": (shardings, layout.replicated)}
     if config.remat != "none":
-        from block_recurrent.step_memory import compiler_options  # not in every tree
+        from block_recurrent.training.step_memory import compiler_options  # not in every tree
 
         options["compiler_options"] = compiler_options(config.remat, jax.default_backend())
     step, facts = compiled(step, state, batch, **options)

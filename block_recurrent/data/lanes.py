@@ -6,6 +6,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 from jaxtyping import Bool, Float32, Int32, Int64
 
+from block_recurrent.config.options import check_segment
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.errors import UserError
@@ -258,19 +259,3 @@ def _check_lengths(batch_size: int, segment_length: int, window_length: int, see
         if value < least:
             raise UserError(f"{name} = {value} is too small: choose {least} or more")
     check_segment(segment_length, window_length)
-
-
-def check_segment(
-    segment: int,
-    window: int,
-    segment_name: str = "segment_length",
-    window_name: str = "window_length",
-):
-    """Raises UserError where the segment is no multiple of the window; the names are for it."""
-    if segment % window:
-        below = segment // window * window
-        nearest = f"{below} and {below + window} are" if below else f"{window} is"
-        raise UserError(
-            f"{segment_name} = {segment} is no multiple of {window_name} = {window}: "
-            f"{nearest} the nearest"
-        )

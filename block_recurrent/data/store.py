@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from block_recurrent.checksums import difference, sha256
 from block_recurrent.data.documents import fingerprint
 from block_recurrent.data.store_format import (
     VOCABULARY_MODEL,
@@ -27,6 +26,7 @@ from block_recurrent.data.vocabularies import (
     Vocabulary,
 )
 from block_recurrent.errors import UserError, first_line
+from block_recurrent.files.checksums import find_difference, sha256
 
 COLUMNS = 3  # of a row of .documents: tokens, bytes, words
 
@@ -137,11 +137,13 @@ def verify(folder: str | Path) -> Iterator[str]:
     """
     for store, metadata, _ in _stores(Path(folder)):
         for name, written in metadata["files"].items():
-            if found := difference(store / Path(name).name, written):
+            if found := find_difference(store / Path(name).name, written):
                 yield found
             elif name.endswith(".json"):  # of a shard, which describes files of its own
                 files = read_shard_metadata(store / name)["files"]
-                found = (difference(store / Path(name).name, file) for name, file in files.items())
+                found = (
+                    find_difference(store / Path(name).name, file) for name, file in files.items()
+                )
                 yield from filter(None, found)
 
 

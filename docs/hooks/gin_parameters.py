@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import griffe
 
-from block_recurrent.configs import CLASSES
+from block_recurrent.config.run_config import CLASSES
 
 NAMES = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"}
 

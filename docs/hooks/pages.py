@@ -20,7 +20,7 @@ from gin_parameters import parameters_page
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-from block_recurrent.gin_files import shipped
+from block_recurrent.config.gin_files import shipped
 
 ROOT = Path(__file__).parent.parent.parent
 # Files of the repository that the site shows, and the page that does.

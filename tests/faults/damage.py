@@ -5,7 +5,7 @@ import io
 import shutil
 from pathlib import Path
 
-from block_recurrent.checkpoints import ORBAX_NOTES, Checkpoints
+from block_recurrent.training.checkpoints import ORBAX_NOTES, Checkpoints
 from faults.place import Place
 from faults.tried import Tried
 

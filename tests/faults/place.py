@@ -4,7 +4,7 @@ import random
 import time
 from pathlib import Path
 
-from block_recurrent.configs import RunConfig, to_gin
+from block_recurrent.config.run_config import RunConfig, to_gin
 from corpus import tiny_run, write_corpus
 from faults.training import Training
 from runs import assert_same_end

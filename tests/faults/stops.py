@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from block_recurrent.preemption import EXIT_STATUS
+from block_recurrent.training.preemption import EXIT_STATUS
 from faults.place import Place
 from faults.training import Training
 from faults.tried import Tried

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.data import DataConfig
-from block_recurrent.data.store_writer import ShardWriter, finish_store
+from block_recurrent.config.options import DataConfig
+from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store
 from block_recurrent.data.vocabularies import ByteVocabulary
 from corpus import tiny_run
 from faults.place import STEPS, Place
@@ -78,7 +78,9 @@ def second_training(place: Place, times: int, processes: int) -> Tried:
             first.wait_until((workdir / "lock").exists)
             first.wait(place.random.uniform(0, 1))
             with place.train(workdir) as second:
-                clear = refused(second, f"is being trained in by process {first.processes[0].pid}")
+                clear = refused(
+                    second, f"is in use by another training (process {first.processes[0].pid}"
+                )
             clear &= first.wait() == [0] * processes
         survived += clear and place.ends_well(workdir, processes)
     return Tried(f"second training, first of {processes}", times, survived)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from block_recurrent import UserError, checksums
-from block_recurrent.checkpoints import Checkpoints
-from block_recurrent.checksums import CHECKSUMS, seal
-from block_recurrent.trained import load_run
+from block_recurrent import UserError
+from block_recurrent.files import checksums
+from block_recurrent.files.checksums import CHECKSUMS, find_damage, write_checksums
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.load_run import load_run
 from faults.damage import DAMAGES, NOTES, delete, empty, flip
 from runs import SharingTrainer, assert_same_end, final_arrays
 
@@ -35,7 +36,7 @@ def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
     copy = shutil.copytree(folder, tmp_path / "checkpoints" / "12")
     for name in files:
         for damage in DAMAGES:
-            damage(copy / name)
+            find_damage(copy / name)
             step = newest(tmp_path)
             lines = capsys.readouterr().err.splitlines()
             said = [line for line in lines if not line.startswith(("WARNING", "ERROR"))]  # Orbax
@@ -53,7 +54,7 @@ def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
     for note in NOTES:
-        damage(copy / "checkpoints" / "12" / note)
+        find_damage(copy / "checkpoints" / "12" / note)
     assert_same_end(copy, finished, config)
 
 
@@ -77,7 +78,7 @@ def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
     """`evaluate` and its like take a checkpoint that training would pass over."""
     for path in (copy / "checkpoints" / "12" / "training").rglob("*"):
         if path.is_file():
-            damage(path)
+            find_damage(path)
     model, expected = (nnx.to_pure_dict(nnx.state(load_run(w).model)) for w in (copy, finished))
     jax.tree.map(np.testing.assert_array_equal, model, expected)
     assert load_run(copy).step == 12 and "passed over" not in capsys.readouterr().err
@@ -91,7 +92,7 @@ def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
 )
 def test_checksums_that_are_none(content, tmp_path):
     (tmp_path / CHECKSUMS).write_bytes(content)
-    assert checksums.damage(tmp_path) == f"{tmp_path / CHECKSUMS} holds no checksums"
+    assert checksums.find_damage(tmp_path) == f"{tmp_path / CHECKSUMS} holds no checksums"
 
 
 def test_a_mistake_in_the_code_is_no_damage(tmp_path, monkeypatch):
@@ -99,11 +100,11 @@ def test_a_mistake_in_the_code_is_no_damage(tmp_path, monkeypatch):
         raise TypeError("a mistake")
 
     (tmp_path / "file").write_text("text")
-    seal(tmp_path)
-    assert checksums.damage(tmp_path) is None
-    monkeypatch.setattr(checksums, "difference", mistaken)
+    write_checksums(tmp_path)
+    assert checksums.find_damage(tmp_path) is None
+    monkeypatch.setattr(checksums, "find_difference", mistaken)
     with pytest.raises(TypeError, match="a mistake"):
-        checksums.damage(tmp_path)
+        checksums.find_damage(tmp_path)
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(copy, finished, config, capfd):

@@ -7,13 +7,13 @@ import signal
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.workdir_lock import held
+from block_recurrent.training.workdir import workdir_lock
 from runs import SharingTrainer
 
 
 def hold(workdir, ready):
     """Holds the folder until it is killed."""
-    with held(workdir):
+    with workdir_lock(workdir):
         ready.set()
         signal.pause()
 
@@ -34,20 +34,20 @@ def holder(tmp_path):
 def test_the_second_training_is_refused_while_the_first_lives(holder, finished, config, tmp_path):
     who = f"process {holder.pid} on {os.uname().nodename}"
     for _ in range(2):
-        with pytest.raises(UserError, match=f"is being trained in by {who}: wait for its end"):
+        with pytest.raises(UserError, match=f"is in use by another training \\({who}\\): wait"):
             SharingTrainer(config, tmp_path).run()
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     holder.kill()
     holder.join()
-    with held(tmp_path):
+    with workdir_lock(tmp_path):
         assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {os.uname().nodename}"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_let_go_when_a_training_fails(tmp_path):
-    with pytest.raises(RuntimeError, match="failed"), held(tmp_path):
+    with pytest.raises(RuntimeError, match="failed"), workdir_lock(tmp_path):
         raise RuntimeError("failed")
-    with held(tmp_path):
+    with workdir_lock(tmp_path):
         pass
 
 
@@ -56,5 +56,5 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with held(tmp_path):
+    with workdir_lock(tmp_path):
         pass

@@ -3,7 +3,7 @@
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.checkpoints import Checkpoints
+from block_recurrent.training.checkpoints import Checkpoints
 from runs import SharingTrainer
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from block_recurrent.cli import run_main
+from block_recurrent.console.cli import run_main
 from block_recurrent.train import main
 
 FORKED = multiprocessing.get_context("forkserver")

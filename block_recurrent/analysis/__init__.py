@@ -1,0 +1,4 @@
+"""Looking inside the recurrent layers: gates, attention and states along a text.
+
+May import `model`, `data` and `reporting`.
+"""

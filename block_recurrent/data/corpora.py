@@ -1,0 +1,81 @@
+"""Corpora, as documents of tokens."""
+
+from block_recurrent.config.options import DataConfig
+from block_recurrent.data.documents import Documents
+from block_recurrent.data.embedded import load_standard_library
+from block_recurrent.data.mixture import Mixture
+from block_recurrent.data.recall import SPLITS, RecallDocuments
+from block_recurrent.data.store import open_stores
+from block_recurrent.data.text_files import load_text_files
+from block_recurrent.errors import UserError
+
+
+def load_documents(config: DataConfig) -> dict[str, Documents]:
+    """The documents of each split: "train", "held_out", and in a store perhaps others.
+
+    Opens no document yet.
+
+    Raises:
+      UserError: a corpus that is not there, is damaged, or has another vocabulary.
+    """
+    loaders = {
+        "standard_library": _standard_library,
+        "text_files": _text_files,
+        "store": _token_stores,
+        "recall": _recall,
+    }
+    if config.corpus not in loaders:
+        choices = ", ".join(map(repr, loaders))
+        raise UserError(f"data.corpus = '{config.corpus}' is unknown: choose from {choices}")
+    documents = loaders[config.corpus](config)
+    found = documents["train"].vocabulary.name
+    if config.vocabulary not in (None, found):
+        raise UserError(
+            f"the corpus has the vocabulary {found}, and the model learnt {config.vocabulary}: "
+            "name the corpus that it learnt from, or one prepared with the same vocabulary"
+        )
+    return documents
+
+
+def _standard_library(config: DataConfig) -> dict[str, Documents]:
+    if config.path is not None:
+        raise UserError(
+            f"data.path = '{config.path}' is for data.corpus = 'text_files', but the corpus "
+            "is 'standard_library': set the one or leave out the other"
+        )
+    return load_standard_library(config.held_out_per_mille)
+
+
+def _text_files(config: DataConfig) -> dict[str, Documents]:
+    if config.path is None:
+        raise UserError("data.corpus = 'text_files' needs a folder: set data.path")
+    return load_text_files(config.path, config.glob, config.held_out_per_mille)
+
+
+def _token_stores(config: DataConfig) -> dict[str, Documents]:
+    if not config.stores:
+        raise UserError("data.corpus = 'store' needs token stores: set data.stores = ('my/store',)")
+    weights = config.weights or (None,) * len(config.stores)
+    if len(weights) != len(config.stores):
+        raise UserError(
+            f"data.weights = {config.weights} has {len(weights)} numbers for {len(config.stores)} "
+            "stores: give one for each, or () for all as they are"
+        )
+    splits: dict[str, list] = {}
+    for folder, weight in zip(config.stores, weights, strict=True):
+        for split, parts in open_stores(folder).items():
+            # A store that is a mixture itself divides its weight, or its tokens, by its own.
+            tokens = sum(store.num_tokens for store, _ in parts)
+            share = (tokens if weight is None else weight) / sum(part for _, part in parts)
+            splits.setdefault(split, []).extend((store, part * share) for store, part in parts)
+    for split in ("train", "held_out"):
+        if split not in splits:
+            raise UserError(
+                f"the stores {config.stores} have no split {split}: prepare one that has"
+            )
+    return {split: Mixture(*zip(*parts, strict=True)) for split, parts in splits.items()}
+
+
+def _recall(config: DataConfig) -> dict[str, Documents]:
+    difficulty = config.recall_facts, config.recall_values, config.recall_filler
+    return {split: RecallDocuments(split, *difficulty) for split in SPLITS}

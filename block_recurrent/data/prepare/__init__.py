@@ -1,0 +1,4 @@
+"""Writes token stores from seqio Tasks; the only place that imports TensorFlow.
+
+May import the rest of `data`, `config`, `console` and `files`.
+"""

@@ -1,0 +1,93 @@
+"""Local folders as a source of seqio Tasks."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from block_recurrent.data.documents import PIECE
+from block_recurrent.data.prepare.file_groups import FileGroup, Grouping, digest, group_files
+from block_recurrent.data.prepare.pieces import Cut, read_pieces
+
+
+class FolderSource(seqio.DataSource):
+    """Documents in the files of a folder, for a Task of your own as for those of this package::
+
+        seqio.TaskRegistry.add(
+            "my_papers",
+            FolderSource("~/papers", grouping="arxiv"),
+            preprocessors=[block_recurrent.data.prepare.tasks.tokenize],
+            output_features={"targets": seqio.Feature(seqio.ByteVocabulary())},
+            shuffle_buffer_size=None,
+        )
+
+    Its examples are pieces of documents, so that the memory does not grow with these: "name",
+    "targets", which is the text as bytes, and "continues", whether the next example continues the
+    same document. The splits are "train" and "validation"; see `group_files` for the arguments,
+    and `read_pieces` for `cut`. The folder is looked at when it is needed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        grouping: Grouping = "text_files",
+        glob: str = "**/*",
+        held_out_per_mille: int = 20,
+        cut: Cut = "anywhere",
+    ):
+        super().__init__(splits=("train", "validation"))
+        self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
+        self.held_out_per_mille, self.cut = held_out_per_mille, cut
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    @functools.cached_property
+    def documents(self) -> Mapping[str, Sequence[FileGroup]]:
+        """Of each split."""
+        return group_files(self.path, self.grouping, self.glob, self.held_out_per_mille)
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [document.name for document in self.documents[split]]
+
+    def num_input_examples(self, split: str) -> int:
+        """Pieces, as far as the sizes of the documents tell."""
+        sizes = (sum(document.sizes) for document in self.documents[split])
+        return sum(max(1, -(-size // PIECE)) for size in sizes)
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides the examples."""
+        settings = ("grouping", "glob", "held_out_per_mille", "cut")
+        return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = False,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **_,
+    ) -> tf.data.Dataset:
+        if shuffle:
+            raise ValueError("the pieces of a document keep their order: read with shuffle=False")
+        shard = shard_info or seqio.ShardInfo(0, 1)
+        documents = self.documents[split][shard.index :: shard.num_shards]
+        signature = {
+            "name": tf.TensorSpec((), tf.string),
+            "targets": tf.TensorSpec((), tf.string),
+            "continues": tf.TensorSpec((), tf.bool),
+        }
+        return tf.data.Dataset.from_generator(
+            lambda: self._examples(documents), output_signature=signature
+        )
+
+    def _examples(self, documents: Sequence[FileGroup]) -> Iterator[dict[str, Any]]:
+        for document in documents:
+            name = document.name.encode("utf-8", "surrogateescape")
+            files = [self.path / file for file in document.files]
+            for text, continues in read_pieces(files, document.sizes, self.cut):
+                yield {"name": name, "targets": text, "continues": continues}

@@ -1,0 +1,123 @@
+"""Makes a token store of a seqio Task or Mixture."""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import seqio
+
+from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.console.progress import PrepareProgress
+from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder
+from block_recurrent.data.prepare.plan import Plan, make_plan, num_examples, store_split
+from block_recurrent.data.prepare.shard_workers import Counters, Setup, write_shards
+from block_recurrent.data.prepare.store_writer import (
+    Shard,
+    finish_store,
+    shard_is_finished,
+    write_mixture,
+)
+from block_recurrent.data.prepare.tasks import find_task, register_tasks
+from block_recurrent.data.prepare.write_shard import cannot_write
+from block_recurrent.data.store_format import METADATA, VOCABULARY_MODEL, read_json
+
+
+def prepare(config: PrepareConfig, data: DataConfig, output: Path):
+    """Writes the store, or what is missing of it, and says how to train from it.
+
+    Raises:
+      UserError: it cannot be written, or something else is there already.
+    """
+    register_tasks(config, data)
+    plan = make_plan(config, find_task(config))
+    try:
+        if is_prepared(output, plan.content):
+            print(f"{output} is there already, and whole")
+        else:
+            with partial_folder(output, plan.content) as folder:
+                _fill(folder, plan, config, data)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    for line in _summary(output, plan):
+        print(line)
+
+
+def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
+    """Makes the folder a store."""
+    for task in plan.tasks:
+        plan.store_of(task, folder).mkdir(exist_ok=True)
+    shards = [shard for task in plan.tasks for shard in plan.shards_of(task, folder)]
+    missing = [shard for shard in shards if not _is_finished(shard)]
+    if len(missing) < len(shards):
+        print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
+    if missing:
+        _write(missing, plan, config, data)
+    for task in plan.tasks:
+        _finish(task, plan, folder)
+    if plan.weights is not None:
+        write_mixture(folder, plan.weights)
+
+
+def _write(shards: list[Shard], plan: Plan, config: PrepareConfig, data: DataConfig):
+    sources = {task: described["source"] for task, described in plan.descriptions.items()}
+    counters = Counters(len(shards))
+    num_processes = min(config.num_processes or os.cpu_count() or 1, len(shards))
+    print(f"{len(shards)} shards to write, {num_processes} at a time", flush=True)
+    with PrepareProgress() as progress:
+        look = functools.partial(_show, progress, counters, _num_examples(plan, shards))
+        write_shards(shards, Setup(config, data, sources), num_processes, counters, look)
+
+
+def _is_finished(shard: Shard) -> bool:
+    return shard_is_finished(shard.folder, shard.store_split, shard.index)
+
+
+def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:
+    """How many there are in the shards; None if a source does not know."""
+    splits = {(shard.task, shard.split) for shard in shards}
+    known = {key: num_examples(plan.tasks[key[0]].source, key[1]) for key in splits}
+    if None in known.values():
+        return None
+    return sum(known[shard.task, shard.split] / shard.num_shards for shard in shards)
+
+
+def _show(progress: PrepareProgress, counters: Counters, num_examples: float | None):
+    examples, documents, tokens, finished = counters.numbers.sum(0).tolist()
+    if num_examples:
+        share = min(1.0, examples / num_examples)
+    else:
+        share = finished / len(counters.numbers)
+    progress.update(documents, tokens, share)
+
+
+def _finish(task: str, plan: Plan, folder: Path):
+    """Writes what a store has besides its shards."""
+    store = plan.store_of(task, folder)
+    vocabulary = plan.tasks[task].output_features["targets"].vocabulary
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        (store / VOCABULARY_MODEL).write_bytes(vocabulary.sp_model)
+    described = plan.descriptions[task]
+    finish_store(
+        store,
+        task=task,
+        vocabulary={name: described["vocabulary"][name] for name in ("kind", "size", "eos")},
+        shards={store_split(split): number for split, number in described["shards"].items()},
+    )
+
+
+def _summary(output: Path, plan: Plan) -> Iterator[str]:
+    """What is in the store, and how to train from it."""
+    for task in plan.tasks:
+        store = plan.store_of(task, output)
+        for split, counts in read_json(store / METADATA)["splits"].items():
+            yield (
+                f"{store} {split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+                f"{counts['bytes']:,} bytes, {counts['words']:,} words; {counts['empty']:,} empty "
+                f"documents left out, {counts['invalid_utf8']:,} with invalid UTF-8"
+            )
+        size = plan.descriptions[task]["vocabulary"]["size"]
+    yield (
+        f"train from it by data.corpus = 'store', data.stores = ('{output}',), "
+        f"BlockRecurrentTransformer.vocab_size = {size}"
+    )

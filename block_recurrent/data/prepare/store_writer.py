@@ -1,0 +1,211 @@
+"""Writing a token store: shard by shard, each whole or not there."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Integer
+
+from block_recurrent.data.documents import TextCounter
+from block_recurrent.data.store_format import (
+    FORMAT,
+    METADATA,
+    VOCABULARY_MODEL,
+    shard_files,
+    shard_metadata,
+    token_type,
+)
+from block_recurrent.files.checksums import describe_file
+from block_recurrent.files.writing import atomic_write
+
+COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
+
+
+class Shard(NamedTuple):
+    """What to write.
+
+    Attributes:
+      task: name of a registered Task.
+      split: of the Task.
+      store_split: what the store calls it.
+      index: from 0.
+      num_shards: of the split.
+      folder: of the store.
+    """
+
+    task: str
+    split: str
+    store_split: str
+    index: int
+    num_shards: int
+    folder: Path
+
+
+class ShardWriter:
+    """Writes one shard of a split::
+
+        with ShardWriter(folder, "train", 0, vocab_size=260) as writer:
+            for name, pieces in documents:
+                for tokens, text in pieces:
+                    writer.add(tokens, text)
+                writer.end_document(name)
+
+    The shard is there once the context ends well; if it does not, nothing of it is. Another process
+    that writes the same shard meanwhile does no harm: the content is the same.
+
+    Args:
+      folder: of the store; it exists.
+      split: 'train', 'held_out' or another name of letters, digits and '_'.
+      shard: its number, from 0.
+      vocab_size: ids are below it.
+
+    Attributes:
+      documents, tokens, bytes, words, characters: written so far.
+      empty: documents left out because they have no text; the caller counts them.
+      invalid_utf8: documents that are no valid UTF-8.
+    """
+
+    def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
+        self.folder, self.split, self.shard = folder, split, shard
+        self.type = token_type(vocab_size)
+        self.documents = self.tokens = self.bytes = self.words = self.characters = 0
+        self.empty = self.invalid_utf8 = 0
+        self._current = _Document()
+
+    def __enter__(self) -> "ShardWriter":
+        self._files = {}
+        with contextlib.ExitStack() as stack:
+            for path in shard_files(self.folder, self.split, self.shard):
+                self._files[path] = _File(path)
+                stack.callback(self._files[path].discard)
+            self._discard = stack.pop_all().close
+        self._tokens, self._documents, self._names = self._files.values()
+        return self
+
+    def add(self, tokens: Integer[np.ndarray, " length"], text: bytes):
+        """A piece of the current document: tokens, and the raw bytes that they stand for."""
+        self._tokens.write(np.ascontiguousarray(tokens, self.type).data)
+        self._current.tokens += len(tokens)
+        self._current.bytes += len(text)
+        self._current.text.add(text)
+        self.tokens += len(tokens)
+
+    def end_document(self, name: str, *, invalid_utf8: bool = False):
+        """Ends the current document and names it."""
+        document, self._current = self._current, _Document()
+        numbers = (document.tokens, document.bytes, document.text.words)
+        self._documents.write(np.array(numbers, "<i8").data)
+        self._names.write(json.dumps(name).encode() + b"\n")
+        self.documents += 1
+        self.bytes += document.bytes
+        self.words += document.text.words
+        self.characters += document.text.characters
+        self.invalid_utf8 += invalid_utf8
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def _finish(self):
+        for file in self._files.values():
+            file.keep()
+        metadata = {count: getattr(self, count) for count in COUNTS}
+        metadata["files"] = {path.name: file.describe() for path, file in self._files.items()}
+        write_json(shard_metadata(self.folder, self.split, self.shard), metadata)
+
+
+class _Document:
+    """What is counted of a document while it is written."""
+
+    def __init__(self):
+        self.tokens = self.bytes = 0
+        self.text = TextCounter()
+
+
+class _File:
+    """A file under a name of this process alone until it is kept."""
+
+    def __init__(self, path: Path):
+        self.path, self.size = path, 0
+        self.temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self._sha256 = hashlib.sha256()
+        self._file: BinaryIO = open(self.temporary, "wb")
+
+    def write(self, data: bytes | memoryview):
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size += len(data) if isinstance(data, bytes) else data.nbytes
+
+    def keep(self):
+        """Gives the file its name, once it is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self.temporary, self.path)
+
+    def discard(self):
+        """Removes the file unless it has been kept."""
+        try:
+            self._file.close()  # which fails once more on a full disk
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+    def describe(self) -> dict[str, int | str]:
+        return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
+
+
+def shard_is_finished(folder: Path, split: str, shard: int) -> bool:
+    """Whether the shard is whole."""
+    return shard_metadata(folder, split, shard).is_file()
+
+
+def finish_store(
+    folder: Path,
+    *,
+    task: str,
+    vocabulary: Mapping[str, int | str],
+    shards: Mapping[str, int],
+):
+    """Writes store.json, which makes the folder a store.
+
+    Args:
+      folder: it holds all shards and, for a SentencePiece vocabulary, vocabulary.model.
+      task: what the documents came from, for people.
+      vocabulary: kind ('bytes', 'sentencepiece' or 'other'), size and eos.
+      shards: how many there are of each split.
+    """
+    splits, files = {}, {}
+    for split, number in shards.items():
+        paths = [shard_metadata(folder, split, shard) for shard in range(number)]
+        metadata = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        splits[split] = {"shards": number}
+        splits[split] |= {
+            count: sum(one[count] for one in metadata)
+            for count in COUNTS
+            if all(count in one for one in metadata)  # older shards lack characters
+        }
+        files |= {path.name: describe_file(path) for path in paths}
+    model = folder / VOCABULARY_MODEL
+    if model.is_file():
+        files[model.name] = describe_file(model)
+    store = {"format": FORMAT, "task": task, "vocabulary": dict(vocabulary), "splits": splits}
+    write_json(folder / METADATA, store | {"files": files})
+
+
+def write_mixture(folder: Path, weights: Mapping[str, float]):
+    """Writes the store.json of a mixture: stores in folders of these names, and their weights."""
+    write_json(folder / METADATA, {"format": FORMAT, "mixture": dict(weights)})
+
+
+def write_json(path: Path, content: Mapping):
+    """Writes a file as a whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")

@@ -1,0 +1,152 @@
+"""The corpora as seqio Tasks.
+
+Their examples are documents, whole or in pieces: "targets" (the tokens), "targets_pretokenized"
+(the text behind them), "name", and for pieces "continues" (the next is of the same document).
+"""
+
+import difflib
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.data.prepare.folder_source import FolderSource
+from block_recurrent.data.prepare.seqio_vocabularies import T5_VOCABULARY, cut_for, load_vocabulary
+from block_recurrent.errors import UserError, first_line
+
+PG19 = ("pg19_bytes", "pg19_tokens")
+OF_FOLDERS = ("arxiv", "github", "text_files")
+
+Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
+
+
+def register_tasks(prepare: PrepareConfig, data: DataConfig):
+    """Registers the Tasks that the configuration provides for, then those of the user's module.
+
+    Raises:
+      UserError: the vocabulary or the module cannot be loaded.
+    """
+    seqio.set_tfds_data_dir_override(prepare.tfds_data_dir)
+    vocabulary = load_vocabulary(prepare.vocabulary)
+    for name in PG19 + OF_FOLDERS:
+        seqio.TaskRegistry.remove(name)
+    pg19 = PG19[0] if prepare.vocabulary == "bytes" else PG19[1]
+    _register(pg19, _tfds_source("pg19"), vocabulary, _books)
+    for name in OF_FOLDERS:
+        if prepare.tfds:
+            texts = functools.partial(_texts, feature=prepare.tfds_feature)
+            _register(name, _tfds_source(prepare.tfds), vocabulary, texts)
+        elif data.path:
+            cut = cut_for(vocabulary)
+            source = FolderSource(data.path, name, data.glob, data.held_out_per_mille, cut)
+            _register(name, source, vocabulary)
+    if prepare.module:
+        _import(prepare.module)
+
+
+def find_task(prepare: PrepareConfig) -> seqio.Task | seqio.Mixture:
+    """The Task or Mixture of the configuration, which `register_tasks` has seen.
+
+    Raises:
+      UserError: there is none of this name.
+    """
+    name = prepare.task
+    registered = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if name in registered:
+        return seqio.get_mixture_or_task(name)
+    known = [*PG19, *OF_FOLDERS, *registered]
+    if name is None:
+        raise UserError(
+            f"no prepare.task: choose from {', '.join(map(repr, dict.fromkeys(known)))}"
+        )
+    if name in known:
+        raise UserError(f"prepare.task = '{name}' {_what_it_needs(prepare)}")
+    near = difflib.get_close_matches(name, known, n=1)
+    mend = f"did you mean '{near[0]}'?" if near else "register it in a module, prepare.module"
+    raise UserError(f"no seqio Task or Mixture is called prepare.task = '{name}': {mend}")
+
+
+def tokenize(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+    """`seqio.preprocessors.tokenize` for "targets", in the memory of one example, not of 256.
+
+    SentencePiece is called directly: through TensorFlow Text it takes twice as long.
+    """
+    vocabulary = output_features["targets"].vocabulary
+    encode = vocabulary.encode_tf
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        encode_bytes = vocabulary.tokenizer.EncodeAsNumpy
+
+        def encode(text: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(encode_bytes, [text], tf.int32), [None])
+
+    def add_tokens(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        text = example["targets"]
+        return example | {"targets_pretokenized": text, "targets": encode(text)}
+
+    return dataset.map(add_tokens)
+
+
+def _register(
+    name: str, source: seqio.DataSource, vocabulary: seqio.Vocabulary, *preprocessors: Preprocessor
+):
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[*preprocessors, tokenize],
+        output_features={"targets": seqio.Feature(vocabulary)},
+        shuffle_buffer_size=None,  # pieces keep their order
+    )
+
+
+def _tfds_source(name: str) -> seqio.TfdsDataSource:
+    """Of the newest version on disk, if the name says none."""
+    return seqio.TfdsDataSource(name if ":" in name else f"{name}:*.*.*", read_only=True)
+
+
+def _books(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The examples of TFDS's pg19."""
+    return dataset.map(
+        lambda book: {"name": tf.strings.as_string(book["book_id"]), "targets": book["book_text"]}
+    )
+
+
+def _texts(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
+    """The examples of any TFDS dataset with a feature of text."""
+    specs = dataset.element_spec
+    texts = [name for name, spec in specs.items() if spec == tf.TensorSpec((), tf.string)]
+    if feature not in texts:
+        raise UserError(
+            f"prepare.tfds_feature = '{feature}' is no text in the TFDS dataset: choose from "
+            f"{', '.join(map(repr, texts))}"
+        )
+    return dataset.map(lambda example: {"targets": example[feature]})
+
+
+def _import(module: str):
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the user's code may raise
+        raise UserError(
+            f"cannot import prepare.module = '{module}' ({first_line(error)}): name a module in "
+            "the current folder or on PYTHONPATH that registers seqio Tasks"
+        ) from error
+
+
+def _what_it_needs(prepare: PrepareConfig) -> str:
+    """Why a Task of this package is not registered."""
+    if prepare.task == "pg19_tokens":
+        return (
+            "needs a SentencePiece model: set prepare.vocabulary to its path; the one of the paper "
+            f"is T5's, at {T5_VOCABULARY} or gs://{T5_VOCABULARY.partition('.com/')[2]}"
+        )
+    if prepare.task == "pg19_bytes":
+        return (
+            f"is of bytes, but prepare.vocabulary = '{prepare.vocabulary}': set it to 'bytes', or "
+            "prepare.task = 'pg19_tokens'"
+        )
+    return "needs a source: set data.path to a folder, or prepare.tfds to a TFDS dataset"

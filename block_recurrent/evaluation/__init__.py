@@ -1,0 +1,4 @@
+"""How well a model predicts documents: scores, loss by position, the worth of the memory, reports.
+
+May import `model`, `data`, `parallel` and `reporting`.
+"""

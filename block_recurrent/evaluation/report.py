@@ -1,0 +1,146 @@
+"""The report of an evaluation: its numbers as JSON, and a page of HTML that needs nothing else."""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.config.run_config import RunConfig
+from block_recurrent.evaluation.figures import (
+    score_by_distance,
+    training_history,
+    worth_by_distance,
+)
+from block_recurrent.evaluation.loss_profile import Profile, distance_table
+from block_recurrent.files.paths import AnyPath
+from block_recurrent.reporting.metrics_log import step_of
+from block_recurrent.reporting.plots import Figure, png
+
+WORTH = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
+CAPTIONS = {
+    "bits_per_token": "Loss by place in the document. Dotted: how far the attention of one layer "
+    "sees (W), and of all layers together; what is known from farther back can only come from the "
+    "state.",
+    "accuracy": "Accuracy by place in the document: how often the token was the most likely one.",
+    "worth": "What the recurrent state is worth: bits a token lost when it is cleared at every "
+    "segment of {} tokens, or replaced by what another document has left. Keys and values of the "
+    "last window stay. At zero the model does not use its state.",
+    "history": "Over training. Held-out documents are scored at every evaluation.",
+}
+STYLE = """
+body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }
+img { max-width: 100%; } figure { margin: 2rem 0; } figcaption { color: #555; }
+td, th { padding: 0.1rem 1rem 0.1rem 0; text-align: right; } td:first-child { text-align: left; }
+"""
+
+
+def write_report(
+    path: Path,
+    workdir: AnyPath,
+    config: RunConfig,
+    result: Mapping[str, Any],
+    profile: Profile,
+    memories: Mapping[str, Profile],
+):
+    """Writes the page, and its numbers beside it under the same name with .json.
+
+    Args:
+      path: of the page.
+      workdir: the run's folder, for its name and its metrics.jsonl.
+      config: of the run.
+      result: the scalars of the evaluation.
+      profile: its loss by distance.
+      memories: the loss of the same documents with each memory; empty without recurrent layers.
+    """
+    result = dict(result)
+    if memories:
+        result["memory_segment_length"] = config.train.segment_length
+        carried = memories["carried"].bits_per_token
+        for memory, name in WORTH.items():
+            if memory in memories:
+                result[name] = memories[memory].bits_per_token - carried
+    result["by_distance"] = distance_table({"carried": profile, **memories})
+    title = f"{workdir.resolve().name}, step {result['step']:,}, {result['split']}"
+    text = page(title, config, result, read_history(workdir))
+    path.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+    print(f"report              {path}, {path.with_suffix('.json')}")
+
+
+def read_history(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where the run's folder has lost it."""
+    path = workdir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if step_of(line) is not None]
+
+
+def page(
+    title: str,
+    config: RunConfig,
+    result: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+) -> str:
+    """The page: figures, numbers, and how to read them.
+
+    Args:
+      title: names the run.
+      config: of the run.
+      result: what the JSON holds.
+      history: the lines of metrics.jsonl.
+    """
+    by_distance = result["by_distance"]
+    figures = [
+        _figure(score_by_distance(by_distance, score, config.model), CAPTIONS[score])
+        for score in ("bits_per_token", "accuracy")
+    ]
+    if len(by_distance["bits_per_token"]) > 1:
+        caption = CAPTIONS["worth"].format(result["memory_segment_length"])
+        figures.append(_figure(worth_by_distance(by_distance, config.model), caption))
+    if history:
+        figures.append(_figure(training_history(history), CAPTIONS["history"]))
+    scalars = {name: value for name, value in result.items() if name != "by_distance"}
+    places = zip(by_distance["first"], by_distance["last"], strict=True)
+    columns = {
+        "place in the document": [f"{first + 1:,} – {last + 1:,}" for first, last in places],
+        "tokens": by_distance["tokens"],
+        **{f"bits, {name}": bits for name, bits in by_distance["bits_per_token"].items()},
+    }
+    title = html.escape(title)
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>
+<body><h1>{title}</h1>
+{_table({"": list(scalars), "value": list(scalars.values())})}
+{"".join(figures)}
+<h2>Bits a token by place in the document</h2>
+{_table(columns)}
+</body></html>
+"""
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    image = base64.b64encode(png(figure)).decode()
+    caption = html.escape(caption)
+    return (
+        f'<figure><img src="data:image/png;base64,{image}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>\n"
+    )
+
+
+def _table(columns: Mapping[str, Sequence[Any]]) -> str:
+    def row(tag: str, cells: Sequence[Any]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    rows = [row("td", cells) for cells in zip(*columns.values(), strict=True)]
+    return "<table>" + "\n".join([row("th", list(columns)), *rows]) + "</table>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3g}"
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))

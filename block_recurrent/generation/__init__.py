@@ -1,0 +1,4 @@
+"""Prompts in, tokens out.
+
+May import `model`, `data` and `files`.
+"""

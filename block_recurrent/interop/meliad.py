@@ -1,0 +1,107 @@
+"""Models of given weights: of arrays by name, or of the authors' code (google-research/meliad)."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from block_recurrent.interop.model_file import model_from_arrays
+from block_recurrent.model.config import ModelConfig
+from block_recurrent.model.transformer import BlockRecurrentTransformer
+
+GATES = {"bias": "fixed", "lstm": "lstm", "full": "gru"}
+SAME = (
+    "num_layers embedding_size num_heads head_size mlp_dim vocab_size window_length num_states "
+    "recurrent_layers feedback positions"
+).split()
+
+# Our name of a parameter inside a layer → theirs. Both are paths below `transformer<index>`.
+TOKENS = {
+    "attention_norm/scale": "tbase/_kvq/pre_attn_layernorm/scale",
+    "attention/scale": "tbase/_kvq/attention_scale",
+    "attention/query/kernel": "tbase/_kvq/queries_layer/kernel",
+    "attention/key/kernel": "tbase/_kvq/keys_layer/kernel",
+    "attention/value/kernel": "tbase/_kvq/values_layer/kernel",
+    "attention/state_query/kernel": "tbase/_kvq/queries2_layer/kernel",
+    "attention/state_scale": "tbase/attention_scale2",
+    "attention/relative_bias/table": "relative_positions/rel_embedding",
+    "attention/output/kernel": "tbase/post_attn_mlp/output_layer/kernel",
+    "ffn_norm/scale": "tbase/pre_ffn_layernorm/scale",
+    "ffn/hidden/kernel": "tbase/ffn/hidden0/kernel",
+    "ffn/output/kernel": "tbase/ffn/output_layer/kernel",
+}
+CELL = {
+    "cell/initial": "recurrent_initial_state",
+    "cell/state_ids": "recurrent_tbase/_kvq/position_embeddings",
+    "cell/norm/scale": "recurrent_tbase/_kvq/pre_attn_layernorm/scale",
+    "cell/scale": "recurrent_tbase/_kvq/attention_scale",
+    "cell/token_scale": "recurrent_tbase/attention_scale2",
+    "cell/key/kernel": "recurrent_tbase/_kvq/keys_layer/kernel",
+    "cell/value/kernel": "recurrent_tbase/_kvq/values_layer/kernel",
+    "cell/query/kernel": "recurrent_tbase/_kvq/queries_layer/kernel",
+    "cell/token_query/kernel": "recurrent_tbase/_kvq/queries2_layer/kernel",
+    "cell/output/kernel": "recurrent_tbase/post_attn_mlp/output_layer/kernel",
+    "cell/ffn_norm/scale": "recurrent_tbase/pre_ffn_layernorm/scale",
+    "cell/ffn/hidden/kernel": "recurrent_tbase/ffn/hidden0/kernel",
+    "cell/ffn/output/kernel": "recurrent_tbase/ffn/output_layer/kernel",
+}
+GATE = {
+    "bias": "gate_bias",
+    "gate/kernel": "gate_layer/kernel",
+    "gate/bias": "gate_layer/bias",
+    "forget/kernel": "forget_gate/kernel",
+    "forget/bias": "forget_gate/bias",
+    "input/kernel": "input_gate/kernel",
+    "input/bias": "input_gate/bias",
+}
+CELL |= {f"cell/output_gate/{k}": f"recurrent_tbase/post_attn_mlp/{v}" for k, v in GATE.items()}
+CELL |= {f"cell/ffn_gate/{k}": f"recurrent_tbase/ffn/{v}" for k, v in GATE.items()}
+
+
+def model_config_from_meliad(config: Mapping) -> ModelConfig:
+    """The `ModelConfig` of a configuration in the authors' terms."""
+    configuration = "dual"
+    if config["single_gate"]:
+        configuration = "single"
+    elif config["skip_ffn"]:
+        configuration = "skip"
+    fields = {name: config[name] for name in SAME}
+    fields["recurrent_layers"] = tuple(fields["recurrent_layers"])
+    return ModelConfig(
+        **fields, gate=GATES[config["gate"]], configuration=configuration, dropout_rate=0.0
+    )
+
+
+def meliad_name(path: str) -> str:
+    """The authors' name of a parameter of this package, given as 'layers/0/ffn/hidden/kernel'."""
+    if path == "embedding":
+        return "embed/embedding"
+    if path == "final_norm/scale":
+        return "final_layernorm/scale"
+    _, index, inner = path.split("/", 2)
+    return f"transformer{index}/{(TOKENS | CELL)[inner]}"
+
+
+def model_from_meliad(
+    config: Mapping, params: Mapping[str, np.ndarray]
+) -> BlockRecurrentTransformer:
+    """Builds the model from weights of the authors' code.
+
+    Args:
+      config: the architecture in the authors' terms: sizes as in `ModelConfig`, `gate` 'bias',
+        'lstm' or 'full', and the booleans `single_gate`, `skip_ffn` and `feedback`.
+      params: arrays by the authors' names, as 'transformer0/tbase/ffn/hidden0/kernel'; a leading
+        'params/' is allowed, and other entries beside such ones are ignored.
+
+    Raises:
+      UserError: a parameter is missing, superfluous or of another shape.
+    """
+    if any(name.startswith("params/") for name in params):
+        params = {
+            n.removeprefix("params/"): v for n, v in params.items() if n.startswith("params/")
+        }
+
+    def name(keys):
+        return meliad_name(jax.tree_util.keystr(keys, simple=True, separator="/"))
+
+    return model_from_arrays(model_config_from_meliad(config), params, name)

@@ -1,0 +1,122 @@
+"""A model in one file that other programs read: safetensors, the configuration in its header."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, get_type_hints
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save
+
+from block_recurrent.errors import UserError, first_line
+from block_recurrent.fields import conform
+from block_recurrent.files.writing import atomic_write
+from block_recurrent.model.config import ModelConfig
+from block_recurrent.model.transformer import BlockRecurrentTransformer
+
+CONFIG = "block_recurrent.ModelConfig"  # in the header
+
+
+def save_model(
+    path: str | Path,
+    model: BlockRecurrentTransformer,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    **about: str,
+):
+    """Writes parameters, named as 'layers.0.ffn.hidden.kernel', and configuration, or nothing.
+
+    Args:
+      path: of the file.
+      model: what to save.
+      dtype: of the parameters in the file.
+      about: more for the header, which `load_model` gives back.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    _, params = nnx.split(model)
+    arrays = {
+        _name(keys): jnp.asarray(array, dtype)
+        for keys, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(params))
+    }
+    header = {CONFIG: json.dumps(dataclasses.asdict(model.config))} | about
+    try:
+        with atomic_write(Path(path)) as file:
+            file.write(save(arrays, metadata=header))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): name another file") from error
+
+
+def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, str]]:
+    """The model of a file of `save_model`, its parameters in float32, and what was said about it.
+
+    Reading such a file runs nothing that is in it.
+
+    Raises:
+      UserError: there is no such file, or it is of another kind.
+    """
+    try:
+        with safe_open(path, "flax") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
+    try:
+        kinds = get_type_hints(ModelConfig)
+        fields = json.loads(about.pop(CONFIG)).items()
+        config = ModelConfig(**{name: conform(value, kinds[name]) for name, value in fields})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no configuration of this version ({first_line(error)}): make it with "
+            "python -m block_recurrent.export"
+        ) from error
+    try:
+        return model_from_arrays(config, arrays, _name), about
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def model_from_arrays(
+    config: ModelConfig,
+    params: Mapping[str, ArrayLike],
+    name: Callable[[jax.tree_util.KeyPath], str],
+) -> BlockRecurrentTransformer:
+    """Builds a model of these parameters.
+
+    Args:
+      config: the architecture.
+      params: arrays by name.
+      name: of the parameter at a path of the model.
+
+    Raises:
+      UserError: a parameter is missing, superfluous or of another shape.
+    """
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
+    )
+    left = dict(params)
+
+    def take(keys, old):
+        if name(keys) not in left:
+            raise UserError(f"the weights lack {name(keys)}, which this configuration needs")
+        new = left.pop(name(keys))
+        if new.shape != old.shape:
+            raise UserError(
+                f"{name(keys)} has shape {new.shape}; this configuration needs {old.shape}"
+            )
+        return jnp.asarray(new, old.dtype)
+
+    pure = jax.tree_util.tree_map_with_path(take, nnx.to_pure_dict(state))
+    if left:
+        raise UserError(f"the weights hold {min(left)}, which this configuration has no place for")
+    nnx.replace_by_pure_dict(state, pure)
+    return nnx.merge(graphdef, state)
+
+
+def _name(keys: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")

@@ -1,0 +1,70 @@
+"""Gates of the recurrent cell: how a state takes in what a branch has computed (section 3.2).
+
+``gate(x, y, u) = x·keep + y·take``: x is the state, y the branch's output, u the input of the
+branch's last layer, of which the gates that are not fixed make `keep` and `take`.
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from block_recurrent.model.linear import linear
+
+
+class Gate(nnx.Module):
+    """What all gates share; each has its `multipliers`."""
+
+    def __call__(
+        self, x: Float[Array, "B S D"], y: Float[Array, "B S D"], u: Float[Array, "B S U"]
+    ) -> Float[Array, "B S D"]:
+        keep, take = self.multipliers(u)
+        return x * keep + y * take
+
+
+class FixedGate(Gate):
+    """keep = σ(b), take = 1 − keep: a learned moving average, the same at every step."""
+
+    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,)))
+
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, " D"], ...]:
+        g = jax.nn.sigmoid(self.bias[...])
+        return g, 1 - g
+
+
+class GRUGate(Gate):
+    """keep = σ(W u + b + 1), take = 1 − keep."""
+
+    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        self.gate = gate_linear(input_size, size, dtype, rngs)
+
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
+        g = jax.nn.sigmoid(self.gate(u) + 1)
+        return g, 1 - g
+
+
+class LSTMGate(Gate):
+    """keep = σ(W_f u + b_f + 1), take = σ(W_i u + b_i − 1)."""
+
+    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        self.forget = gate_linear(input_size, size, dtype, rngs)
+        self.input = gate_linear(input_size, size, dtype, rngs)
+
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
+        return jax.nn.sigmoid(self.forget(u) + 1), jax.nn.sigmoid(self.input(u) - 1)
+
+
+def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
+    """The only layers with a bias; small at first, so that a gate starts near its offset."""
+    return linear(
+        input_size,
+        size,
+        use_bias=True,
+        dtype=dtype,
+        kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"),
+        bias_init=nnx.initializers.normal(0.1),
+        rngs=rngs,
+    )
+
+
+GATES = {"fixed": FixedGate, "gru": GRUGate, "lstm": LSTMGate}

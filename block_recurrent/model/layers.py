@@ -1,0 +1,123 @@
+"""A transformer layer, with or without a recurrent cell."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from block_recurrent.model.attention import SlidingWindowAttention
+from block_recurrent.model.config import ModelConfig
+from block_recurrent.model.feed_forward import FeedForward
+from block_recurrent.model.full_attention import FullAttention
+from block_recurrent.model.norms import RMSNorm
+from block_recurrent.model.recurrent_cell import RecurrentCell, scan_blocks
+from block_recurrent.ops.dropout import tiled_dropout
+from block_recurrent.types import KV, LayerState
+
+
+class TransformerLayer(nnx.Module):
+    """x + attention(norm(x)), then x + FFN(norm(x)); under feedback it reads the states too."""
+
+    def __init__(self, config: ModelConfig, *, read_states: bool = False, rngs: nnx.Rngs):
+        d, dtype = config.embedding_size, config.dtype
+        attention = FullAttention if config.attention == "full" else SlidingWindowAttention
+        self.dropout_rate = config.dropout_rate
+        self.attention_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
+        self.attention = attention(
+            d,
+            config.num_heads,
+            config.head_size,
+            config.window_length,
+            positions=config.positions,
+            read_states=read_states,
+            dropout_rate=config.dropout_rate,
+            remat=config.remat == "attention",
+            dtype=dtype,
+            kernel=config.kernel(read_states),
+            rngs=rngs,
+        )
+        self.ffn_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
+        self.ffn = FeedForward(d, config.mlp_dim, d, dtype=dtype, rngs=rngs)
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        """What the layer carries at the start of a document."""
+        return LayerState(self.attention.initial_cache(batch_size), None)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: LayerState,
+        starts: Bool[Array, "B N"] | None = None,
+        *,
+        states: KV | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
+        """One layer over a segment. `states`: keys and values of the states, under feedback."""
+        keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
+        with jax.named_scope("attention"):
+            h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
+            y, state = self.mix(h, state, starts, states, keys[1])
+            x = x + y
+        with jax.named_scope("ffn"):
+            return self.feed_forward(x, keys[2]), state
+
+    def feed_forward(
+        self, x: Float[Array, "B T D"], dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T D"]:
+        """The second half: x + FFN(norm(x))."""
+        return x + tiled_dropout(self.ffn(self.ffn_norm(x)), self.dropout_rate, dropout_key)
+
+    def mix(
+        self,
+        h: Float[Array, "B T D"],
+        state: LayerState,
+        starts: Bool[Array, "B N"] | None,
+        states: KV | None,
+        dropout_key: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
+        """Mixes tokens with each other."""
+        y, cache = self.attention(h, state.cache, starts, states=states, dropout_key=dropout_key)
+        return y, LayerState(cache, None)
+
+
+class RecurrentLayer(TransformerLayer):
+    """The recurrent layer of the paper (Figure 1): token layer and recurrent cell side by side.
+
+    The keys and values of the tokens do not depend on the states, so the cell first runs over all
+    blocks, and then all blocks at once attend to their windows and to the states entering them.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, read_states=True, rngs=rngs)
+        self.cell = RecurrentCell(
+            config.embedding_size,
+            config.num_states,
+            config.num_heads,
+            config.head_size,
+            config.mlp_dim,
+            gate=config.gate,
+            configuration=config.configuration,
+            dtype=config.dtype,
+            kernel=self.attention.kernel,
+            rngs=rngs,
+        )
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        """What the layer carries at the start of a document."""
+        cache = self.attention.initial_cache(batch_size)
+        return LayerState(cache, self.cell.initial_state(batch_size))
+
+    def mix(
+        self,
+        h: Float[Array, "B T D"],
+        state: LayerState,
+        starts: Bool[Array, "B N"] | None,
+        states: KV | None,
+        dropout_key: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
+        """Mixes tokens with each other and with the states."""
+        heads = self.attention.project(h)
+        window, cache = self.attention.extend(heads.tokens, state.cache, starts)
+        with jax.named_scope("recurrence"):
+            recurrent, states = scan_blocks(self.cell, state.recurrent, window.joined(), starts)
+        y = self.attention.attend(heads, window, states, dropout_key=dropout_key)
+        return y, LayerState(cache, recurrent)

@@ -1,0 +1,54 @@
+"""An LSTM layer, for the recurrent baseline that has no attention."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from block_recurrent.model.config import ModelConfig
+from block_recurrent.model.norms import RMSNorm
+from block_recurrent.ops.dropout import tiled_dropout
+from block_recurrent.types import LayerState
+
+
+class LSTMLayer(nnx.Module):
+    """x + LSTM(norm(x)), token by token, with Flax's own cell; called as a `TransformerLayer`.
+
+    What it carries are two vectors a row, memory cell and output, zeros at a document's start.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        d, dtype = config.embedding_size, config.dtype
+        self.dropout_rate = config.dropout_rate
+        self.norm = RMSNorm(d, dtype=dtype, rngs=rngs)
+        self.cell = nnx.OptimizedLSTMCell(d, d, dtype=dtype, rngs=rngs)
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        """What the layer carries at the start of a document."""
+        return LayerState(None, jnp.zeros((batch_size, 2, self.cell.hidden_features)))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: LayerState,
+        starts: Bool[Array, "B N"] | None = None,
+        *,
+        states: None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
+        """One layer over a segment; there are no `states` of others."""
+        keys = (None,) * 2 if dropout_key is None else jax.random.split(dropout_key, 2)
+        h = tiled_dropout(self.norm(x), self.dropout_rate, keys[0])
+        fresh = jnp.zeros(x.shape[:2], bool)
+        if starts is not None:
+            fresh = fresh.at[:, :: x.shape[1] // starts.shape[1]].set(starts)
+
+        def step(carry, token):
+            h, fresh = token
+            carry = jnp.where(fresh[:, None, None], 0, carry)
+            (memory, output), _ = self.cell((carry[:, 0], carry[:, 1]), h)
+            return jnp.stack([memory, output], axis=1).astype(carry.dtype), output
+
+        carry, y = jax.lax.scan(step, state.recurrent, (h.swapaxes(0, 1), fresh.T))
+        y = tiled_dropout(y.swapaxes(0, 1), self.dropout_rate, keys[1])
+        return x + y.astype(x.dtype), LayerState(None, carry)

@@ -1,0 +1,160 @@
+"""The recurrent cell: a transformer layer across blocks, whose sequence is the state vectors."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from block_recurrent.model.feed_forward import FeedForward
+from block_recurrent.model.gates import GATES
+from block_recurrent.model.linear import linear
+from block_recurrent.model.norms import RMSNorm
+from block_recurrent.ops.attention import HEADS_AXIS, choose_kernel, for_kernel, fused_read
+from block_recurrent.ops.dot_product import attend, merge_heads, to_heads
+from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
+from block_recurrent.types import KV
+
+
+class RecurrentCell(nnx.Module):
+    """One step of the recurrence, from the state that enters a block to the one that leaves it.
+
+    The states attend to themselves and to the tokens, and gates decide what they take in (the
+    horizontal direction, section 3.2 and Figure 2 of the paper)::
+
+        a = [ attention(states → states) ‖ attention(states → tokens) ]
+        dual     x = gate(x, a W)        x = gate(x, FFN(norm(x)))
+        skip     x = gate(x, a W)
+        single   x = gate(x, tanh(FFN(a)))
+
+    A step has the form that `jax.lax.scan` wants: carry and input in, carry and output out. The
+    output is what the tokens of the block read: keys and values of the state that *enters*::
+
+        cell = RecurrentCell(256, num_states=64, num_heads=4, head_size=64, mlp_dim=1024,
+                             rngs=nnx.Rngs(0))
+        state = cell.initial_state(batch_size)
+        state, read = jax.lax.scan(cell, state, tokens)   # tokens: KV [N, B, H, V, K]
+
+    Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]``, fused ``[B, V, H, K]`` (V = 2W keys).
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        num_states: int,
+        num_heads: int,
+        head_size: int,
+        mlp_dim: int,
+        *,
+        gate: str = "fixed",
+        configuration: str = "skip",
+        dtype: str = "float32",
+        kernel: str = "xla",
+        rngs: nnx.Rngs,
+    ):
+        def new_gate(input_size):
+            return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
+
+        def normal(stddev):
+            init = nnx.initializers.normal(stddev)
+            return nnx.Param(init(rngs.params(), (num_states, embedding_size)))
+
+        dense = functools.partial(linear, dtype=dtype, rngs=rngs)
+        width = num_heads * head_size
+        self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
+        self.kernel = choose_kernel(kernel, 0, head_size, dtype, num_states)
+        self.initial = normal(0.1)
+        self.state_ids = normal(1.0)
+        self.norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
+        self.key = dense(embedding_size, width)
+        self.value = dense(embedding_size, width)
+        self.query = dense(embedding_size, width)
+        self.token_query = dense(embedding_size, width)
+        self.scale = nnx.Param(jnp.ones(num_heads))
+        self.token_scale = nnx.Param(jnp.ones(num_heads))
+        if configuration in ("dual", "skip"):
+            self.output = dense(2 * width, embedding_size)
+            self.output_gate = new_gate(2 * width)
+        if configuration == "dual":
+            self.ffn_norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
+        if configuration in ("dual", "single"):
+            inputs = embedding_size if configuration == "dual" else 2 * width
+            self.ffn = FeedForward(inputs, mlp_dim, embedding_size, dtype=dtype, rngs=rngs)
+            self.ffn_gate = new_gate(mlp_dim)
+
+    def initial_state(self, batch_size: int) -> Float[Array, "B S D"]:
+        """The learned state in which every document starts."""
+        return jnp.tile(self.initial[...], (batch_size, 1, 1))
+
+    def restart(
+        self, state: Float[Array, "B S D"], starts: Bool[Array, " B"] | None
+    ) -> Float[Array, "B S D"]:
+        """The initial state in the rows where a document starts."""
+        if starts is None:
+            return state
+        return jnp.where(starts[:, None, None], self.initial[...], state)
+
+    def __call__(
+        self, state: Float[Array, "B S D"], tokens: KV
+    ) -> tuple[Float[Array, "B S D"], KV]:
+        """The state that leaves the block; keys and values of the state that entered it."""
+        h = self.with_ids(state)
+        queries, token_queries = self.queries(h)
+        states = self.keys_values(h)
+        read = fused_read if self.kernel == "pallas" else attend
+        results = read(queries, *states), read(token_queries, *tokens)
+        return self.update(state, merge_heads(*results, heads_axis=HEADS_AXIS[self.kernel])), states
+
+    def read(self, state: Float[Array, "B S D"]) -> KV:
+        """Keys and values ``[B, H, S, K]``, or ``[B, S, H, K]``, of a state, for tokens."""
+        return self.keys_values(self.with_ids(state))
+
+    def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B _ _ K"], ...]:
+        """To the states and to the tokens, of states that are normed and have their positions."""
+        pairs = (self.query, self.scale), (self.token_query, self.token_scale)
+        rows = (
+            scaled_l2_normalize(to_heads(w(h), self.num_heads), scale[...]) for w, scale in pairs
+        )
+        return for_kernel(tuple(rows), self.kernel)
+
+    def keys_values(self, h: Float[Array, "B S D"]) -> KV:
+        """Keys and values of states that are normed and have their positions."""
+        keys, values = (to_heads(w(h), self.num_heads) for w in (self.key, self.value))
+        return for_kernel(KV(l2_normalize(keys), values), self.kernel)
+
+    def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The normed state plus the learned position of each vector, which tells them apart."""
+        return self.norm(state) + self.state_ids[...].astype(self.dtype)
+
+    def update(
+        self, x: Float[Array, "B S D"], attended: Float[Array, "B S HK2"]
+    ) -> Float[Array, "B S D"]:
+        """The gated branches of the chosen configuration; the state itself stays in float32."""
+        if self.configuration == "single":
+            hidden = self.ffn.activations(attended)
+            return self.ffn_gate(x, jnp.tanh(self.ffn.output(hidden)), hidden)
+        x = self.output_gate(x, self.output(attended), attended)
+        if self.configuration == "dual":
+            hidden = self.ffn.activations(self.ffn_norm(x))
+            x = self.ffn_gate(x, self.ffn.output(hidden), hidden)
+        return x
+
+
+def scan_blocks(
+    cell: RecurrentCell,
+    state: Float[Array, "B S D"],
+    tokens: KV,
+    starts: Bool[Array, "B N"] | None = None,
+) -> tuple[Float[Array, "B S D"], KV]:
+    """Runs the cell over the N blocks of a segment, restarting it where documents start.
+
+    The only sequential part of the model. Returns the state after the last block, and keys and
+    values ``[N, B, H, S, K]`` of the state that enters each block.
+    """
+
+    def step(state, block):
+        tokens, starts = block
+        return cell(cell.restart(state, starts), tokens)
+
+    return jax.lax.scan(step, state, (tokens, None if starts is None else starts.T))

@@ -1,0 +1,79 @@
+"""The forward kernel: softmax(q · kᵀ + bias) · v over the strip, by its tiles of keys."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from block_recurrent.ops.kernels.band import (
+    Operands,
+    Tiling,
+    dot,
+    tile_bias,
+    tile_logits,
+    tile_slice,
+)
+from block_recurrent.ops.kernels.launch import (
+    keep_of,
+    launch,
+    operand_specs,
+    program_ids,
+    row_spec,
+    sum_spec,
+)
+
+
+def forward(
+    operands: Operands, tiling: Tiling, heads: int
+) -> tuple[Float[Array, "B T HK"], Float[Array, "B H T 1"]]:
+    """The attention, and the binary logarithm of each row's sum, where the backward pass begins."""
+    batch, length, width = operands.queries.shape
+    size, shape = width // heads, jax.ShapeDtypeStruct
+    return launch(
+        functools.partial(_forward_kernel, tiling=tiling),
+        tiling,
+        grid=(heads, length // tiling.block, batch, tiling.query_tiles),
+        in_specs=(operand_specs(operands, tiling, size),),
+        out_specs=(row_spec(tiling, size), sum_spec(tiling)),
+        out_shape=(
+            shape(operands.queries.shape, operands.queries.dtype),
+            shape((batch, heads, length, 1), jnp.float32),
+        ),
+    )(operands)
+
+
+def _forward_kernel(operands: Operands, out, log_sum, *, tiling: Tiling):
+    """One tile of queries of one block, row and head."""
+    queries = operands.queries[...]
+    _, block, row, query_tile = program_ids(4, tiling)
+    kept = keep_of(operands, block, row)
+
+    def step(strip_tile, carry):
+        largest, total, weighted = carry
+        tile = tiling.first_tile(query_tile) + strip_tile
+        seen = (tile_slice(tile, tiling.tiles.keys), slice(None))
+        keys, values = operands.keys[seen], operands.values[seen]
+        keep = None if kept is None else jnp.where(tiling.is_own(query_tile, strip_tile), 1.0, kept)
+        bias = tile_bias(operands.strip, strip_tile, tiling)
+        logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
+        new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))
+        weights = jnp.exp2(logits - new_largest)
+        shrink = jnp.exp2(largest - new_largest)
+        total = total * shrink + jnp.sum(weights, axis=1, keepdims=True)
+        if operands.dropout is not None:
+            weights = weights * operands.dropout[strip_tile].astype(jnp.float32)
+        if keep is not None:
+            weights = weights * keep
+        weighted = weighted * shrink + dot(weights.astype(values.dtype), values)
+        return new_largest, total, weighted
+
+    rows, size = queries.shape
+    start = (
+        jnp.full((rows, 1), -jnp.inf, jnp.float32),
+        jnp.zeros((rows, 1), jnp.float32),
+        jnp.zeros((rows, size), jnp.float32),
+    )
+    largest, total, weighted = jax.lax.fori_loop(0, tiling.strip_tiles, step, start)
+    out[...] = (weighted / total).astype(out.dtype)
+    log_sum[...] = largest + jnp.log2(total)

@@ -1,0 +1,57 @@
+"""Where a key stands relative to a query: T5 buckets and rotary embedding."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+NUM_BUCKETS = 32
+MAX_DISTANCE = 128
+HIDDEN = -1e9  # logit of a key that a query does not see
+
+
+def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
+    """Bucket of a distance (query − key ≥ 0): the first 16 exact, then log-spaced up to 128."""
+    exact = NUM_BUCKETS // 2
+    octaves = np.log(np.maximum(distance, exact) / exact) / np.log(MAX_DISTANCE / exact)
+    coarse = exact + (octaves * (NUM_BUCKETS - exact)).astype(np.int32)
+    return np.where(distance < exact, distance, np.minimum(coarse, NUM_BUCKETS - 1))
+
+
+def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "*#axes #M"]) -> Array:
+    """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) turns by position · θ_k."""
+    return turn(x, *turns(positions, x.shape[-1]))
+
+
+def turns(
+    positions: Int[np.ndarray, "*axes M"], head_size: int
+) -> Float[np.ndarray, "2 *axes M half"]:
+    """Cosine and sine of position · θ_k."""
+    half = head_size // 2
+    angle = positions[..., None] * 10_000.0 ** (-np.arange(half) / half)
+    return np.stack([np.cos(angle), np.sin(angle)])
+
+
+def turn(
+    x: Float[Array, "*axes M K"],
+    cos: Float[Array | np.ndarray, "*#axes #M half"],
+    sin: Float[Array | np.ndarray, "*#axes #M half"],
+) -> Float[Array, "*axes M K"]:
+    """Turns each pair by its angle."""
+    half = x.shape[-1] // 2
+    cos, sin = jnp.asarray(cos, x.dtype), jnp.asarray(sin, x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+def by_relative_position(
+    values: Float[Array, "H M"], num_queries: int, num_keys: int
+) -> Float[Array, "H Q V"]:
+    """Spreads values[h, j − i + Q − 1] over queries i and keys j, where M = Q + V − 1.
+
+    Done by repeating a period of M + 1 and reading it back in rows of M, each row one place
+    further: a reshape, whose gradient is one too, where a gather would scatter Q·V numbers.
+    """
+    heads, length = values.shape
+    period = jnp.pad(values, ((0, 0), (0, 1)))
+    rows = jnp.tile(period, (1, num_queries))[:, : num_queries * length]
+    return rows.reshape(heads, num_queries, length)[:, :, num_queries - 1 :][:, :, :num_keys]

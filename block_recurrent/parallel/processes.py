@@ -1,0 +1,94 @@
+"""Many processes that train one model: how they find each other, and what one does for all."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from block_recurrent.config.options import DistributedConfig
+from block_recurrent.errors import UserError, first_line
+
+SIZES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}  # set by the launcher
+
+
+def connect(config: DistributedConfig, process_id: int | None = None):
+    """Joins the other processes, if there are any. Comes before anything that touches a device.
+
+    Args:
+      config: how.
+      process_id: of this process, from 0, where no cluster tells it.
+
+    Raises:
+      UserError: some but not all of address, number and id are given.
+      ConnectionError: nobody answers; trying again may help.
+    """
+    given = (config.coordinator_address, config.num_processes, process_id)
+    if any(value is not None for value in given):
+        if None in given:
+            raise UserError(
+                "a process joins others by coordinator_address, num_processes and process_id: "
+                f"give all three, not {given}"
+            )
+        if not 0 <= process_id < config.num_processes:
+            raise UserError(
+                f"process_id = {process_id}: choose from 0 to {config.num_processes - 1}, "
+                "another one for each process"
+            )
+        found = {
+            "coordinator_address": config.coordinator_address,
+            "num_processes": config.num_processes,
+            "process_id": process_id,
+            "cluster_detection_method": "deactivate",
+        }
+    elif (cluster := detect(config.cluster, os.environ)) is not None:
+        found = {} if cluster == "tpu" else {"cluster_detection_method": cluster}
+    else:
+        return
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=config.heartbeat_seconds)
+    except (RuntimeError, ValueError) as error:
+        if config.cluster == "auto" and found == {}:  # a TPU of one host needs no coordinator
+            return
+        message = f"cannot join the other processes ({first_line(error)}): {found}"
+        raise ConnectionError(message) from error
+
+
+def detect(cluster: str, environment: Mapping[str, str]) -> str | None:
+    """The cluster that this process is a part of; None: it runs by itself."""
+    if cluster != "auto":
+        return None if cluster == "none" else cluster
+    for name, size in SIZES.items():
+        if int(environment.get(size, 1)) > 1:
+            return name
+    return "tpu" if importlib.util.find_spec("libtpu") else None
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what is to be written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_others(what: str):
+    """Returns when every process has come here; `what` is the same in all."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def all_agree(value: bool) -> bool:
+    """Whether the value is true in every process; all come here."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
+
+
+def print_once(text: str):
+    """Prints, in the first process alone."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def print_from_process(text: str):
+    """Prints, in a process that is not the first."""
+    print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)

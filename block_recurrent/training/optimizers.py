@@ -1,0 +1,111 @@
+"""Optimizers and learning-rate schedules (optax), chosen by `OptimizerConfig`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from block_recurrent.config.options import OptimizerConfig
+from block_recurrent.errors import UserError
+
+
+def make_optimizer(
+    config: OptimizerConfig,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer, and its learning rate by number of updates already made.
+
+    Raises:
+      UserError: cosine and linear without decay_steps, which a `RunConfig` fills in.
+    """
+    schedule = make_schedule(config)
+    make = {"adafactor": adafactor, "adamw": adamw, "muon": muon}[config.name]
+    optimizer = make(config, schedule)
+    if config.clip_norm is not None:
+        optimizer = optax.chain(clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer, schedule
+
+
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """min(step / warm-up, 1) · the schedule's value, with step = 1 in the first update.
+
+    Optax counts updates from 0, where a warm-up is 0 and the first update would be for nothing.
+    """
+    if config.ends and config.decay_steps is None:
+        raise UserError(f"optimizer.schedule = '{config.schedule}' needs optimizer.decay_steps")
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = max((config.decay_steps or 0) - warmup, 1)
+    after = {
+        "rsqrt": lambda step: peak * jnp.sqrt(max(warmup, 1) / (max(warmup, 1) + step)),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps, config.end_fraction),
+        "linear": optax.linear_schedule(peak, peak * config.end_fraction, decay_steps),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    return lambda count: schedule(count + 1)
+
+
+def global_norm(grads: Any) -> Float[Array, ""]:
+    """L2 norm of all together, summed from the last layer down: as a gradient is computed.
+
+    For XLA may follow the sum in its schedule. Begun at the first layer, it would first go down to
+    there, and keep what the gradients of all other parameters are made of.
+    """
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in reversed(jax.tree.leaves(grads))))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Optax's, by this `global_norm`."""
+
+    def clip(grads, _):
+        scale = jnp.minimum(1, max_norm / global_norm(grads))
+        return jax.tree.map(lambda leaf: scale * leaf, grads)
+
+    return optax.stateless(clip)
+
+
+def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern 2018) with momentum, as the authors use it."""
+    decay = config.weight_decay
+    return optax.adafactor(
+        schedule,
+        decay_rate=0.8,
+        multiply_by_parameter_scale=True,
+        momentum=config.beta1 or None,
+        # Optax takes this rate as it is, where in AdamW it multiplies it by the learning rate.
+        weight_decay_rate=(lambda count: decay * schedule(count)) if decay else None,
+        weight_decay_mask=is_matrix,
+    )
+
+
+def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019)."""
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=is_matrix,
+    )
+
+
+def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the kernels of linear layers, Adafactor for the rest."""
+
+    def label(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "kernel" if name.endswith("kernel") else "rest"
+
+    kernels = optax.contrib.muon(
+        schedule, beta=config.beta1, weight_decay=config.weight_decay, consistent_rms=0.2
+    )
+    return optax.partition(
+        {"kernel": kernels, "rest": adafactor(config, schedule)},
+        lambda params: jax.tree_util.tree_map_with_path(label, params),
+    )
+
+
+def is_matrix(params):
+    """Which parameters weight decay shrinks: not scales, biases and other vectors."""
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

@@ -1,0 +1,128 @@
+"""Texts that the model writes while it is trained, so that one sees what it has learnt."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Integer
+
+from block_recurrent.config.options import TrainConfig
+from block_recurrent.data.documents import Documents
+from block_recurrent.data.vocabularies import END, Vocabulary, encode_prompt
+from block_recurrent.errors import UserError
+from block_recurrent.generation.generator import Generator
+from block_recurrent.generation.sampling import Sampling
+from block_recurrent.generation.text_stream import TextStream
+from block_recurrent.parallel.processes import is_main_process, print_once
+from block_recurrent.parallel.sharding import Layout
+
+PROMPT_TOKENS = 64  # of a held-out document
+SAMPLING = Sampling(temperature=0.8)
+NOTE_LINES, NOTE_COLUMNS = 6, 96  # of a text, in a note
+
+
+class TextSample(NamedTuple):
+    """What a model went on from, and what it wrote."""
+
+    prompt: str
+    text: str
+
+    def note(self) -> str:
+        """A few lines to print: the end of the prompt, and the beginning of the text."""
+        lines = [shorten(printable(line)) for line in self.text.splitlines()]
+        if len(lines) > NOTE_LINES:
+            lines = [*lines[:NOTE_LINES], "…"]
+        return "\n    ".join([f"after {self.prompt[-40:]!r} the model writes", *lines])
+
+
+class TextSampler:
+    """Lets a model go on from one prompt, with the same draws every time: `params` → `TextSample`.
+
+    It is compiled for the first text, and writes on one device, with the parameters whole.
+
+    Args:
+      generator: of the model; its parameters are put in their place for every text.
+      vocabulary: of its tokens.
+      prompt: what to go on from.
+      num_tokens: to write, at most; a text ends early where the model ends the document.
+      layout: of the parameters.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        vocabulary: Vocabulary,
+        prompt: Integer[np.ndarray, " length"],
+        num_tokens: int,
+        layout: Layout,
+    ):
+        self.generator, self.vocabulary = generator, vocabulary
+        self.prompt, self.num_tokens = prompt, num_tokens
+        self.gather = jax.jit(lambda params: params, out_shardings=layout.replicated)
+
+    def __call__(self, params: dict[str, Any]) -> TextSample | None:
+        """A text in the first process, None in the others, which must call as well."""
+        # Awaited, or these collectives might meet those of the next step in another process.
+        whole = jax.block_until_ready(self.gather(params))
+        if not is_main_process():
+            return None
+        self.generator.params = jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+        [tokens] = self.generator.generate(
+            [self.prompt], self.num_tokens, sampling=SAMPLING, stop_tokens=(END,)
+        )
+        self.generator.params = None  # they would be in the way until the next text
+        stream = TextStream(self.vocabulary)
+        return TextSample(stream.add(self.prompt), stream.add(tokens) + stream.end())
+
+
+def text_sampler(
+    graphdef: nnx.GraphDef,
+    abstract: dict[str, Any],
+    train: TrainConfig,
+    documents: Documents,
+    layout: Layout,
+) -> TextSampler | None:
+    """What writes the texts of a run; None where there are to be none, or cannot be, and says so.
+
+    Args:
+      graphdef: of the model.
+      abstract: shapes of its parameters.
+      train: says how many tokens, and what to go on from.
+      documents: else the beginning of the longest of these.
+      layout: of the parameters.
+
+    Raises:
+      UserError: the vocabulary lacks characters of the prompt.
+    """
+    if not train.sample_tokens:
+        return None
+    vocabulary = documents.vocabulary
+    try:
+        vocabulary.decode([])
+        model = nnx.merge(graphdef, abstract)
+        generator = Generator(model, segment_length=train.segment_length)
+    except UserError as error:
+        print_once(f"no texts at evaluations: {error}")
+        return None
+    if train.sample_prompt is None:
+        longest = int(np.argmax(documents.lengths))
+        length = min(PROMPT_TOKENS, int(documents.lengths[longest]) - 1)
+        prompt = documents.tokens(longest, 0, length)
+    else:
+        prompt = encode_prompt(
+            train.sample_prompt.encode("utf-8", "surrogateescape"),
+            vocabulary,
+            "train.sample_prompt",
+        )
+    return TextSampler(generator, vocabulary, prompt, train.sample_tokens, layout)
+
+
+def printable(text: str) -> str:
+    """With escapes for what might upset a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.expandtabs())
+
+
+def shorten(line: str) -> str:
+    """Its beginning, if it is long."""
+    return line if len(line) <= NOTE_COLUMNS else line[: NOTE_COLUMNS - 1] + "…"

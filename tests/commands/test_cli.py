@@ -1,0 +1,339 @@
+"""The programs as a user meets them: what they print, how they exit, and what they leave alone."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import block_recurrent.analyze
+import block_recurrent.evaluate
+import block_recurrent.export
+import block_recurrent.generate
+import block_recurrent.train
+from block_recurrent.config.run_config import load, to_gin
+from block_recurrent.console.cli import run_main
+from block_recurrent.data.vocabularies import UNKNOWN, ByteVocabulary, encode_prompt
+from block_recurrent.errors import UserError
+from block_recurrent.training.checkpoints import Checkpoints
+from corpus import WORDS, write_corpus
+
+PROGRAMS = {
+    "train": block_recurrent.train.main,
+    "analyze": block_recurrent.analyze.main,
+    "evaluate": block_recurrent.evaluate.main,
+    "export": block_recurrent.export.main,
+    "generate": block_recurrent.generate.main,
+}
+TINY = ["--gin_file=gin/brt_fixed_gate.gin", "--gin_file=gin/scale/tiny.gin"]
+TINY += ["--gin_file=gin/data/text_files.gin"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The current folder of the commands: a corpus, and no clone."""
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "texts")
+    return tmp_path
+
+
+def bind(**values) -> list[str]:
+    """``data__path="texts"`` as --gin_bindings of data.path."""
+    pairs = [(name.replace("__", "."), value) for name, value in values.items()]
+    return [f"--gin_bindings={name} = {value!r}" for name, value in pairs]
+
+
+def command(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"block_recurrent.{program}", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Finds the package from any folder, installed or not."""
+    return os.environ | {"PYTHONPATH": str(Path(block_recurrent.__file__).parent.parent)}
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below, with what the files hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, caplog, recwarn):
+    """Runs a program in this process: (exit status, standard output, standard error).
+
+    Warnings count as standard error, where they would go without pytest.
+    """
+
+    def run(program: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        caplog.clear(), recwarn.clear(), capfd.readouterr()
+        with pytest.raises(SystemExit) as exit, caplog.at_level(logging.WARNING):
+            run_main(PROGRAMS[program])
+        out, err = capfd.readouterr()
+        warnings = [record.getMessage() for record in caplog.records]
+        warnings += [str(warning.message) for warning in recwarn]
+        return exit.value.code, out, "".join([err, *(f"{line}\n" for line in warnings)])
+
+    return run
+
+
+@pytest.fixture
+def refuse(place, run):
+    """Runs a program that must refuse, properly and without a trace. Returns what it says."""
+
+    def refuse(program: str, *arguments: str) -> str:
+        before = contents(place)
+        status, out, err = run(program, *arguments)
+        assert (status, out) == (2, "")
+        assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
+        assert contents(place) == before
+        return err.removeprefix("error: ").rstrip()
+
+    return refuse
+
+
+# Mistakes
+
+
+def test_unknown_gin_file(refuse):
+    message = refuse("train", "--gin_file=gin/brt_fixd_gate.gin")
+    assert message.startswith("no gin file 'gin/brt_fixd_gate.gin' in ")
+    assert message.endswith(": did you mean gin/brt_fixed_gate.gin?")
+
+
+def test_unknown_parameter(refuse):
+    assert refuse("train", *TINY, *bind(data__path="texts", train__num_step=3)) == (
+        "--gin_bindings: train has no parameter 'num_step': did you mean train.num_steps?"
+    )
+
+
+def test_segment_that_is_no_multiple_of_the_window(refuse):
+    assert refuse("train", *TINY, *bind(data__path="texts", train__segment_length=60)) == (
+        "train.segment_length = 60 is no multiple of BlockRecurrentTransformer.window_length = 16: "
+        "48 and 64 are the nearest"
+    )
+
+
+def test_empty_corpus(refuse, place):
+    (place / "empty").mkdir()
+    assert refuse("train", *TINY, *bind(data__path="empty")).startswith("no file in empty matches")
+    (place / "empty" / "a.txt").touch()
+    assert refuse("train", *TINY, *bind(data__path="empty")).startswith("every file in empty")
+    nothing = bind(data__path="texts", data__glob="*.md")
+    assert "matches data.glob = '*.md'" in refuse("train", *TINY, *nothing)
+
+
+def test_unreadable_corpus(refuse, monkeypatch):
+    assert refuse("train", *TINY, *bind(data__path="nowhere")).startswith(
+        "data.path = 'nowhere' does not exist"
+    )
+    assert refuse("train", *TINY, *bind(data__path="texts/0.txt")).startswith(
+        "data.path = 'texts/0.txt' is a file"
+    )
+    access = os.access  # by hand, because tests that run as root may read everything
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p).name != "3.txt" and access(p, mode))
+    message = refuse("train", *TINY, *bind(data__path="texts"))
+    assert message.startswith("no permission to read texts/3.txt")
+
+
+def test_workdir_that_holds_another_configuration(refuse, place):
+    data = [f"data.path = '{place}/texts'", "data.vocabulary = 'bytes'"]
+    config = load([argument.partition("=")[2] for argument in TINY], data)
+    (place / "mine").mkdir()
+    (place / "mine" / "config.gin").write_text(to_gin(config))
+    changes = bind(data__path="texts", train__seed=7, optimizer__learning_rate=0.5)
+    assert refuse("train", *TINY, "--workdir=mine", *changes) == (
+        "mine holds a run with another configuration (train.seed: 0 in the workdir, 7 now; "
+        f"optimizer.learning_rate: {config.optimizer.learning_rate} in the workdir, 0.5 now): "
+        "name another --workdir, or make the configurations equal"
+    )
+
+
+def test_more_steps_under_a_schedule_that_ends(refuse, place):
+    """A run of 20 steps, of which somebody wants 30: the message says how."""
+    data = [f"data.path = '{place}/texts'", "data.vocabulary = 'bytes'"]
+    config = load([argument.partition("=")[2] for argument in TINY], data)
+    (place / "mine").mkdir()
+    (place / "mine" / "config.gin").write_text(to_gin(config))
+    more = bind(data__path="texts", train__num_steps=30)
+    message = refuse("train", *TINY, "--workdir=mine", *more)
+    assert "optimizer.decay_steps: 20 in the workdir, 30 now" in message
+    assert message.endswith("set it to the number in the workdir to go on beyond that)")
+
+
+def test_workdir_that_cannot_be_made(refuse):
+    arguments = *TINY, *bind(data__path="texts")
+    assert refuse("train", *arguments, "--workdir=texts/0.txt").startswith("cannot write to texts/")
+    assert refuse("train", *arguments, "--workdir=texts/0.txt/a").startswith("cannot write to ")
+
+
+def test_token_outside_the_vocabulary(refuse):
+    changes = bind(data__path="texts", BlockRecurrentTransformer__vocab_size=200)
+    assert refuse("train", *TINY, *changes) == (
+        "the corpus has tokens up to 259, but the model's vocab_size is 200: "
+        "set BlockRecurrentTransformer.vocab_size = 260"
+    )
+
+
+def test_weights_and_biases_without_its_package(refuse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert refuse("train", *TINY, *bind(data__path="texts", train__wandb_project="blocks")) == (
+        "train.wandb_project = 'blocks' needs a package of its own: pip install wandb, or set "
+        "train.wandb_project = None"
+    )
+
+
+def test_evaluation_without_a_run(refuse):
+    end = " holds no run (no config.gin): train first, or name another"
+    for option in ("json", "report"):
+        message = refuse("evaluate", "--workdir=nowhere", f"--{option}=texts")
+        assert message == f"--{option}=texts is a folder: name a file"
+    for folder in ("nowhere", "texts", "texts/0.txt"):
+        assert refuse("evaluate", f"--workdir={folder}") == folder + end
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "no prompt: give --prompt or --prompt_file, or go on from a --state"),
+        (["--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file: give one of them"),
+        (["--prompt_file=b"], "cannot read --prompt_file=b (No such file or directory)"),
+        (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a document give"),
+        (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give a number from 0"),
+        (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 and below 2**32"),
+        (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
+        (["--prompt=a", "--save_state=no/b"], "no folder no for --save_state=no/b: make it"),
+        (["--prompt=a", "--save_state=texts"], "--save_state=texts is a folder: name a file"),
+        (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
+    ],
+)
+def test_mistakes_in_generation(arguments, message, refuse, place):
+    (place / "empty").touch()
+    assert refuse("generate", "--workdir=texts", *arguments).startswith(message)
+
+
+def test_a_prompt_outside_the_vocabulary():
+    class Lacking(ByteVocabulary):
+        def encode(self, text):
+            return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
+
+    with pytest.raises(UserError, match="characters that the model's vocabulary lacks: ~$"):
+        encode_prompt(b"a~b~", Lacking(), "the prompt")
+
+
+def test_evaluation_without_a_checkpoint(place):
+    """A process of its own, with all that the libraries print."""
+    config = load([argument.partition("=")[2] for argument in TINY], ["data.path = 'texts'"])
+    (place / "mine").mkdir()
+    (place / "mine" / "config.gin").write_text(to_gin(config))
+    before = contents(place)
+    result = subprocess.run(
+        command("evaluate", "--workdir=mine"), env=environment(), capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: no checkpoint in {place}/mine/checkpoints: train first, or name another workdir\n"
+    )
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help(program, run):
+    status, out, err = run(program, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"usage: python -m block_recurrent.{program} ") and "--workdir" in out
+    assert "\nexamples:\n  python -m block_recurrent." in out and "Exit status: 0 " in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+# From the first step to the evaluation
+
+
+@pytest.mark.slow
+def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
+    """SIGTERM saves and exits with 75; then the run goes on; then it is evaluated."""
+    steps = bind(train__num_steps=400, train__log_every_steps=2, train__eval_every_steps=400)
+    quick = bind(BlockRecurrentTransformer__num_layers=2, optimizer__name="adamw")  # to compile
+    train = command("train", *TINY, *steps, *quick, *bind(data__path="texts"))
+    workdir = place / "runs" / "brt_fixed_gate"
+    log = workdir / "metrics.jsonl"
+
+    process = subprocess.Popen(train, env=environment(), stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < deadline, "no metrics yet"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 75
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        stopped = checkpoints.latest_step
+    assert 0 < stopped < 400
+
+    result = subprocess.run(train, env=environment(), capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"continuing from step {stopped}\n" in result.stdout
+    assert "gzip -9" in result.stdout.splitlines()[-1]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    trained = [line["step"] for line in lines if line["split"] == "train"]
+    assert trained == list(range(2, 401, 2))
+
+    before = contents(workdir)
+    monkeypatch.chdir(place.parent)  # the run knows where its corpus is
+    status, out, err = run("evaluate", f"--workdir={workdir}", "--json=nowhere/score.json")
+    assert (status, out) == (2, "")
+    assert err == "error: no folder nowhere for --json=nowhere/score.json: make it\n"
+    status, out, err = run("evaluate", f"--workdir={workdir}", "--json=score.json")
+    assert (status, err) == (0, "")
+    score = json.loads((place.parent / "score.json").read_text())
+    assert sum(score.pop("by_distance")["tokens"]) == score["tokens"]
+    assert (score["step"], score["split"]) == (400, "held_out")
+    printed = dict(line.split() for line in out.splitlines())
+    assert list(printed) == list(score)
+    for name, value in score.items():
+        assert printed[name] == (f"{value:.6f}" if isinstance(value, float) else str(value))
+    logged = lines[-1]
+    assert (logged["step"], logged["split"]) == (400, "held_out")
+    for name in ("loss", "bits_per_token", "bits_per_byte"):
+        assert score[name] == pytest.approx(logged[name], rel=1e-5)
+    assert contents(workdir) == before
+    check_generation(run, workdir, place)
+
+
+def check_generation(run, workdir: Path, place: Path):
+    """The run writes: as text, the same by the same seed, and in two goes as in one."""
+
+    def write(*arguments: str) -> str:
+        status, out, err = run("generate", f"--workdir={workdir}", *arguments)
+        assert (status, err) == (0, "")
+        return out
+
+    prompt = "the state of a block is carried from one window to the "
+    whole = write(f"--prompt={prompt}", "--num_tokens=60", "--temperature=0")
+    assert set(whole.split()[1:-1]) <= set(WORDS), "it has learnt nothing"
+    (place / "prompt.txt").write_text(prompt)
+    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.npz") == ""
+    draw = "--num_tokens=40", "--temperature=0.8", "--top_p=0.9", "--seed=3"
+    first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.npz")
+    rest = write(f"--state={place}/state.npz", *draw)
+    assert first == write(f"--state={place}/read.npz", *draw)
+    assert first + rest == write(f"--prompt={prompt}", "--num_tokens=80", *draw[1:])
+    file = place / "model.safetensors"
+    status, out, err = run("export", f"--workdir={workdir}", f"--output={file}")
+    assert (status, out, err) == (0, f"{file}: {file.stat().st_size:,} bytes, step 400\n", "")
+    more = f"--prompt={prompt}", "--num_tokens=60", "--temperature=0"
+    assert run("generate", f"--model={file}", *more) == (0, whole, "")
+    gin = workdir / "config.gin"
+    gin.write_text(gin.read_text().replace("embedding_size = ", "embedding_size = 1"))
+    status, out, err = run("generate", f"--workdir={workdir}", "--prompt=a")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "holds other parameters than config.gin describes" in err

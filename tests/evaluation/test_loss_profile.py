@@ -1,0 +1,154 @@
+"""Loss by distance, and what the recurrent state is worth, against models run by hand."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from block_recurrent.config.options import MeshConfig
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.evaluation.evaluator import Evaluator
+from block_recurrent.evaluation.loss_profile import distances, first_of_bins, make_profile
+from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
+from block_recurrent.model.losses import TokenScores
+from block_recurrent.parallel.sharding import Layout, make_mesh
+from tiny import TINY, forward, make_model, split
+
+W, SEGMENT = TINY.window_length, 2 * TINY.window_length
+LENGTHS = (99, 83, 70, 41, 8, 1)
+
+
+def make_documents():
+    rng = np.random.default_rng(0)
+    return ByteDocuments({str(n): rng.integers(97, 123, n, np.uint8).tobytes() for n in LENGTHS})
+
+
+def make_evaluator(model, rows=3, segment=SEGMENT):
+    graphdef, params = split(model)
+    layout = Layout(make_mesh(MeshConfig(), TINY, rows, jax.devices()[:1]))
+    return Evaluator(graphdef, make_documents(), W, rows, segment, layout), params
+
+
+def by_hand(model, tokens, memory="carried", other=None):
+    """Nats of each token of one document, the states after each segment, and which are correct.
+
+    `other`: states to take at each segment, when 'swapped'.
+    """
+    length = -(-len(tokens) // SEGMENT) * SEGMENT
+    padding = np.zeros(length - len(tokens), np.int64)
+    inputs = np.concatenate([[0], tokens[:-1], padding]).astype(np.int32)
+    targets = np.concatenate([tokens, padding])
+    state, initial = model.initial_state(1), model.initial_state(1)
+    nats, states, correct = [], [], []
+    for number, start in enumerate(range(0, length, SEGMENT)):
+        if number and memory != "carried":
+            new = initial[1].recurrent if memory == "cleared" else other[number - 1]
+            state = (state[0], state[1]._replace(recurrent=new), state[2])
+        segment = slice(start, start + SEGMENT)
+        logits, state = forward(model, jnp.asarray(inputs[None, segment]), state)
+        states.append(state[1].recurrent)
+        nats.append(-jax.nn.log_softmax(logits[0])[np.arange(SEGMENT), targets[segment]])
+        correct.append(logits[0].argmax(axis=-1) == targets[segment])
+    return np.concatenate(nats)[: len(tokens)], states, np.concatenate(correct)[: len(tokens)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def test_loss_by_distance_is_that_of_each_document_alone(model):
+    evaluator, params = make_evaluator(model)
+    score = evaluator(params)
+    expected_nats, expected_tokens, correct = np.zeros((3, 32))
+    documents = evaluator.documents
+    for index, length in enumerate(documents.lengths):
+        nats, _, right = by_hand(model, documents.tokens(index, 0, int(length)))
+        bins = [0 if place == 0 else 1 + int(math.log2(place)) for place in range(length)]
+        np.add.at(expected_nats, bins, nats)
+        np.add.at(expected_tokens, bins, 1)
+        np.add.at(correct, bins, right)
+    np.testing.assert_array_equal(score.profile.tokens, expected_tokens)
+    np.testing.assert_allclose(score.profile.nats, expected_nats, rtol=1e-5)
+    np.testing.assert_array_equal(score.profile.correct, correct)
+    assert score.metrics()["accuracy"] == pytest.approx(correct.sum() / score.num_tokens)
+    assert score.num_tokens == documents.num_tokens
+    assert score.nats == pytest.approx(expected_nats.sum(), rel=1e-6)
+    metrics = score.metrics()
+    bits = expected_nats.sum() / math.log(2)
+    assert metrics["bits_per_character"] == pytest.approx(bits / documents.num_characters)
+    uncounted = dataclasses.replace(score, num_characters=None).metrics()
+    assert metrics.keys() - uncounted.keys() == {"bits_per_character"}
+
+
+def test_distances_and_bins():
+    starts = jnp.array([[False, True, False], [False, False, False], [True, False, True]])
+    found = distances(starts, jnp.array([6, 4, 9]), 2)
+    expected = [[6, 7, 0, 1, 2, 3], [4, 5, 6, 7, 8, 9], [0, 1, 2, 3, 0, 1]]
+    np.testing.assert_array_equal(found, expected)
+    edges = first_of_bins()
+    for distance in (0, 1, 2, 3, 4, 1023, 1024, 2**31 - 1):
+        one = jnp.ones((1, 1))
+        profile = make_profile(TokenScores(one, one), one, jnp.full((1, 1), distance, jnp.int32))
+        assert np.flatnonzero(profile.tokens) == np.searchsorted(edges, distance, "right") - 1
+
+
+@pytest.mark.parametrize("segment", [SEGMENT, 3 * SEGMENT])
+def test_each_memory_is_what_one_can_do_by_hand(model, segment):
+    """Whatever the evaluator's own segments are. Six documents, two rows: ends and starts meet."""
+    evaluator, params = make_evaluator(model, 2, segment)
+    found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES)
+    documents = evaluator.documents
+    tokens = [documents.tokens(i, 0, 10**6) for i in range(len(documents.lengths))]
+    for memory in ("carried", "cleared"):
+        nats = [by_hand(model, each, memory)[0].sum() for each in tokens]
+        assert found[memory].nats.sum() == pytest.approx(sum(nats), rel=1e-5)
+    for profile in found.values():
+        np.testing.assert_array_equal(profile.tokens, found["carried"].tokens)
+    assert found["cleared"].bits_per_token != pytest.approx(found["carried"].bits_per_token, 1e-4)
+
+
+def test_the_other_document_is_the_row_before(model):
+    """Two documents side by side, each with the states that the other one has made."""
+    evaluator, params = make_evaluator(model, 2)
+    evaluator.documents = evaluator.documents.select([0, 1])
+    found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES)
+    tokens = [evaluator.documents.tokens(i, 0, 10**6) for i in range(2)]
+    states = [by_hand(model, each)[1] for each in tokens]
+    # The second, with 6 segments to the first one's 7, leaves its last state.
+    assert [len(each) for each in states] == [7, 6]
+    swapped = [by_hand(model, tokens[i], "swapped", states[1 - i])[0].sum() for i in range(2)]
+    assert found["swapped"].nats.sum() == pytest.approx(sum(swapped), rel=1e-5)
+    assert found["swapped"].bits_per_token != pytest.approx(found["carried"].bits_per_token, 1e-4)
+
+
+def test_a_state_that_nobody_reads_is_worth_nothing(model):
+    """Not to rounding: exactly. And without that, more than rounding."""
+    evaluator, params = make_evaluator(model)
+    probe = MemoryProbe(evaluator, SEGMENT)
+    width = TINY.num_heads * TINY.head_size
+    kernel = params["layers"][1]["attention"]["output"]["kernel"]
+    deaf = jax.tree.map(lambda leaf: leaf, params)
+    deaf["layers"][1]["attention"]["output"]["kernel"] = kernel.at[width:].set(0)
+    assert probe.worth(deaf) == 0
+    assert abs(probe.worth(params)) > 1e-4
+    found = probe(deaf, MEMORIES)
+    assert found["cleared"].nats.tolist() == found["carried"].nats.tolist()
+    assert found["swapped"].nats.tolist() == found["carried"].nats.tolist()
+
+
+def test_all_recurrent_layers_are_cleared():
+    model = make_model(recurrent_layers=(0, 2), feedback=True)
+    evaluator, params = make_evaluator(model)
+    probe = MemoryProbe(evaluator, SEGMENT)
+    walk = probe.clear(params, evaluator.initial(params))
+    initial = nnx.merge(*nnx.split(model)).initial_state(3)
+    for layer, first in zip(walk.model, initial, strict=True):
+        assert (layer.recurrent is None) == (first.recurrent is None)
+        if first.recurrent is not None:
+            np.testing.assert_array_equal(layer.recurrent, first.recurrent)
+    assert probe.worth(params) != 0

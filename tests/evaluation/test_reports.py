@@ -1,0 +1,221 @@
+"""`evaluate --report` and `analyze` as a user meets them: what they write, and what they refuse."""
+
+import dataclasses
+import json
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import block_recurrent.analyze
+import block_recurrent.evaluate
+from block_recurrent.config.run_config import to_gin
+from block_recurrent.console.cli import run_main
+from block_recurrent.evaluation.loss_profile import Profile
+from block_recurrent.training.trainer import Trainer
+from corpus import tiny_run, write_corpus
+from tiny import TINY
+
+PROGRAMS = {"evaluate": block_recurrent.evaluate.main, "analyze": block_recurrent.analyze.main}
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with an LSTM gate in the dual configuration, two evaluations, two checkpoints."""
+    folder = tmp_path_factory.mktemp("reports")
+    steps = {"num_steps": 4, "eval_every_steps": 2, "checkpoint_every_steps": 2}
+    config = tiny_run(write_corpus(folder / "texts"), **steps)
+    model = dataclasses.replace(config.model, gate="lstm", configuration="dual")
+    assert Trainer(dataclasses.replace(config, model=model), folder / "run").run()
+    return folder / "run"
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path):
+    """Runs a program in an empty folder: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(program, *arguments):
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run_main(PROGRAMS[program])
+        return exit.value.code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refuse(run, tmp_path):
+    def refuse(program, *arguments):
+        before = sorted(tmp_path.rglob("*"))
+        status, out, err = run(program, *arguments)
+        assert (status, out) == (2, "") and err.count("\n") == 1, err
+        assert sorted(tmp_path.rglob("*")) == before
+        return err.removeprefix("error: ").rstrip()
+
+    return refuse
+
+
+def write_run(folder, **model):
+    """A run's folder with nothing in it but its configuration."""
+    config = tiny_run(write_corpus(folder / "texts"))
+    model = dataclasses.replace(config.model, **model)
+    (folder / "run").mkdir()
+    (folder / "run" / "config.gin").write_text(to_gin(dataclasses.replace(config, model=model)))
+
+
+def test_memory_worth_is_logged_at_every_evaluation(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if line["split"] == "held_out"]
+    assert [line["step"] for line in evaluations] == [2, 4]
+    assert all(line["memory_worth"] != 0 for line in evaluations)
+    assert not any("memory_worth" in line for line in lines if line["split"] == "train")
+
+
+def test_a_model_without_states_has_no_probe(tmp_path):
+    config = tiny_run(write_corpus(tmp_path / "texts"))
+    model = dataclasses.replace(config.model, recurrent_layers=())
+    assert Trainer(dataclasses.replace(config, model=model), tmp_path / "run").probe is None
+
+
+def test_report(finished, run, tmp_path):
+    arguments = f"--workdir={finished}", "--report=page.html", "--json=score.json"
+    status, out, err = run("evaluate", *arguments)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].split(maxsplit=1) == ["report", "page.html, page.json"]
+    score = json.loads((tmp_path / "score.json").read_text())
+    numbers = json.loads((tmp_path / "page.json").read_text())
+    table, alone = numbers.pop("by_distance"), score.pop("by_distance")
+    assert numbers.items() >= score.items()
+    for name in ("bits_per_token", "accuracy"):
+        assert alone[name].keys() == {"carried"}
+        np.testing.assert_allclose(table[name]["carried"], alone[name]["carried"], rtol=1e-5)
+    right = np.dot(table["accuracy"]["carried"], table["tokens"])
+    assert right == pytest.approx(score["accuracy"] * score["tokens"])
+    bits, tokens = table["bits_per_token"], np.array(table["tokens"])
+    assert set(bits) == {"carried", "cleared", "swapped"}
+    assert tokens.sum() == score["tokens"] and table["first"][:4] == [0, 1, 2, 4]
+    totals = {memory: np.dot(each, tokens) for memory, each in bits.items()}
+    assert totals["carried"] == pytest.approx(score["bits_per_token"] * score["tokens"])
+    lost = (totals["cleared"] - totals["carried"]) / score["tokens"]
+    assert numbers["memory_worth"] == pytest.approx(lost, abs=1e-6)
+    # All the held-out documents are few enough for the figure of training to be the same one.
+    logged = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert logged["memory_worth"] == pytest.approx(numbers["memory_worth"], abs=1e-6)
+
+    text = (tmp_path / "page.html").read_text()
+    assert_self_contained(text, num_figures=4)
+    assert f"<td>memory_worth</td><td>{numbers['memory_worth']:.4f}</td>" in text
+
+
+def assert_self_contained(text, num_figures):
+    assert not re.findall(r"https?:|<script|<link|@import|url\(", text)
+    sources = re.findall(r'src="([^"]{0,40})', text)
+    assert len(sources) == num_figures
+    assert all(source.startswith("data:image/png;base64,iVBORw0KGgo") for source in sources)
+
+
+def test_report_of_a_model_without_states_and_without_history(tmp_path):
+    from block_recurrent.evaluation.report import write_report
+
+    config = tiny_run(tmp_path)
+    config = dataclasses.replace(config, model=dataclasses.replace(TINY, recurrent_layers=()))
+    profile = Profile(*np.zeros((3, 32)))
+    profile.nats[:4], profile.tokens[:4] = math.log(2) * np.array([1, 1, 0, 1]), (1, 1, 0, 2)
+    profile.correct[3] = 1
+    result = {"step": 3, "split": "<test>"}
+    write_report(tmp_path / "a.html", tmp_path, config, result, profile, {})
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert numbers["by_distance"]["bits_per_token"] == {"carried": [1.0, 1.0, None, 0.5]}
+    assert numbers["by_distance"]["accuracy"] == {"carried": [0.0, 0.0, None, 0.5]}
+    assert "memory_worth" not in numbers
+    text = (tmp_path / "a.html").read_text()
+    assert_self_contained(text, num_figures=2)
+    assert "&lt;test&gt;" in text and "<test>" not in text
+
+
+def test_analysis(finished, run, tmp_path):
+    (tmp_path / "text.txt").write_text("gates carry $tates, naïve 雪 ones\n" * 8)
+    arguments = f"--workdir={finished}", "--text_file=text.txt", "--output=new/inside"
+    status, out, err = run("analyze", *arguments)
+    assert (status, err) == (0, "")
+    assert out.startswith("1 recurrent layer(s) over ") and out.endswith("in new/inside\n")
+    folder = tmp_path / "new" / "inside"
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    kinds = "gates gates_over_training state_change states_read states_to_states "
+    kinds += "states_to_tokens tokens_to_states"
+    assert pictures == [f"layer_0_{kind}.png" for kind in kinds.split()]
+    assert all((folder / name).read_bytes().startswith(PNG) for name in pictures)
+    summary = json.loads((folder / "analysis.json").read_text())
+    assert (summary["step"], summary["text"], summary["gate"]) == (4, "text.txt", "lstm")
+    assert list(summary["gates_over_training"]) == ["2", "4"]
+    history = summary["gates_over_training"]
+    assert history["2"] != history["4"], "each is of its own checkpoint"
+    arrays = np.load(folder / "layer_0.npz")
+    for kind in ("states_to_states", "states_to_tokens", "tokens_to_states"):
+        np.testing.assert_allclose(arrays[kind].sum(-1), 1, atol=1e-5)
+    last = history["4"]["0"]["ffn_gate_take"]
+    expected = np.quantile(arrays["ffn_gate_take"], summary["gate_quantiles"])
+    np.testing.assert_allclose(last, expected)
+
+
+def test_analysis_of_the_longest_held_out_document(finished, run):
+    status, out, err = run("analyze", f"--workdir={finished}", "--output=a", "--max_tokens=50")
+    assert (status, err) == (0, "") and " over 48 tokens of " in out
+
+
+def test_report_refusals(refuse, finished):
+    run = f"--workdir={finished}"
+    assert refuse("evaluate", run, "--report=nowhere/a.html") == (
+        "no folder nowhere for --report=nowhere/a.html: make it"
+    )
+    assert refuse("evaluate", run, "--report=a.pdf") == (
+        "--report=a.pdf is no page: name a file that ends in .html"
+    )
+
+
+def test_without_matplotlib(refuse, finished, monkeypatch):
+    for name in list(sys.modules):
+        if name.endswith(("plots", "report", "_figures")):
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("matplotlib", "matplotlib.axes"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = "plots need matplotlib: pip install matplotlib (or this package with its extra "
+    for program, option in (("evaluate", "--report=a.html"), ("analyze", "--output=a")):
+        assert refuse(program, f"--workdir={finished}", option) == message + "[plots])"
+
+
+def test_analysis_refusals(refuse, finished, tmp_path):
+    run, output = f"--workdir={finished}", "--output=out"
+    (tmp_path / "short.txt").write_text("seven b")
+    (tmp_path / "empty.txt").touch()
+    assert refuse("analyze", run, output, "--text_file=short.txt").startswith(
+        "short.txt gives 7 tokens, and a block of the model is 8: name a longer text"
+    )
+    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith("empty.txt gives 0 ")
+    assert refuse("analyze", run, output, "--text_file=none.txt") == (
+        "cannot read --text_file=none.txt (No such file or directory)"
+    )
+    assert "larger --max_tokens" in refuse("analyze", run, output, "--max_tokens=-3")
+    assert refuse("analyze", run, "--output=short.txt") == (
+        "--output=short.txt is a file: name a folder"
+    )
+    assert refuse("analyze", "--workdir=none", output).startswith("none holds no run")
+
+
+def test_analysis_needs_a_recurrent_layer_and_a_checkpoint(refuse, tmp_path):
+    write_run(tmp_path, recurrent_layers=())
+    assert refuse("analyze", "--workdir=run", "--output=out") == (
+        "the model in run has no recurrent layer to look into: name a run with "
+        "BlockRecurrentTransformer.recurrent_layers"
+    )
+
+
+def test_analysis_without_a_checkpoint(refuse, tmp_path):
+    write_run(tmp_path)
+    assert refuse("analyze", "--workdir=run", "--output=out").startswith("no checkpoint in ")

@@ -1,0 +1,205 @@
+"""Generation: token by token it is the forward, however prompts, rows and pieces are cut."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import block_recurrent.generation.generator
+from block_recurrent import Generator, Sampling, UserError
+from block_recurrent.data.vocabularies import PADDING
+from block_recurrent.generation.decoding import BEGIN
+from tiny import TINY, VARIANTS, forward, make_model, make_tokens, variant_model
+
+W = TINY.window_length
+SEGMENT = 2 * W  # the context of full attention
+PROMPTS = [np.asarray(make_tokens(1, n, seed=n)[0]) for n in (5, 2 * W - 1, 0, W)]
+NEW = 2 * W + 3
+MORE = {
+    "rope_feedback": {"positions": "rope", "feedback": True},
+    "rope_full_attention": {"positions": "rope", "attention": "full", "recurrent_layers": ()},
+    "fused": {"attention_kernel": "pallas", "num_layers": 2},
+}
+KINDS = ["fixed_skip", "feedback", "rope", "full_attention"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces(quick_to_compile):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_recurrent.generation.generator, "WRITE_AT_ONCE", 7)
+        yield
+
+
+def assert_same(one, other):
+    """The same state; what stands behind the unread token of a block is of no account."""
+
+    def known(state):
+        read = np.arange(state.block.shape[1]) <= np.asarray(state.unread)[:, None]
+        return state._replace(block=np.where(read, state.block, 0))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), known(one), known(other))
+
+
+@functools.cache
+def generator(name: str) -> Generator:
+    return Generator(model_of(name), segment_length=SEGMENT)
+
+
+def model_of(name: str):
+    return make_model(**MORE[name]) if name in MORE else variant_model(name)
+
+
+class Recording(Sampling):
+    """Samples, and keeps all logits."""
+
+    def __init__(self, logits: list):
+        super().__init__()
+        object.__setattr__(self, "logits", logits)
+
+    def __call__(self, logits, noise):
+        jax.debug.callback(lambda x: self.logits.append(np.array(x)), logits, ordered=True)
+        return super().__call__(logits, noise)
+
+    __hash__ = object.__hash__
+
+
+def as_read(prompts, rows):
+    """What the model has read: the beginning, the prompt, the tokens but for the last; padded."""
+    texts = [np.concatenate([[BEGIN], p, row]) for p, row in zip(prompts, rows, strict=True)]
+    length = -(-max(map(len, texts)) // SEGMENT) * SEGMENT
+    return jnp.asarray([np.pad(text, (0, length - len(text))) for text in texts], jnp.int32)
+
+
+LONG = {"two_recurrent_layers", "gru_single", "lstm_dual", "feedback_two_recurrent_layers"}
+LONG |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}  # to compile
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name in [*VARIANTS, *MORE]
+    ],
+)
+def test_logits_are_those_of_the_forward(name):
+    """At every position, over several blocks, in rows that stand at different places of theirs."""
+    recorded = []
+    rows = generator(name).generate(PROMPTS, NEW, sampling=Recording(recorded))
+    found = np.stack(recorded, axis=1)
+    model, tokens = model_of(name), as_read(PROMPTS, rows)
+    starts = np.zeros((len(PROMPTS), tokens.shape[1] // W), bool)
+    if "full_attention" in name:
+        starts[:, :: SEGMENT // W] = True
+    expected, _ = forward(model, tokens, model.initial_state(len(PROMPTS)), jnp.asarray(starts))
+    for prompt, mine, theirs in zip(PROMPTS, found, np.asarray(expected), strict=True):
+        tolerance = 5e-2 if name == "bfloat16" else 2e-5
+        np.testing.assert_allclose(mine, theirs[len(prompt) :][:NEW], atol=tolerance, rtol=0)
+
+
+def test_documents_begin_as_in_training():
+    assert BEGIN == PADDING
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_reading_and_writing_in_several_goes(name):
+    """The same tokens, and the same state."""
+    one = generator(name)
+    prompts = [prompt[:14] for prompt in PROMPTS]
+    *_, (_, whole) = pieces = list(one.stream(one.read(one.start(4), prompts), NEW, seed=3))
+    state = one.read(one.start(4), [prompt[:9] for prompt in prompts])
+    state = one.read(state, [prompt[9:] for prompt in prompts])
+    texts = [[], [], [], []]
+    for count in (1, W, NEW - W - 1):
+        for piece in one.stream(state, count, seed=3):
+            texts = [[*text, *new] for text, new in zip(texts, piece.tokens, strict=True)]
+        state = piece.state
+    for index, text in enumerate(texts):
+        np.testing.assert_array_equal(text, np.concatenate([p.tokens[index] for p in pieces]))
+    assert_same(state, whole)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_written_tokens_are_as_if_they_had_been_read(name):
+    one = generator(name)
+    written = one.generate(PROMPTS, NEW)
+    *_, (_, state) = one.stream(one.read(one.start(4), PROMPTS), NEW)
+    texts = [np.concatenate(pair) for pair in zip(PROMPTS, written, strict=True)]
+    read = one.read(one.start(4), texts)
+    if name == "full_attention":  # it carries nothing, whatever stands there
+        state, read = state._replace(memory=()), read._replace(memory=())
+    assert_same(state, read)
+
+
+def test_rows_do_not_know_of_each_other():
+    one = generator("fixed_skip")
+    together = one.generate(PROMPTS, NEW, sampling=Sampling(0.0))
+    for prompt, row in zip(PROMPTS[:2], together, strict=False):
+        np.testing.assert_array_equal(one.generate([prompt], NEW, sampling=Sampling(0.0))[0], row)
+
+
+def test_nothing_to_write():
+    one = generator("fixed_skip")
+    assert [row.size for row in one.generate(PROMPTS, 0)] == [0, 0, 0, 0]
+    state = one.read(one.start(4), PROMPTS)
+    assert list(one.stream(state, 0)) == []
+    (piece,) = one.stream(state, 3)
+    np.testing.assert_array_equal(piece.tokens, one.generate(PROMPTS, 3))
+
+
+def test_the_seed_decides():
+    one = generator("fixed_skip")
+    same = [PROMPTS[0]] * 4
+    first, again, other = (one.generate(same, NEW, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert len({row.tobytes() for row in [*first, *other]}) == 8
+
+
+def test_a_row_stops_and_the_others_go_on():
+    """A stopped row keeps the state that it would have had alone."""
+    one = generator("fixed_skip")
+    free = one.generate(PROMPTS, NEW)
+    stop = int(free[1][W])
+    ends = [list(row).index(stop) + 1 if stop in row else NEW for row in free]
+    assert ends[1] <= W + 1 and max(ends) == NEW
+    *_, (_, state) = pieces = list(
+        one.stream(one.read(one.start(4), PROMPTS), NEW, stop_tokens=(stop, 259))
+    )
+    for index, end in enumerate(ends):
+        row = np.concatenate([piece.tokens[index] for piece in pieces])
+        np.testing.assert_array_equal(row, free[index][:end])
+    read = one.read(
+        one.start(4),
+        [np.concatenate([p, row[:n]]) for p, row, n in zip(PROMPTS, free, ends, strict=True)],
+    )
+    assert_same(state, read)
+
+
+def test_long_prompts_compile_few_shapes(monkeypatch):
+    monkeypatch.setattr(block_recurrent.generation.generator, "READ_AT_ONCE", 4 * W * 2)
+    one = Generator(variant_model("sliding_window"))
+    for lengths in ((40 * W, 3), (23 * W + 1, 11 * W), (7 * W, 31 * W)):
+        prompts = [np.zeros(n, np.int32) for n in lengths]
+        state = one.read(one.start(2), prompts)
+        np.testing.assert_array_equal(state.length, np.array(lengths) + 1)
+    assert one._read._cache_size() == 3  # of 1, 2 and 4 blocks
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda one: one.generate([[3, 260]], 1), "a prompt has the token 260: the model has"),
+        (lambda one: one.generate([[-1]], 1), "a prompt has the token -1"),
+        (lambda one: one.read(one.start(2), [[3]]), "1 prompts for 2 rows: give one for each"),
+    ],
+)
+def test_mistakes(call, message):
+    with pytest.raises(UserError, match=message):
+        call(generator("sliding_window"))
+
+
+@pytest.mark.parametrize("length", [None, W + 1])
+def test_full_attention_needs_a_segment(length):
+    with pytest.raises(UserError, match=f"segment_length = {length}: with attention = 'full' give"):
+        Generator(variant_model("full_attention"), segment_length=length)

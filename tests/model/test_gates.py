@@ -1,0 +1,43 @@
+"""Each gate against its formula in NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from block_recurrent.model.gates import GATES
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def fixed(p, x, y, u):
+    g = sigmoid(p["bias"])
+    return x * g + y * (1 - g)
+
+
+def gru(p, x, y, u):
+    g = sigmoid(u @ p["gate"]["kernel"] + p["gate"]["bias"] + 1)
+    return x * g + y * (1 - g)
+
+
+def lstm(p, x, y, u):
+    f = sigmoid(u @ p["forget"]["kernel"] + p["forget"]["bias"] + 1)
+    i = sigmoid(u @ p["input"]["kernel"] + p["input"]["bias"] - 1)
+    return x * f + y * i
+
+
+@pytest.mark.parametrize("name, formula", [("fixed", fixed), ("gru", gru), ("lstm", lstm)])
+def test_gate_is_its_formula(name, formula):
+    rng = np.random.default_rng(0)
+    gate = GATES[name](7, 5, rngs=nnx.Rngs(0))
+    x, y = (rng.standard_normal((2, 3, 5)).astype(np.float32) for _ in range(2))
+    u = rng.standard_normal((2, 3, 7)).astype(np.float32)
+    params = nnx.to_pure_dict(nnx.state(gate))
+    expected = formula(params, x, y, u)
+    np.testing.assert_allclose(gate(*map(jnp.asarray, (x, y, u))), expected, atol=1e-6)
+
+
+def test_no_other_gate():
+    assert set(GATES) == {"fixed", "gru", "lstm"}

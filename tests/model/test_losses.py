@@ -1,0 +1,37 @@
+"""The chunked loss against the plain one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from block_recurrent.model import losses
+from tiny import make_model, make_tokens
+
+
+def test_chunked_loss_and_gradient_equal_the_plain_ones(monkeypatch):
+    model = make_model()
+    graphdef, params = nnx.split(model)
+    features = jnp.asarray(np.random.default_rng(0).standard_normal((2, 24, 32)), jnp.float32)
+    targets, weights = make_tokens(2, 24), (make_tokens(2, 24, seed=1) % 2).astype(jnp.float32)
+
+    def loss(params, features):
+        return losses.summed_loss(nnx.merge(graphdef, params), features, targets, weights)
+
+    def gradients():
+        return jax.grad(lambda *args: loss(*args).sum(), argnums=(0, 1))(params, features)
+
+    plain, plain_gradients = loss(params, features), gradients()
+    log_probs = jax.nn.log_softmax(model.readout(features))
+    expected = -(jnp.take_along_axis(log_probs, targets[..., None], -1)[..., 0] * weights).sum(1)
+    np.testing.assert_allclose(plain, expected, rtol=1e-5)
+    monkeypatch.setattr(losses, "MAX_LOGITS", 2 * 260 * 5)
+    assert losses.num_chunks(2, 24, 260) == 6
+    np.testing.assert_allclose(loss(params, features), plain, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients(), plain_gradients
+    )
+    text = str(
+        jax.make_jaxpr(lambda p, f: jax.grad(lambda p: loss(p, f).sum())(p))(params, features)
+    )
+    assert "f32[2,24,260]" not in text, "the logits of the whole segment exist"

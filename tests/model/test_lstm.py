@@ -1,0 +1,94 @@
+"""The LSTM baseline: Flax's cell token by token, behind the contract of all models."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from block_recurrent import ModelConfig
+from block_recurrent.errors import UserError
+from block_recurrent.generation.generator import Generator
+from block_recurrent.training.trainer import Trainer
+from corpus import tiny_run, write_corpus
+from tiny import TINY, forward, make_model, make_tokens
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+LSTM = {"layer": "lstm", "recurrent_layers": ()}
+W = TINY.window_length
+
+
+def by_hand(model, tokens, starts):
+    """Logits of one row, token by token; `starts`: places at which all begins anew."""
+    carries = None
+    for place, token in enumerate(tokens):
+        if carries is None or place in starts:
+            carries = [(jnp.zeros((1, 32)),) * 2 for _ in model.layers]
+        x = model.embedding[...][token][None]
+        for index, layer in enumerate(model.layers):
+            carries[index], y = layer.cell(carries[index], layer.norm(x))
+            x = x + y
+        yield model.readout(model.final_norm(x))[0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(**LSTM)
+
+
+def test_it_is_flaxs_cell_and_documents_start_anew(model):
+    tokens = make_tokens(2, 4 * W)
+    starts = jnp.array([[True, False, False, False], [True, False, True, False]])
+    logits, state = forward(model, tokens, model.initial_state(2), starts)
+    for row, places in enumerate(((0,), (0, 2 * W))):
+        expected = jnp.stack(list(by_hand(model, tokens[row], places)))
+        np.testing.assert_allclose(logits[row], expected, atol=1e-4)
+    assert [layer.recurrent.shape for layer in state] == [(2, 2, 32)] * 3
+    assert all(layer.cache is None for layer in state)
+
+
+def test_the_state_carries_on(model):
+    tokens = make_tokens(2, 4 * W)
+    whole, end = forward(model, tokens, model.initial_state(2))
+    state, parts = model.initial_state(2), []
+    for segment in jnp.split(tokens, 4, axis=1):
+        logits, state = forward(model, segment, state)
+        parts.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, end)
+
+
+def test_in_bfloat16_the_state_stays_in_float32():
+    model = make_model(**LSTM, dtype="bfloat16")
+    logits, state = forward(model, make_tokens(1, W), model.initial_state(1))
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    assert model.features(make_tokens(1, W), state)[0].dtype == jnp.bfloat16
+
+
+def test_dropout_is_in_training_alone(model):
+    model = make_model(**LSTM, dropout_rate=0.5)
+    tokens, state = make_tokens(1, W), model.initial_state(1)
+    plain, _ = forward(model, tokens, state)
+    dropped, _ = forward(model, tokens, state, dropout_key=jax.random.key(0))
+    assert jnp.abs(plain - dropped).max() > 0.1
+
+
+def test_it_learns_and_its_memory_is_weighed(tmp_path):
+    config = tiny_run(write_corpus(tmp_path / "texts"), num_steps=30, eval_every_steps=15)
+    model = dataclasses.replace(config.model, **LSTM)
+    trainer = Trainer(dataclasses.replace(config, model=model), tmp_path / "run")
+    before = trainer.evaluator(trainer.init().params).metrics()["loss"]
+    assert trainer.probe is not None and trainer.run()
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"memory_worth": ' in text
+    assert json.loads(text.splitlines()[-1])["loss"] < before - 0.5
+
+
+def test_what_it_is_not():
+    with pytest.raises(UserError, match=r"layer = 'lstm' has no recurrent cells: set recurrent_l"):
+        ModelConfig(layer="lstm")
+    with pytest.raises(UserError, match="an LSTM is trained and scored here, and writes nothing"):
+        Generator(make_model(**LSTM))

@@ -1,0 +1,119 @@
+"""The public modules by themselves, and the pieces that they are made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from block_recurrent import KV, RecurrentCell, SlidingWindowAttention, scan_blocks
+from block_recurrent.ops.dropout import tiled_dropout
+from block_recurrent.ops.positions import by_relative_position, rotate, t5_bucket
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def slow_attention(attention, x):
+    """SlidingWindowAttention in loops: one document, one row, W zeros before it."""
+    kernels = {n: np.asarray(getattr(attention, n).kernel[...]) for n in ("query", "key", "value")}
+    scale, table = np.abs(attention.scale[...]), np.asarray(attention.relative_bias.table[...])
+    window, heads = attention.window_length, attention.num_heads
+    q, k, v = ((x @ kernels[n]).reshape(len(x), heads, -1) for n in ("query", "key", "value"))
+    q, k = (a / np.sqrt(np.square(a).sum(-1, keepdims=True) + 1e-6) for a in (q, k))
+    y = np.zeros_like(q)
+    for i in range(len(x)):
+        for h in range(heads):
+            logits, values = [], []
+            for distance in range(1, window + 1):
+                j = i - distance
+                content = q[i, h] @ k[j, h] if j >= 0 else 0.0
+                bucket = (
+                    distance if distance < 16 else 16 + int(np.log(distance / 16) / np.log(8) * 16)
+                )
+                logits.append(scale[h] * (content + table[h, min(bucket, 31)]))
+                values.append(v[j, h] if j >= 0 else np.zeros_like(v[0, h]))
+            weights = np.exp(logits) / np.exp(logits).sum()
+            y[i, h] = weights @ np.array(values)
+    return y.reshape(len(x), -1) @ np.asarray(attention.output.kernel[...])
+
+
+def test_sliding_window_attention_is_its_definition():
+    attention = SlidingWindowAttention(12, 2, 6, 20, rngs=nnx.Rngs(0))
+    attention.scale[...] = jnp.array([3.0, -2.0])
+    x = normal(1, 60, 12)
+    y, _ = attention(x, attention.initial_cache(1))
+    np.testing.assert_allclose(y[0], slow_attention(attention, np.asarray(x[0])), atol=2e-5)
+
+
+def test_sliding_window_attention_carries_its_cache():
+    attention = SlidingWindowAttention(12, 2, 6, 4, rngs=nnx.Rngs(0))
+    x = normal(2, 16, 12)
+    whole, _ = attention(x, attention.initial_cache(2))
+    first, cache = attention(x[:, :8], attention.initial_cache(2))
+    second, _ = attention(x[:, 8:], cache)
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("configuration", ["dual", "single", "skip"])
+def test_recurrent_cell_is_a_scan_body(configuration):
+    cell = RecurrentCell(12, 5, 2, 6, 20, configuration=configuration, rngs=nnx.Rngs(0))
+    tokens = KV(normal(3, 2, 2, 8, 6), normal(3, 2, 2, 8, 6, seed=1))
+    state, read = jax.lax.scan(cell, cell.initial_state(2), tokens)
+    assert state.shape == (2, 5, 12) and read.keys.shape == (3, 2, 2, 5, 6)
+    by_hand = cell.initial_state(2)
+    for n in range(3):
+        keys, values = cell.read(by_hand)
+        np.testing.assert_allclose(read.keys[n], keys, atol=1e-6)
+        np.testing.assert_allclose(read.values[n], values, atol=1e-6)
+        by_hand, _ = cell(by_hand, KV(tokens.keys[n], tokens.values[n]))
+    np.testing.assert_allclose(state, by_hand, atol=1e-6)
+
+
+def test_a_start_inside_the_scan_restarts_only_its_row():
+    cell = RecurrentCell(12, 5, 2, 6, 20, rngs=nnx.Rngs(0))
+    tokens = KV(normal(3, 2, 2, 8, 6), normal(3, 2, 2, 8, 6, seed=1))
+    before = normal(2, 5, 12, seed=2)
+    starts = jnp.array([[False, True, False], [False, False, False]])
+    state, _ = scan_blocks(cell, before, tokens, starts)
+    later = jax.tree.map(lambda a: a[1:], tokens)
+    fresh, _ = scan_blocks(cell, cell.initial_state(2), later)
+    unbroken, _ = scan_blocks(cell, before, tokens)
+    np.testing.assert_allclose(state[0], fresh[0], atol=1e-6)
+    np.testing.assert_allclose(state[1], unbroken[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("queries, keys", [(4, 8), (5, 5), (1, 3)])
+def test_by_relative_position(queries, keys):
+    values = normal(2, queries + keys - 1)
+    spread = by_relative_position(values, queries, keys)
+    for i in range(queries):
+        for j in range(keys):
+            np.testing.assert_array_equal(spread[:, i, j], values[:, j - i + queries - 1])
+
+
+def test_t5_buckets():
+    buckets = t5_bucket(np.arange(1, 600))
+    assert list(buckets[:15]) == list(range(1, 16))
+    assert np.all(np.diff(buckets) >= 0) and buckets.max() == 31
+    assert t5_bucket(np.array([128]))[0] == 31 and t5_bucket(np.array([16]))[0] == 16
+
+
+def test_rotation_depends_on_the_difference_alone():
+    q, k = normal(1, 8), normal(1, 8, seed=1)
+    products = [
+        float((rotate(q, np.array([i + 5])) @ rotate(k, np.array([i])).T)[0, 0]) for i in (0, 3, 90)
+    ]
+    np.testing.assert_allclose(products, products[0], rtol=1e-4)
+    assert abs(products[0] - float((q @ k.T)[0, 0])) > 1e-3
+
+
+def test_dropout_mask_repeats_after_128_positions_and_keeps_the_mean():
+    x = jnp.ones((2, 512, 64))
+    y = tiled_dropout(x, 0.25, jax.random.key(0))
+    np.testing.assert_array_equal(y[:, :128], y[:, 128:256])
+    np.testing.assert_array_equal(y[0], y[1])
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(0.75)}
+    np.testing.assert_allclose(y.mean(), 1, atol=0.02)
+    assert tiled_dropout(x, 0.25, None) is x

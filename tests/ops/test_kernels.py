@@ -1,0 +1,432 @@
+"""The fused kernels against plain attention: interpreted on CPU, and lowered for GPU and TPU."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+
+from block_recurrent import KV, ModelConfig, UserError
+from block_recurrent.model.window import Window
+from block_recurrent.ops.attention import choose_kernel
+from block_recurrent.ops.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
+from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
+from block_recurrent.ops.kernels.window_attention import (
+    Tilings,
+    unmasked_attention,
+    window_attention,
+)
+from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
+from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
+from tiny import QUICK, VARIANTS, make_model, make_tokens, split
+
+
+def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
+    """Queries, tokens, the carried block and starts, as the attention makes them; bias; dropout."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    shape = (batch, blocks * window, heads, size)
+    block = (batch, window, heads, size)
+    queries = scaled_l2_normalize(normal(*shape), jnp.linspace(2.0, 5.0, heads))
+    tokens = KV(l2_normalize(normal(*shape)), normal(*shape))
+    carried = KV(l2_normalize(normal(*block)), normal(*block))
+    starts = jnp.asarray(rng.random((batch, blocks)) < 0.5)
+    bias = jnp.asarray(rng.standard_normal((heads, window)), jnp.float32)
+    dropout = jnp.asarray(rng.random((heads, window, 2 * window)) < 0.7, dtype) / 0.7
+    return queries, tokens, carried, starts, bias, dropout
+
+
+def plain_attention(queries, tokens, carried, starts, bias, dropout):
+    """What `window_attention` computes, with weights W × 2W."""
+    window, heads = carried.keys.shape[1:3]
+    carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
+    joined = Window(tokens, carried, starts).joined()
+    keys, values = (x.swapaxes(-3, -2) for x in joined)
+    queries = to_blocks_of_heads(queries, window)
+    if bias is None:
+        positions = np.arange(2 * window)
+        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
+        bias = jnp.zeros((queries.shape[2], window))
+    padding = ((0, 0), (window - 1, window))
+    by_place = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
+    bias = by_relative_position(by_place, window, 2 * window)
+    out = from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
+    return out.reshape(*out.shape[:2], heads, -1)
+
+
+def with_gradients(attention, inputs, d_out):
+    """The output, and the gradients of queries, tokens, carried block and bias."""
+    queries, tokens, carried, starts, bias, dropout = inputs
+
+    def function(queries, tokens, carried, bias):
+        return attention(queries, tokens, carried, starts, bias, dropout)
+
+    out, backward = jax.vjp(function, queries, tokens, carried, bias)
+    return out, *backward(d_out)
+
+
+run = jax.jit(with_gradients, static_argnums=0, compiler_options=QUICK)
+
+
+def fused(platform, *tiles):
+    """`window_attention` with these tiles, interpreted."""
+
+    def attention(queries, tokens, carried, *rest):
+        window = carried.keys.shape[1]
+        bands = Tilings(*(Band(window, Tiles(*each), platform, interpret=True) for each in tiles))
+        return window_attention(queries, tokens, carried, *rest, bands)
+
+    return attention
+
+
+def assert_same(attention, inputs, expected=plain_attention, **tolerance):
+    d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), inputs[0].dtype)
+    expected = run(expected, inputs, d_out)
+    found = run(attention, inputs, d_out)
+    names = ("out", "queries", "tokens", "carried", "bias")
+    for name, want, have in zip(names, expected, found, strict=True):
+        for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+            np.testing.assert_allclose(a, b, **tolerance, err_msg=name)
+
+
+# Blocks, batch, heads, W, K; tiles (queries, keys) of each kernel.
+SHAPES = {
+    "one tile": ((3, 2, 2, 8, 16), (8, 8), (8, 8), (8, 8)),
+    "odd sizes": ((2, 1, 3, 12, 6), (6, 3), (4, 2), (12, 2)),
+    "one block": ((1, 2, 1, 16, 16), (8, 4), (4, 4), (16, 8)),
+    "W 64": ((2, 2, 2, 64, 64), (32, 16), (16, 16), (32, 8)),
+    "W 128": ((2, 1, 1, 128, 128), (64, 32), (32, 32), (32, 32)),
+}
+TILES = ((8, 4), (8, 8), (4, 4))
+
+
+@pytest.mark.parametrize(
+    "shape, platform",
+    [(shape, "gpu") for shape in SHAPES] + [("odd sizes", "tpu"), ("W 128", "tpu")],
+)
+def test_output_and_gradients_are_those_of_plain_attention(shape, platform):
+    sizes, *tiles = SHAPES[shape]
+    assert_same(fused(platform, *tiles), make_inputs(*sizes), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "absent, platform", [("starts", "tpu"), ("bias", "gpu"), ("dropout", "gpu"), ("all", "tpu")]
+)
+def test_what_is_optional(absent, platform):
+    inputs = list(make_inputs(2, 2, 2, 16, 16))
+    for index, name in enumerate(("starts", "bias", "dropout"), start=3):
+        if absent in (name, "all"):
+            inputs[index] = None
+    assert_same(fused(platform, *TILES), tuple(inputs), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("platform, reach", [("gpu", 16), ("gpu", 1), ("gpu", 40), ("tpu", 16)])
+def test_far_distances_may_share_a_bias(platform, reach):
+    """Of which the kernels of a GPU skip the tiles in the gradient of the bias."""
+    queries, tokens, carried, starts, bias, dropout = make_inputs(2, 2, 2, 64, 16)
+
+    def spelled_out(queries, tokens, carried, starts, bias, dropout):
+        shared = jnp.repeat(bias[:, -1:], 64 - reach, axis=1)
+        bias = jnp.concatenate([bias, shared], axis=1)
+        return plain_attention(queries, tokens, carried, starts, bias, dropout)
+
+    inputs = queries, tokens, carried, starts, bias[:, :reach], dropout
+    attention = fused(platform, (16, 8), (16, 8), (16, 8))
+    assert_same(attention, inputs, expected=spelled_out, atol=2e-5, rtol=1e-4)
+
+
+def test_bfloat16():
+    inputs = make_inputs(2, 2, 2, 32, 64, dtype=jnp.bfloat16)
+    assert_same(fused("gpu", (16, 8), (16, 16), (32, 16)), inputs, atol=6e-2, rtol=6e-2)
+
+
+def test_no_gradient_of_the_carried_block_that_nobody_asks_for():
+    """As in a model, where none flows into the state. Interpreted kernels are loops."""
+    queries, tokens, carried, *rest = make_inputs(2, 2, 2, 8, 16)
+
+    def loops(*argnums):
+        def loss(queries, tokens, carried):
+            return jnp.sum(fused("gpu", *TILES)(queries, tokens, carried, *rest))
+
+        gradient = jax.jit(jax.grad(loss, argnums), compiler_options=QUICK)
+        return gradient.lower(queries, tokens, carried).compile().as_text().count(" while(")
+
+    assert loops(0, 1) < loops(0, 1, 2)
+
+
+def test_large_logits_do_not_overflow():
+    queries, *rest = make_inputs(2, 1, 1, 16, 16)
+    assert_same(fused("gpu", *TILES), (queries * 100, *rest), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("window", [64, 512])
+def test_about_half_of_the_columns_is_computed(window):
+    for band in choose_bands(window, jnp.bfloat16, "gpu"):
+        columns = band.strip_tiles * band.tiles.keys
+        assert columns == window + band.tiles.queries
+        assert window % band.tiles.queries == 0 == band.tiles.queries % band.tiles.keys
+
+
+# Without band and bias
+
+
+def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
+    """Queries of all blocks, and the keys and values of each."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    shape = (blocks, batch, keys, heads, size)
+    scale = jnp.linspace(2.0, 5.0, heads)
+    rows = scaled_l2_normalize(normal(batch, blocks * queries, heads, size), scale)
+    return rows, KV(l2_normalize(normal(*shape)), normal(*shape))
+
+
+def plain_unmasked_attention(queries, keys_values):
+    """What `unmasked_attention` computes."""
+    keys, values = (x.swapaxes(-3, -2) for x in keys_values)
+    batch, length, heads, _ = queries.shape
+    queries = to_blocks_of_heads(queries, length // len(keys))
+    return from_blocks_of_heads(attend(queries, keys, values)).reshape(batch, length, heads, -1)
+
+
+def rectangle(platform, queries, keys, *tiles):
+    """`unmasked_attention` with these tiles, interpreted."""
+    tilings = Tilings(
+        *(Rectangle(queries, Tiles(*each), platform, True, keys=keys) for each in tiles)
+    )
+    return lambda queries, keys_values: unmasked_attention(queries, keys_values, tilings)
+
+
+def unmasked_with_gradients(attention, inputs, d_out):
+    out, backward = jax.vjp(attention, *inputs)
+    return out, *backward(d_out)
+
+
+# Blocks, batch, heads, queries and keys of a block, K; tiles (queries, keys) of each kernel.
+RECTANGLES = {
+    "states to states": ((1, 2, 2, 16, 16, 16), (8, 8), (16, 8), (8, 16)),
+    "odd sizes": ((1, 2, 3, 12, 10, 6), (6, 5), (4, 2), (3, 10)),
+    "tokens to states": ((3, 2, 2, 16, 24, 32), (8, 12), (16, 24), (8, 8)),
+    "more keys in a tile": ((2, 1, 1, 32, 64, 64), (16, 32), (16, 64), (16, 32)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "shape, platform", [(shape, "gpu") for shape in RECTANGLES] + [("tokens to states", "tpu")]
+)
+def test_attention_without_band(shape, platform, dtype):
+    sizes, *tiles = RECTANGLES[shape]
+    inputs = make_unmasked(*sizes, dtype=dtype)
+    _, _, _, queries, keys, _ = sizes
+    attention = rectangle(platform, queries, keys, *tiles)
+    d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), dtype)
+    run = jax.jit(unmasked_with_gradients, static_argnums=0, compiler_options=QUICK)
+    found, expected = run(attention, inputs, d_out), run(plain_unmasked_attention, inputs, d_out)
+    tolerance = dict(atol=2e-5, rtol=1e-4) if dtype == "float32" else dict(atol=6e-2, rtol=6e-2)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), **tolerance)
+
+
+@pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_attention_without_band_lowers_for_the_hardware(dtype, size, platform):
+    for blocks, queries, keys in ((1, 512, 512), (1, 512, 1024), (2, 512, 512)):
+        sizes = (blocks, 2, 8, queries, keys, size)
+        abstract = jax.eval_shape(lambda: make_unmasked(*sizes, dtype=dtype))  # noqa: B023
+        tilings = choose_rectangles(queries, keys, dtype, platform)
+
+        def function(inputs, d_out):
+            def attention(*inputs):
+                return unmasked_attention(*inputs, tilings)  # noqa: B023
+
+            return unmasked_with_gradients(attention, inputs, d_out)
+
+        text = lower(function, (abstract, abstract[0]), platform)
+        assert text.count("tpu_custom_call" if platform == "tpu" else "triton") >= 3
+        assert not re.search(rf"<(\d+x){{2,}}{queries}x{keys}x", text)
+
+
+# The machines for which JAX writes code without having them.
+DEVICES = {"gpu": ("cuda", "NVIDIA H100"), "tpu": ("tpu", "TPU v5e")}
+
+
+@pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("variant", ["t5 with dropout", "rope"])
+def test_lowers_for_the_hardware(variant, dtype, size, platform):
+    """The kernels as the compilers of GPU and TPU take them, at the sizes of the paper."""
+    sizes = (2, 2, 8, 512, size)
+    abstract = jax.eval_shape(lambda: make_abstract(sizes, dtype, variant))
+    bands = choose_bands(512, dtype, platform)
+
+    def function(inputs, d_out):
+        def attention(*inputs):
+            return window_attention(*inputs, bands)
+
+        return with_gradients(attention, inputs, d_out)
+
+    text = lower(function, abstract, platform)
+    kernels = 3 + (platform == "gpu" and variant != "rope")
+    assert text.count("tpu_custom_call" if platform == "tpu" else "triton") >= kernels
+    assert not re.search(r"<(\d+x){2,}512x1024x", text)  # nowhere are there weights of W × 2W
+    assert not re.search(rf"transpose.*<2x1024x8x{size}x", text)  # no heads are moved
+
+
+def lower(function, inputs, platform: str) -> str:
+    """The program for that platform."""
+    name, kind = DEVICES[platform]
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.jit(function).trace(*inputs).lower(lowering_platforms=(name,)).as_text()
+
+
+def make_abstract(sizes, dtype, variant):
+    blocks, batch, heads, window, size = sizes
+    shape, block = (batch, blocks * window, heads, size), (batch, window, heads, size)
+    tokens = KV(*(jnp.zeros(shape, dtype) for _ in range(2)))
+    carried = KV(*(jnp.zeros(block, dtype) for _ in range(2)))
+    bias = None if variant == "rope" else jnp.zeros((heads, window))
+    dropout = jnp.zeros((heads, window, 2 * window), dtype) if "dropout" in variant else None
+    inputs = (tokens.keys, tokens, carried, jnp.zeros((batch, blocks), bool), bias, dropout)
+    return inputs, tokens.keys
+
+
+@pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "rope"])
+def test_a_model_computes_the_same_with_either(variant):
+    tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
+
+    def logits_and_gradient(kernel):
+        fields = dict(num_layers=1, recurrent_layers=(0,), dropout_rate=0.3)
+        model = make_model(**VARIANTS[variant], **fields, attention_kernel=kernel)
+        graphdef, params = split(model)
+
+        def loss(params):
+            model = nnx.merge(graphdef, params)
+            state = model.initial_state(2)
+            logits, _ = model(tokens, state, starts, dropout_key=jax.random.key(0))
+            return jnp.square(logits).mean(), logits
+
+        return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(params)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4),
+        logits_and_gradient("pallas"),
+        logits_and_gradient("xla"),
+    )
+
+
+SHARDED = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from test_kernels import TILES, fused, make_inputs, make_unmasked, rectangle, run
+from test_kernels import unmasked_with_gradients
+
+inputs = make_inputs(2, 4, 2, 16, 16)
+d_out = inputs[0] * 2
+attention = fused("gpu", *TILES)
+alone = run(attention, inputs, d_out)
+mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+put = lambda spec: lambda x: jax.device_put(x, NamedSharding(mesh, spec))
+queries, tokens, carried, starts, bias, dropout = inputs
+rows = (queries, tokens, carried, d_out)
+queries, tokens, carried, d_out = jax.tree.map(put(P("data", None, "tensor")), rows)
+starts = put(P("data"))(starts)
+split = (queries, tokens, carried, starts, bias, dropout)
+compiled = run.lower(attention, split, d_out).compile()
+shared = compiled(split, d_out)
+distance = lambda a, b: float(jnp.abs(a - b).max())
+far = jax.tree.leaves(jax.tree.map(distance, alone, shared))
+gathers, spec = "all-gather" in compiled.as_text(), str(shared[0].sharding.spec)
+
+inputs = make_unmasked(2, 4, 2, 16, 24, 16)
+run = jax.jit(unmasked_with_gradients, static_argnums=0)
+attention = rectangle("gpu", 16, 24, (8, 8), (16, 8), (8, 24))
+alone = run(attention, inputs, inputs[0])
+queries = put(P("data", None, "tensor"))(inputs[0])
+split = (queries, jax.tree.map(put(P(None, "data", None, "tensor")), inputs[1]))
+compiled = run.lower(attention, split, queries).compile()
+far += jax.tree.leaves(jax.tree.map(distance, alone, compiled(split, queries)))
+gathers |= "all-gather" in compiled.as_text()
+print(json.dumps([max(far), gathers, spec]))
+"""
+
+
+def test_devices_share_the_batch_and_the_heads():
+    """Each computes its part, and nothing is gathered."""
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    script = SHARDED.format(tests=str(tests))
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    far, gathers, spec = json.loads(result.stdout)
+    assert far < 1e-5 and not gathers
+    assert "data" in spec and "tensor" in spec
+
+
+def test_auto_takes_the_kernels_where_they_run_and_fit():
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "cpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu") == "pallas"
+    assert choose_kernel("auto", 512, 96, "bfloat16", 0, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "tpu") == "xla", "not tried on one"
+    assert choose_kernel("pallas", 512, 128, "bfloat16", 0, "tpu", num_devices=1) == "pallas"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu", "7.5") == "xla"
+    assert choose_kernel("xla", 512, 128, "bfloat16", 0, "gpu") == "xla"
+    assert choose_kernel("auto", 512, 128, "bfloat16", 100, "gpu") == "xla"
+    assert choose_kernel("pallas", 7, 5, "bfloat16", 0, "cpu") == "pallas"
+
+
+@pytest.mark.parametrize("dtype, kernel", [("bfloat16", "pallas"), ("float32", "xla")])
+def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = ModelConfig(dtype=dtype)
+    assert config.attention_kernel == "auto"
+    assert config.kernel(read_states=True) == kernel
+    assert dataclasses.replace(config, attention_kernel="pallas").kernel(False) == "pallas"
+
+
+@pytest.mark.parametrize(
+    "window, size, platform, message",
+    [
+        (500, 128, "gpu", "window_length that is a multiple of 16, not 500"),
+        (512, 96, "gpu", "head_size of 16, 32, 64 or 128, not 96"),
+        (192, 128, "tpu", "window_length that is a multiple of 128, not 192"),
+        (512, 64, "tpu", "head_size that is a multiple of 128, not 64"),
+        (512, 128, "gpu", "num_states that is a multiple of 16, not 100"),
+    ],
+)
+def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
+    with pytest.raises(UserError, match=message):
+        choose_kernel(
+            "pallas", window, size, "bfloat16", 100 if "states" in message else 0, platform
+        )
+
+
+def test_full_attention_has_no_fused_kernel():
+    with pytest.raises(UserError, match="attention_kernel = 'pallas' needs attention = 'sliding'"):
+        ModelConfig(recurrent_layers=(), attention="full", attention_kernel="pallas")

@@ -1,0 +1,199 @@
+"""Real processes that train together: gloo collectives over loopback."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from block_recurrent.config.options import DistributedConfig
+from block_recurrent.config.run_config import to_gin
+from block_recurrent.errors import UserError
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.parallel.processes import connect, detect
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.workdir import read_config
+from corpus import tiny_run, write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: str, folders=None):
+    """Starts processes that have so many devices together, each in a folder of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={devices // processes}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    command = [sys.executable, "-m", "block_recurrent.train", f"--gin_file={config}"]
+    command += [f"--workdir={workdir}", *(f"--gin_bindings={binding}" for binding in bindings)]
+    if processes > 1:
+        command += [f"--coordinator_address={address}", f"--num_processes={processes}"]
+    return [
+        subprocess.Popen(
+            command + ([f"--process_id={index}"] if processes > 1 else []),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folders[index] if folders else None,
+        )
+        for index in range(processes)
+    ]
+
+
+def finish(processes, timeout=240) -> list[tuple[int, str]]:
+    """Status and output of each."""
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, out) for process, out in zip(processes, outputs, strict=True)]
+
+
+def run(*arguments) -> str:
+    """Runs processes to a good end. Returns what the first one printed."""
+    results = finish(start(*arguments))
+    assert [status for status, _ in results] == [0] * len(results), results
+    return results[0][1]
+
+
+def metrics(workdir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for of_the_clock in ("tokens_per_second", "waiting_for_data"):
+            line.pop(of_the_clock, None)
+    return lines
+
+
+def assert_close(workdir: Path, other: Path):
+    """The same steps, and the same numbers but for the order of sums."""
+    for line, expected in zip(metrics(workdir), metrics(other), strict=True):
+        assert line.pop("split") == expected.pop("split")
+        if "memory_worth" in expected:  # a difference of two losses, with the error of either
+            worth = expected.pop("memory_worth")
+            assert line.pop("memory_worth") == pytest.approx(worth, rel=0, abs=2e-4)
+        assert line == pytest.approx(expected, rel=2e-4)
+    _, abstract = abstract_model(read_config(workdir).model)
+    trees = []
+    for folder in (workdir, other):
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            trees.append(jax.tree.leaves(checkpoints.restore_params(abstract)))
+    for a, b in zip(*trees, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A gin file of a run with dropout over a small folder of texts, which writes texts itself."""
+    folder = tmp_path_factory.mktemp("distributed")
+    run = tiny_run(write_corpus(folder / "texts"), sample_tokens=8, sample_prompt="the ")
+    path = folder / "run.gin"
+    path.write_text(to_gin(run))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(config):
+    """One process with four devices."""
+    run(workdir := config.parent / "alone", config, 1, 4)
+    return workdir
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(config, alone):
+    out = run(workdir := config.parent / "together", config, 2, 4, "mesh.fsdp = 4")
+    assert "on 4 cpu device(s)" in out
+    gin = (workdir / "config.gin").read_text()
+    assert "distributed.coordinator_address = None" in gin, "or it could not be run alone"
+    assert_close(workdir, alone)
+    for folder in (workdir, alone):
+        texts = (folder / "samples.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in texts] == [6, 12]
+
+
+@pytest.mark.slow
+def test_stopped_as_two_continued_as_one(config, alone):
+    """SIGTERM to one process stops both after the same step; one process goes on."""
+    workdir = config.parent / "elastic"
+    processes = start(workdir, config, 2, 4, "train.num_steps = 400")
+    log = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    results = finish(processes)
+    assert [status for status, _ in results] == [75, 75], results
+    (step,) = {line["step"] for line in metrics(workdir)[-1:]}
+    assert step < 400
+    out = run(workdir, config, 1, 2, "train.num_steps = 400", "mesh.data = 1", "mesh.fsdp = 2")
+    assert "continuing from step" in out
+    trained = [line for line in metrics(workdir) if line["split"] == "train"]
+    assert [line["step"] for line in trained] == [*range(5, 401, 5)]
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_others(config):
+    processes = start(
+        config.parent / "lost",
+        config,
+        2,
+        2,
+        "train.num_steps = 100000",
+        "distributed.heartbeat_seconds = 10",
+    )
+    log = config.parent / "lost" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].kill()
+    began = time.monotonic()
+    (status, out), _ = finish(processes, 120)
+    assert status != 0 and time.monotonic() - began < 60, out
+
+
+@pytest.mark.slow
+def test_a_failing_process_shows_its_error_and_ends_all(config):
+    """A corpus that only one of two hosts has."""
+    first, second = (config.parent / name for name in ("first", "second"))
+    write_corpus(first / "texts")
+    second.mkdir()
+    bindings = "data.path = 'texts'", "distributed.heartbeat_seconds = 10"
+    workdir = config.parent / "failed"
+    processes = start(workdir, config, 2, 2, *bindings, folders=(first, second))
+    (waiting, _), (failed, out) = finish(processes, 120)
+    assert failed == 2 and "error: data.path = 'texts' does not exist" in out
+    assert waiting != 0 and not (workdir / "config.gin").exists()
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "2"}, "slurm"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "ompi"),
+    ],
+)
+def test_clusters_are_found(environment, expected, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert detect("auto", environment) == expected
+    assert detect("none", environment) is None
+    assert detect("tpu", environment) == "tpu"
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises(UserError, match="give all three"):
+        connect(DistributedConfig(num_processes=2))
+    config = DistributedConfig(coordinator_address="127.0.0.1:1", num_processes=2)
+    with pytest.raises(UserError, match="process_id = 2: choose from 0 to 1"):
+        connect(dataclasses.replace(config), 2)

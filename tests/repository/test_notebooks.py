@@ -1,0 +1,94 @@
+"""The notebooks run from the first cell to the last, at toy size."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from bucket_server import serve_bucket
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# In the place of PG19, and under its name.
+TOY_STORE = """\
+%%bash
+set -e
+mkdir text
+for book in $(seq 20); do seq 900 >text/$book.txt; done
+python -m block_recurrent.prepare_data --gin_file=gin/data/text_files.gin \\
+    --gin_bindings="data.path = 'text'" --gin_bindings="data.held_out_per_mille = 200" \\
+    --output=stores/pg19_tokens
+"""
+
+# What the test puts in the place of a notebook's cells of parameters, one after the other.
+TOY = {
+    "quickstart": [
+        "SOURCE, EXTRA = '', ''",
+        "GIN_FILES, WORKDIR = ['gin/brt_fixed_gate.gin', 'gin/scale/tiny.gin'], 'run'\n"
+        "BINDINGS = ['train.num_steps = 4', 'train.log_every_steps = 2']",
+        "PROMPT, NUM_TOKENS = 'def ', 20",
+    ],
+    "reproduce_table_1": [
+        "SOURCE, EXTRA = '', ''",
+        "ROW, WORKDIR = 'rec_fixed_skip', 'gs://bucket/run'\n"
+        "GIN_FILES = [f'gin/table1/{ROW}.gin', 'gin/scale/tiny.gin']\n"
+        "BINDINGS = ['train.num_steps = 4', 'train.log_every_steps = 2']\n"
+        "BINDINGS += ['BlockRecurrentTransformer.vocab_size = 260']",
+        TOY_STORE,
+    ],
+    "use_the_modules": [
+        "SOURCE, EXTRA = '', ''",
+        "NUM_STEPS, BATCH_SIZE, LENGTH, VOCAB_SIZE = 3, 2, 32, 8",
+    ],
+}
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def test_every_notebook_has_a_toy_size():
+    assert [path.stem for path in NOTEBOOKS] == sorted(TOY)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_first_cells_install_what_exists(path):
+    source, install = (cell.source for cell in nbformat.read(path, 4).cells[1:3])
+    assert install == '%pip install --quiet "{SOURCE}{EXTRA}"'
+    extras = re.search(r'EXTRA = "\[(.+)\]"', source)[1].split(",")
+    assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
+    [folder] = re.findall(r'^SOURCE = "(.+)"$', source, re.MULTILINE)
+    assert (path.parent / folder / "setup.py").samefile(ROOT / "setup.py")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """`gs://bucket`, also to a notebook's kernel."""
+    with serve_bucket() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, tmp_path, bucket):
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells if "install" not in tags(cell)]
+    toys = iter(TOY[path.stem])
+    for cell in notebook.cells:
+        if "parameters" in tags(cell):
+            cell.source = next(toys)
+    assert next(toys, None) is None
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 1

@@ -1,0 +1,82 @@
+"""The page of results is what the kept metrics say, and its runs are what the page says."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks():
+    """Programs there find each other beside themselves."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def results():
+    pytest.importorskip("matplotlib")
+    return importlib.import_module("results")
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    return importlib.import_module("experiments")
+
+
+def test_the_page_is_what_the_kept_metrics_say(results):
+    assert results.page() == results.PAGE.read_text(encoding="utf-8")
+
+
+def test_figures_are_drawn_and_kept_small(results, experiments):
+    for name, figure in results.figures().items():
+        assert len(results.png(figure)) < 100_000
+        kept = (experiments.KEPT / name).read_bytes()
+        assert kept.startswith(b"\x89PNG") and len(kept) < 100_000
+
+
+def test_what_is_kept_is_small_and_of_an_experiment(experiments):
+    known = {one.kept for one in experiments.EXPERIMENTS}
+    files = list(experiments.KEPT.rglob("metrics.jsonl"))
+    assert files and {file.parent for file in files} <= known
+    everything = [file for file in experiments.KEPT.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in everything) < 6 * 2**18
+
+
+def test_names_begin_no_other(experiments):
+    names = [one.name for one in experiments.EXPERIMENTS]
+    assert not [(a, b) for a in names for b in names if a != b and a.startswith(b)]
+
+
+@pytest.mark.parametrize("group, trials", [("text", "tuning"), ("gpu", "gpu_short")])
+def test_runs_have_the_learning_rate_that_is_best_for_the_model(
+    results, experiments, group, trials
+):
+    for model in experiments.TEXT_MODELS if group == "text" else experiments.GPU_MODELS:
+        if runs := results.runs(group, model):
+            best = results.best(trials, model).config.optimizer.learning_rate
+            assert {one.config.optimizer.learning_rate for one in runs} == {best}
+
+
+def test_learning_rates_are_tuned_equally(results, experiments):
+    for model in experiments.TEXT_MODELS:
+        rates = [one.config.optimizer.learning_rate for one in results.tuned("tuning", model)]
+        assert rates == list(experiments.LEARNING_RATES)
+
+
+def test_a_change_of_the_package_that_is_not_made(experiments):
+    [one] = [one for one in experiments.EXPERIMENTS if one.name == "changes/gated/0/"]
+    assert one.line.startswith("BRT_CHANGE=gated python -m block_recurrent.train --gin_file=")
+    with pytest.raises(SystemExit, match="^error: changes/gated/0/ needs a change of the package"):
+        one.run_and_keep()
+
+
+def test_a_name_that_is_none(experiments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["experiments.py", "recal/"])
+    with pytest.raises(SystemExit):
+        experiments.main()
+    assert "no name begins with recal/: choose from changes/fast_gate/" in capsys.readouterr().err

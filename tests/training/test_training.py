@@ -1,0 +1,228 @@
+"""Training runs: what they write, how they continue, and what evaluation makes of them."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from block_recurrent import UserError, save_model
+from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.run_config import load, to_gin
+from block_recurrent.data.corpora import load_documents
+from block_recurrent.evaluation.evaluator import Evaluator
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.parallel.sharding import Layout, make_mesh
+from block_recurrent.reporting.wandb_log import WandbLog
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.load_run import load_run
+from block_recurrent.training.trainer import Trainer
+from block_recurrent.training.workdir import read_config, record_config
+from corpus import tiny_run
+from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert SharingTrainer(tiny_run(corpus), workdir).run()
+    return workdir
+
+
+def test_a_run_learns_and_reports(finished):
+    lines = metrics(finished)
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (5, "train"),
+        (6, "held_out"),
+        (10, "train"),
+        (12, "train"),
+        (12, "held_out"),
+    ]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {"loss", "bits_per_token", "bits_per_byte"} <= set(lines[-1])
+    assert {"learning_rate", "gradient_norm", "padding"} <= set(lines[0])
+    assert list((finished / "tensorboard").iterdir())
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["12", "4", "8"]
+
+
+def test_every_metric_is_documented(finished):
+    """And nothing else stands in the tables of docs/metrics.md."""
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
+    text = (finished / "metrics.jsonl").read_text()
+    written = {key for line in text.splitlines() for key in json.loads(line)}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == written
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7])
+def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, finished, tmp_path):
+    config = tiny_run(corpus)
+    assert not stop_in_step(steps)(config, tmp_path).run()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step == steps
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+
+
+def test_texts_change_no_number_and_continue_like_the_rest(corpus, finished, tmp_path):
+    config = tiny_run(corpus, sample_tokens=12, sample_prompt="the ")
+    assert not stop_in_step(7)(config, tmp_path).run()
+    first = (tmp_path / "samples.jsonl").read_text()
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+    texts = (tmp_path / "samples.jsonl").read_text()
+    assert texts.startswith(first) and first
+    lines = [json.loads(line) for line in texts.splitlines()]
+    assert [(line["step"], line["prompt"]) for line in lines] == [(6, "the "), (12, "the ")]
+    assert not (finished / "samples.jsonl").exists()
+
+
+def test_weights_and_biases_gets_the_same_and_changes_no_number(
+    corpus, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    sent = []
+    monkeypatch.setattr(WandbLog, "write", lambda _, *line: sent.append(line))
+    config = tiny_run(corpus, wandb_project="blocks")
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [{"step": step, "split": split, **numbers} for step, split, numbers in sent] == lines
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_texts_may_be_asked_for_later(corpus, finished, tmp_path):
+    record_config(tmp_path, read_config(finished))
+    config = tiny_run(corpus, sample_tokens=12, sample_prompt="the state")
+    record_config(tmp_path, dataclasses.replace(config, data=read_config(finished).data))
+    assert read_config(tmp_path).train.sample_prompt == "the state"
+
+
+def test_a_crash_between_checkpoints_loses_no_more_than_time(
+    corpus, finished, tmp_path, monkeypatch
+):
+    config = tiny_run(corpus)
+
+    def crash(trainer, step, state):
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as patch:
+        # At step 6, after the checkpoint of step 4.
+        patch.setattr(SharingTrainer, "evaluate", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            SharingTrainer(config, tmp_path).run()
+    assert metrics(tmp_path)[-1]["step"] == 5
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+
+
+def test_a_finished_run_is_left_as_it_is(corpus, finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert SharingTrainer(tiny_run(corpus), finished).run()
+    assert "all 12 steps of this run are done" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_saved_configuration_alone_repeats_the_run(corpus, finished, tmp_path):
+    config = load([str(finished / "config.gin")], [])
+    assert Trainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)  # the same seed, the same bits
+    assert (tmp_path / "config.gin").read_text() == (finished / "config.gin").read_text()
+    assert read_config(tmp_path) == config and to_gin(config)
+
+
+def test_another_configuration_is_refused_by_name(corpus, finished):
+    other = tiny_run(corpus, seed=1)
+    before = (finished / "config.gin").read_text()
+    with pytest.raises(UserError, match="train.seed: 0 in the workdir, 1 now") as error:
+        SharingTrainer(other, finished).run()
+    assert "\n" not in str(error.value)
+    assert (finished / "config.gin").read_text() == before
+
+
+def test_a_run_may_go_on_for_more_steps(corpus, finished, tmp_path):
+    assert SharingTrainer(tiny_run(corpus, num_steps=8), tmp_path).run()
+    assert SharingTrainer(tiny_run(corpus), tmp_path).run()
+    assert metrics(tmp_path)[-1] == metrics(finished)[-1]
+    assert SharingTrainer(tiny_run(corpus, num_steps=8), tmp_path).run(), "8 of 12 steps are done"
+    assert metrics(tmp_path)[-1] == metrics(finished)[-1]
+
+
+def test_vocabulary_too_small_for_the_corpus(corpus, tmp_path):
+    config = tiny_run(corpus)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=200))
+    with pytest.raises(UserError, match="set BlockRecurrentTransformer.vocab_size = 260"):
+        SharingTrainer(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
+    config = tiny_run(corpus)
+    graphdef, abstract = abstract_model(config.model)
+    with Checkpoints(finished, read_only=True) as checkpoints:
+        params = checkpoints.restore_params(abstract)
+    layout = Layout(make_mesh(MeshConfig(), config.model, 4))
+    documents = load_documents(config.data)["held_out"]
+    scores = [
+        Evaluator(graphdef, documents, 8, batch, segment, layout)(params)
+        for batch, segment in [(1, 8), (3, 32), (4, 64)]
+    ]
+    for score in scores:
+        assert (
+            score.num_tokens == documents.num_tokens == documents.num_bytes + len(documents.names)
+        )
+        np.testing.assert_allclose(score.nats, scores[0].nats, rtol=1e-5)
+    logged = metrics(finished)[-1]
+    np.testing.assert_allclose(
+        scores[1].metrics()["bits_per_byte"], logged["bits_per_byte"], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "layers, text", [((-1,), "6 states in layer 1"), ((0, 1), "layer 0, 1"), ((), "no recurrence")]
+)
+def test_summary_names_the_memory(layers, text, corpus, tmp_path):
+    config = tiny_run(corpus)
+    model = dataclasses.replace(config.model, recurrent_layers=layers)
+    summary = Trainer(dataclasses.replace(config, model=model), tmp_path).summary()
+    assert text in summary and "window 8" in summary and "12 steps of 4 × 32 tokens" in summary
+
+
+def beginning_with(path, config):
+    return dataclasses.replace(
+        config, train=dataclasses.replace(config.train, initial_model=str(path))
+    )
+
+
+def test_a_run_begins_with_the_model_of_a_file(corpus, finished, tmp_path):
+    config, model, _ = load_run(finished)
+    save_model(tmp_path / "model", model)
+    trainer = Trainer(beginning_with(tmp_path / "model", config), tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        state, _ = trainer.start(checkpoints)
+    assert int(state.step) == 0
+    want = nnx.to_pure_dict(nnx.split(model)[1])
+    jax.tree.map(np.testing.assert_array_equal, state.params, want)
+
+
+def test_a_run_needs_the_model_it_begins_with_no_longer(finished, tmp_path):
+    config = beginning_with(tmp_path / "lost", load_run(finished).config)
+    with pytest.raises(UserError, match="cannot read the model"):
+        Trainer(config, tmp_path / "run")
+    shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
+    assert Trainer(config, tmp_path / "run").initial_params is None
+
+
+def test_a_run_does_not_begin_with_another_architecture(corpus, finished, tmp_path):
+    config, model, _ = load_run(finished)
+    save_model(tmp_path / "model", model)
+    other = dataclasses.replace(config.model, gate="lstm")
+    config = beginning_with(tmp_path / "model", dataclasses.replace(config, model=other))
+    with pytest.raises(UserError, match="gate = 'fixed', and this run 'lstm': set Block"):
+        Trainer(config, tmp_path / "run")
