@@ -33,7 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.model.window import Window
-from block_recurrent.ops.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.dot_product import attend
 from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
 from block_recurrent.ops.kernels.window_attention import (

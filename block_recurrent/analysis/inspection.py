@@ -9,8 +9,6 @@ from jaxtyping import Array, Float, Int
 from block_recurrent.model.layers import RecurrentLayer
 from block_recurrent.model.recurrent_cell import RecurrentCell
 from block_recurrent.model.transformer import BlockRecurrentTransformer
-from block_recurrent.ops.attention import heads_first
-from block_recurrent.ops.dot_product import attend, merge_heads
 from block_recurrent.types import KV, LayerState, ModelState
 
 
@@ -71,18 +69,15 @@ def look_at_layer(layer: RecurrentLayer, x: Float[Array, "B W D"], before: Layer
     window, _ = layer.attention.extend(heads.tokens, before.cache, None)
     h = cell.with_ids(state)
     tokens = jax.tree.map(lambda leaf: leaf[0], window.joined())
-    seen = heads.state_queries, cell.queries(h), cell.keys_values(h), tokens
-    state_queries, (queries, token_queries), states, tokens = heads_first(seen, cell.kernel)
-    attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
+    queries, token_queries = cell.queries(h)
+    states, attended = cell.attend(h, tokens)
     return Look(
         entering=state,
         leaving=cell.update(state, attended),
         gates=gate_values(cell, state, attended),
         states_to_states=attention_weights(queries, states),
         states_to_tokens=attention_weights(token_queries, tokens),
-        tokens_to_states=attention_weights(
-            state_queries.reshape(len(x), *state_queries.shape[-3:]), states
-        ),
+        tokens_to_states=attention_weights(heads.state_queries[0], states),
     )
 
 

@@ -90,7 +90,7 @@ def _mark_reach(ax: Axes, model: ModelConfig):
     """How far attention sees: W tokens in one layer, and W more with each layer above."""
     token_axis(ax)
     ax.set_xlabel("place of the token in its document")
-    if model.attention == "full":
+    if model.segment_is_context:
         return
     reach = {"W": model.window_length, "layers · W": model.num_layers * model.window_length}
     for name, place in reach.items():

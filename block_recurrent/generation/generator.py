@@ -68,14 +68,7 @@ class Generator:
             raise UserError("an LSTM is trained and scored here, and writes nothing: name another")
         graphdef, params = nnx.split(model)
         self.params = nnx.to_pure_dict(params)
-        self.block_length = config.window_length
-        if config.attention == "full":
-            if not segment_length or segment_length % config.window_length:
-                raise UserError(
-                    f"segment_length = {segment_length}: with attention = 'full' give a multiple "
-                    f"of the window_length {config.window_length}, the context of the model"
-                )
-            self.block_length = segment_length
+        self.block_length = config.context_length(segment_length)
 
         def start(params, batch_size):
             return initial_decoding_state(
@@ -140,7 +133,7 @@ class Generator:
         length = self.block_length
         whole = np.array([(row.size - 1) // length for row in known])
         # Under full attention no block tells the next one anything.
-        taken = whole if self.config.attention == "full" else np.zeros_like(whole)
+        taken = whole if self.config.segment_is_context else np.zeros_like(whole)
         most = max(1, READ_AT_ONCE // (length * len(known)))
         memory = state.memory
         while (left := whole - taken).any():

@@ -76,7 +76,7 @@ def _description(generator: Generator) -> dict[str, Any]:
     config = dataclasses.asdict(generator.config)
     config = {name: value for name, value in config.items() if name not in NON_ARCHITECTURE_FIELDS}
     config |= {"recurrent_layers": list(generator.config.recurrent_indices)}
-    if generator.config.attention == "full":
+    if generator.config.segment_is_context:
         config |= {"segment_length": generator.block_length}
     sums = jax.device_get(jax.jit(_sums)(generator.params))
     digest = hashlib.sha256(json.dumps([int(one) for one in sums]).encode()).hexdigest()

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from block_recurrent.generation.decoding import Writing, append, next_block
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.token_step import places, read_token
+from block_recurrent.generation.token_step import read_token, ring_positions
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
 
@@ -32,7 +32,7 @@ def write_tokens(
     stop_tokens: tuple[int, ...],
 ) -> tuple[Int[Array, "B size"], Writing]:
     """Writes up to `limit` ≤ `size` tokens, fewer when all rows are done."""
-    in_order = places(model, writing.state.block.shape[1])
+    in_order = ring_positions(model, writing.state.block.shape[1])
     noise = gumbel_noise(key, writing.state.length, size, model.config.vocab_size)
 
     def write(progress, states):

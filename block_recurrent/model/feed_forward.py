@@ -26,5 +26,5 @@ class FeedForward(nnx.Module):
         return self.output(self.activations(x))
 
     def activations(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
-        """The hidden units: what a gate looks at."""
+        """The hidden units, which are also the input of the gate after the network."""
         return relu(self.hidden(x))

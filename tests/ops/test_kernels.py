@@ -1,6 +1,5 @@
 """The fused kernels against plain attention: interpreted on CPU, and lowered for GPU and TPU."""
 
-import dataclasses
 import json
 import os
 import re
@@ -18,7 +17,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from block_recurrent import KV, ModelConfig, UserError
 from block_recurrent.model.window import Window
 from block_recurrent.ops.attention import choose_kernel
-from block_recurrent.ops.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.dot_product import attend
 from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
 from block_recurrent.ops.kernels.window_attention import (
@@ -51,10 +51,10 @@ def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
 
 def plain_attention(queries, tokens, carried, starts, bias, dropout):
     """What `window_attention` computes, with weights W × 2W."""
-    window, heads = carried.keys.shape[1:3]
+    window = carried.keys.shape[1]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    joined = Window(tokens, carried, starts).joined()
-    keys, values = (x.swapaxes(-3, -2) for x in joined)
+    tokens = jax.tree.map(lambda segment: to_blocks_of_heads(segment, window), tokens)
+    keys, values = Window(tokens, carried, starts).joined()
     queries = to_blocks_of_heads(queries, window)
     if bias is None:
         positions = np.arange(2 * window)
@@ -63,8 +63,7 @@ def plain_attention(queries, tokens, carried, starts, bias, dropout):
     padding = ((0, 0), (window - 1, window))
     by_place = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
     bias = by_relative_position(by_place, window, 2 * window)
-    out = from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
-    return out.reshape(*out.shape[:2], heads, -1)
+    return from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
 
 
 def with_gradients(attention, inputs, d_out):
@@ -200,9 +199,8 @@ def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
 def plain_unmasked_attention(queries, keys_values):
     """What `unmasked_attention` computes."""
     keys, values = (x.swapaxes(-3, -2) for x in keys_values)
-    batch, length, heads, _ = queries.shape
-    queries = to_blocks_of_heads(queries, length // len(keys))
-    return from_blocks_of_heads(attend(queries, keys, values)).reshape(batch, length, heads, -1)
+    queries = to_blocks_of_heads(queries, queries.shape[1] // len(keys))
+    return from_blocks_of_heads(attend(queries, keys, values))
 
 
 def rectangle(platform, queries, keys, *tiles):
@@ -390,24 +388,28 @@ def test_devices_share_the_batch_and_the_heads():
 
 
 def test_auto_takes_the_kernels_where_they_run_and_fit():
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "cpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu") == "pallas"
-    assert choose_kernel("auto", 512, 96, "bfloat16", 0, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "tpu") == "xla", "not tried on one"
-    assert choose_kernel("pallas", 512, 128, "bfloat16", 0, "tpu", num_devices=1) == "pallas"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu", "7.5") == "xla"
-    assert choose_kernel("xla", 512, 128, "bfloat16", 0, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 100, "gpu") == "xla"
-    assert choose_kernel("pallas", 7, 5, "bfloat16", 0, "cpu") == "pallas"
+    def choose(wanted, window, size, *machine, num_states=0, **more):
+        lengths = {"window_length": window, "num_states": num_states}
+        return choose_kernel(wanted, lengths, size, "bfloat16", *machine, **more)
+
+    assert choose("auto", 512, 128, "cpu") == "xla"
+    assert choose("auto", 512, 128, "gpu") == "pallas"
+    assert choose("auto", 512, 96, "gpu") == "xla"
+    assert choose("auto", 512, 128, "tpu") == "xla", "not tried on one"
+    assert choose("pallas", 512, 128, "tpu", num_devices=1) == "pallas"
+    assert choose("auto", 512, 128, "gpu", "7.5") == "xla"
+    assert choose("xla", 512, 128, "gpu") == "xla"
+    assert choose("auto", 512, 128, "gpu", num_states=100) == "xla"
+    assert choose("pallas", 7, 5, "cpu") == "pallas"
 
 
 @pytest.mark.parametrize("dtype, kernel", [("bfloat16", "pallas"), ("float32", "xla")])
 def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    config = ModelConfig(dtype=dtype)
-    assert config.attention_kernel == "auto"
-    assert config.kernel(read_states=True) == kernel
-    assert dataclasses.replace(config, attention_kernel="pallas").kernel(False) == "pallas"
+    sizes = {"window_length": 512, "num_states": 512}
+    assert ModelConfig().attention_kernel == "auto"
+    assert choose_kernel("auto", sizes, 128, dtype) == kernel
+    assert choose_kernel("pallas", sizes, 128, dtype) == "pallas"
 
 
 @pytest.mark.parametrize(
@@ -421,9 +423,14 @@ def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
     ],
 )
 def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
+    num_states = 100 if "states" in message else 512
     with pytest.raises(UserError, match=message):
         choose_kernel(
-            "pallas", window, size, "bfloat16", 100 if "states" in message else 0, platform
+            "pallas",
+            {"window_length": window, "num_states": num_states},
+            size,
+            "bfloat16",
+            platform,
         )
 
 
