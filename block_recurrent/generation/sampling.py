@@ -35,10 +35,15 @@ class Sampling:
             raise UserError(f"top_p = {self.top_p}: give a number above 0 and up to 1")
 
     def __call__(self, logits: Float[Array, "B L"], noise: Float[Array, "B L"]) -> Int[Array, " B"]:
-        """A token for each row. `noise` is Gumbel's: the largest sum is a draw from the softmax."""
+        """Choose a token for each row.
+
+        Adding Gumbel noise and taking the largest sum draws from the softmax of the logits.
+        """
         if self.temperature == 0:
             return greedy(logits)
-        logits = logits / self.temperature
+        # Subtract the maximum first: dividing by a tiny temperature would overflow.
+        logits = logits - logits.max(axis=-1, keepdims=True)
+        logits = logits / max(self.temperature, float(jnp.finfo(logits.dtype).tiny))
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p is not None:
