@@ -115,7 +115,9 @@ def make_evaluator(
     shape = config.train.batch_size, config.train.segment_length
     shape = evaluation_shape(documents, config.model.attention, *shape)
     given = arguments.batch_size, arguments.segment_length
-    rows, length = (n if own is None else own for n, own in zip(shape, given, strict=True))
+    rows, length = (
+        default if value is None else value for default, value in zip(shape, given, strict=True)
+    )
     layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
     return Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
 

@@ -133,27 +133,28 @@ class Generator:
           UserError: the number of prompts is not the number of rows, or a prompt contains a token
             outside the vocabulary.
         """
-        known = self._append_prompts(state, prompts)
+        texts = self._append_prompts(state, prompts)
         length = self.block_length
-        whole = np.array([(row.size - 1) // length for row in known])
+        num_blocks = np.array([(text.size - 1) // length for text in texts])  # that are complete
         # Full attention carries nothing from one block to the next.
-        taken = whole if self.config.attention == "full" else np.zeros_like(whole)
-        most = max(1, READ_AT_ONCE // (length * len(known)))
+        skip = self.config.attention == "full"
+        num_read = num_blocks if skip else np.zeros_like(num_blocks)
+        max_blocks = max(1, READ_AT_ONCE // (length * len(texts)))
         memory = state.memory
-        while (left := whole - taken).any():
-            blocks = 1 << (min(most, int(left.max())).bit_length() - 1)
-            rows = left >= blocks
-            tokens = np.zeros((len(known), blocks * length), np.int32)
+        while (remaining := num_blocks - num_read).any():
+            count = 1 << (min(max_blocks, int(remaining.max())).bit_length() - 1)
+            rows = remaining >= count
+            tokens = np.zeros((len(texts), count * length), np.int32)
             for index in np.flatnonzero(rows):
-                tokens[index] = known[index][taken[index] * length :][: tokens.shape[1]]
+                tokens[index] = texts[index][num_read[index] * length :][: tokens.shape[1]]
             memory = self._read(self.params, memory, tokens, rows)
-            taken = taken + blocks * rows
-        block = np.zeros((len(known), length), np.int32)
-        for index, row in enumerate(known):
-            rest = row[whole[index] * length :]
+            num_read = num_read + count * rows
+        block = np.zeros((len(texts), length), np.int32)
+        for index, text in enumerate(texts):
+            rest = text[num_blocks[index] * length :]
             block[index, : rest.size] = rest
-        grown = np.array([len(prompt) for prompt in prompts], np.int32)
-        return DecodingState(memory, jnp.asarray(block), state.length + grown)
+        num_new = np.array([len(prompt) for prompt in prompts], np.int32)
+        return DecodingState(memory, jnp.asarray(block), state.length + num_new)
 
     def stream(
         self,
@@ -177,32 +178,32 @@ class Generator:
         if num_tokens < 1:
             return  # before `state` is donated
         writing = self._begin(self.params, state)
-        while not done.all() and (left := int((ends - lengths)[~done].max())) > 0:
-            limit = min(left, WRITE_AT_ONCE)
+        while not done.all() and (remaining := int((ends - lengths)[~done].max())) > 0:
+            limit = min(remaining, WRITE_AT_ONCE)
             tokens, writing = self._write(self.params, writing, key, limit, sampling, stop_tokens)
             before = lengths
             tokens, lengths, done = jax.device_get((tokens, writing.state.length, writing.done))
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
             yield Piece(new, writing.state)
 
-    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " known"]]:
+    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
         """The tokens in the block of each row, followed by its prompt."""
         blocks, unread = np.asarray(state.block), np.asarray(state.unread)
         if len(prompts) != len(blocks):
             raise UserError(
                 f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
             )
-        known = []
-        for block, last, prompt in zip(blocks, unread, prompts, strict=True):
+        texts = []
+        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
             tokens = np.asarray(prompt, np.int32).reshape(-1)
-            wrong = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
-            if wrong.size:
+            invalid = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
+            if invalid.size:
                 raise UserError(
-                    f"a prompt contains token {wrong[0]}: the model's tokens are 0 to "
+                    f"a prompt contains token {invalid[0]}: the model's tokens are 0 to "
                     f"{self.config.vocab_size - 1}"
                 )
-            known.append(np.concatenate([block[: last + 1], tokens]))
-        return known
+            texts.append(np.concatenate([block[: position + 1], tokens]))
+        return texts
 
 
 def choose_block_length(config: ModelConfig, segment_length: int | None) -> int:

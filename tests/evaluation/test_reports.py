@@ -181,7 +181,7 @@ def test_report_refusals(refuse, finished):
 
 def test_without_matplotlib(refuse, finished, monkeypatch):
     for name in list(sys.modules):
-        if name.endswith(("plots", "report", "_figures")):
+        if name.endswith(("plots", "report", "figures")):
             monkeypatch.delitem(sys.modules, name)
     for name in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, name, None)
