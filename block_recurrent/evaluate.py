@@ -1,4 +1,4 @@
-"""Evaluates a run's newest checkpoint: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+"""Evaluate the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
 import json
@@ -65,7 +65,7 @@ def main():
     check_outputs(arguments)
     if arguments.report:
         from block_recurrent.evaluation.report import (
-            write_report,  # needs matplotlib: says so at once
+            write_report,  # reports a missing matplotlib before the evaluation
         )
     config, model, step = load_run(arguments.workdir)
     graphdef, params = nnx.split(model)
@@ -93,29 +93,31 @@ def main():
 
 
 def check_outputs(arguments: argparse.Namespace):
-    """Refuses before the work what could not be written after it."""
+    """Check the output paths before the evaluation, rather than after it."""
     for option in ("json", "report"):
         path = getattr(arguments, option)
         if path and not path.parent.is_dir():
-            raise UserError(f"no folder {path.parent} for --{option}={path}: make it")
+            raise UserError(f"no folder {path.parent} for --{option}={path}: create it first")
         if path and path.is_dir():
-            raise UserError(f"--{option}={path} is a folder: name a file")
+            raise UserError(f"--{option}={path} is a folder: give the path of a file")
     if arguments.report and arguments.report.suffix != ".html":
-        raise UserError(f"--report={arguments.report} is no page: name a file that ends in .html")
+        raise UserError(f"--report={arguments.report}: give a file name that ends in .html")
 
 
 def make_evaluator(
     graphdef: nnx.GraphDef, config: RunConfig, arguments: argparse.Namespace
 ) -> Evaluator:
-    """Of the split, on one device, in the shape asked for or else a good one."""
+    """An evaluator of the chosen split on one device; rows and segment length may be given."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
-        raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
+        raise UserError(f"no split {arguments.split}: choose one of {', '.join(splits)}")
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
     shape = evaluation_shape(documents, config.model.attention, *shape)
-    asked = arguments.batch_size, arguments.segment_length
-    rows, length = (n if given is None else given for n, given in zip(shape, asked, strict=True))
+    given = arguments.batch_size, arguments.segment_length
+    rows, length = (
+        default if value is None else value for default, value in zip(shape, given, strict=True)
+    )
     layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
     return Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
 
@@ -123,7 +125,7 @@ def make_evaluator(
 def probe_memory(
     evaluator: Evaluator, config: RunConfig, params: dict[str, Any]
 ) -> dict[str, Profile]:
-    """The loss with each memory; one row alone has no other document's state to get."""
+    """The loss with each memory; 'swapped' needs at least two rows."""
     if not config.model.has_recurrent_state:
         return {}
     memories = MEMORIES if evaluator.lanes.batch_size > 1 else MEMORIES[:2]

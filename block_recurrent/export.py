@@ -1,4 +1,4 @@
-"""A run's model as one file: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
+"""Export a model as one file: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
 
 import argparse
 from pathlib import Path

@@ -117,7 +117,7 @@ class ModelConfig:
             return self.window_length
         if not segment_length or segment_length % self.window_length:
             raise UserError(
-                f"segment_length = {segment_length}: with attention = 'full' give a multiple "
-                f"of the window_length {self.window_length}, the context of the model"
+                f"segment_length = {segment_length}: a model with attention = 'full' needs a "
+                f"multiple of its window_length {self.window_length}"
             )
         return segment_length

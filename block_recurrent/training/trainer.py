@@ -17,9 +17,9 @@ from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError, cannot_write
-from block_recurrent.evaluation.compressors import compressed_bits_per_byte
 from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
 from block_recurrent.evaluation.memory_worth import MemoryProbe
+from block_recurrent.evaluation.score import compressed_bits_per_byte
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import abstract_model
@@ -323,7 +323,7 @@ class Trainer:
         """Scores the held-out documents, in the end beside gzip, and lets the model write."""
         documents, metrics = self.documents["held_out"], self.evaluator(state.params).metrics()
         if self.probe:
-            metrics["memory_worth"] = self.probe.worth(state.params)
+            metrics["memory_worth"] = self.probe.memory_worth(state.params)
         sample = self.writer and self.writer(state.params)
         if not is_main_process():
             return

@@ -196,7 +196,7 @@ def test_evaluation_without_a_run(refuse):
     end = " holds no run (no config.gin): train first, or name another"
     for option in ("json", "report"):
         message = refuse("evaluate", "--workdir=nowhere", f"--{option}=texts")
-        assert message == f"--{option}=texts is a folder: name a file"
+        assert message == f"--{option}=texts is a folder: give the path of a file"
     for folder in ("nowhere", "texts", "texts/0.txt"):
         assert refuse("evaluate", f"--workdir={folder}") == folder + end
 
@@ -204,15 +204,24 @@ def test_evaluation_without_a_run(refuse):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "no prompt: give --prompt or --prompt_file, or go on from a --state"),
-        (["--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file: give one of them"),
+        ([], "no prompt: give --prompt or --prompt_file, or continue from a --state"),
+        (
+            ["--prompt=a", "--prompt_file=b"],
+            "--prompt and --prompt_file exclude each other: give one",
+        ),
         (["--prompt_file=b"], "cannot read --prompt_file=b (No such file or directory)"),
-        (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a document give"),
-        (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give a number from 0"),
-        (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 and below 2**32"),
+        (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a new document"),
+        (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give 0 or more"),
+        (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 to 2**32 - 1"),
         (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
-        (["--prompt=a", "--save_state=no/b"], "no folder no for --save_state=no/b: make it"),
-        (["--prompt=a", "--save_state=texts"], "--save_state=texts is a folder: name a file"),
+        (
+            ["--prompt=a", "--save_state=no/b"],
+            "no folder no for --save_state=no/b: create it first",
+        ),
+        (
+            ["--prompt=a", "--save_state=texts"],
+            "--save_state=texts is a folder: give the path of a file",
+        ),
         (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_file_where_a_folder_is_to_be(tmp_path):
     folder = tmp_path / "file" / "inside"
     text = Text("nothing", np.zeros(8, np.int32), ByteVocabulary())
     assert message_of(write_analysis, folder, variant_model("fixed_skip").config, text, {}, {}) == (
-        f"cannot make --output={folder} (Not a directory)"
+        f"cannot create --output={folder} (Not a directory)"
     )
 
 
@@ -121,8 +121,8 @@ def test_a_model_of_no_vocabulary_cannot_write(tmp_path):
     save_model(path, variant_model("fixed_skip"))
     arguments = argparse.Namespace(workdir=None, model=path)
     assert message_of(load_generator, arguments) == (
-        f"{path} is no model of bytes, and holds no other vocabulary: generate from its run by "
-        "--workdir"
+        f"{path} is not a byte-level model, and the file does not contain its vocabulary: generate "
+        "from the run instead, with --workdir"
     )
 
 

@@ -62,11 +62,11 @@ def test_a_saved_state_runs_nothing(bomb, tmp_path):
     with np.load(path) as good:
         arrays = dict(good)
     path.write_bytes(bomb)
-    with pytest.raises(UserError, match="is no saved state, or is damaged"):
+    with pytest.raises(UserError, match="is not a saved state, or is damaged"):
         load_state(path, generator)
     for name in ("model", "length"):  # an entry that NumPy would have to unpickle
         np.savez(path, **arrays | {name: np.array([Bomb(tmp_path / "it went off")], object)})
-        with pytest.raises(UserError, match="is no saved state, or is damaged"):
+        with pytest.raises(UserError, match="is not a saved state, or is damaged"):
             load_state(path, generator)
 
 

@@ -15,7 +15,7 @@ from block_recurrent.data.documents import ByteDocuments, is_held_out, split_hel
 from block_recurrent.data.text_files import load_text_files
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
-from block_recurrent.evaluation.compressors import compressed_bits_per_byte
+from block_recurrent.evaluation.score import compressed_bits_per_byte
 
 EVERY_BYTE = bytes(range(256))
 

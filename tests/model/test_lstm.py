@@ -90,5 +90,7 @@ def test_it_learns_and_its_memory_is_weighed(tmp_path):
 def test_what_it_is_not():
     with pytest.raises(UserError, match=r"layer = 'lstm' has no recurrent cells: set recurrent_l"):
         ModelConfig(layer="lstm")
-    with pytest.raises(UserError, match="an LSTM is trained and scored here, and writes nothing"):
+    with pytest.raises(
+        UserError, match="an LSTM can be trained and evaluated, but cannot generate"
+    ):
         Generator(make_model(**LSTM))
