@@ -118,8 +118,8 @@ def test_unknown_parameter(refuse):
 
 def test_segment_that_is_no_multiple_of_the_window(refuse):
     assert refuse("train", *TINY, *bind(data__path="texts", train__segment_length=60)) == (
-        "train.segment_length = 60 is no multiple of BlockRecurrentTransformer.window_length = 16: "
-        "48 and 64 are the nearest"
+        "train.segment_length = 60 is not a multiple of BlockRecurrentTransformer.window_length = "
+        "16: 48 and 64 are the nearest"
     )
 
 
@@ -210,7 +210,7 @@ def test_evaluation_without_a_run(refuse):
         (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a document give"),
         (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give a number from 0"),
         (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 and below 2**32"),
-        (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
+        (["--prompt=a", "--top_p=2"], "top_p = 2.0: must be above 0 and at most 1, or None"),
         (["--prompt=a", "--save_state=no/b"], "no folder no for --save_state=no/b: make it"),
         (["--prompt=a", "--save_state=texts"], "--save_state=texts is a folder: name a file"),
         (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),

@@ -219,8 +219,8 @@ def test_files_that_cannot_be_read(elsewhere):
         ("Train.seed = 3", "nothing is called 'Train': did you mean train?"),
         (
             "foo.seed = 3",
-            "nothing is called 'foo': choose from BlockRecurrentTransformer, train, optimizer, data, "
-            "mesh, distributed, watch, prepare",
+            "nothing is called 'foo': choose from BlockRecurrentTransformer, train, optimizer, "
+            "data, mesh, distributed, watch, prepare",
         ),
         ("num_steps = 3", "'num_steps' has no section: did you mean train.num_steps?"),
         ("WINDWO_LENGTH = 3", "nothing uses the macro WINDWO_LENGTH: did you mean WINDOW_LENGTH?"),
