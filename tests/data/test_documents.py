@@ -12,6 +12,7 @@ import pytest
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments, is_held_out, split_held_out
+from block_recurrent.data.embedded import load_standard_library
 from block_recurrent.data.text_files import load_text_files
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
