@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.errors import UserError
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
+from block_recurrent.training.layout_table import layout_table
+from block_recurrent.training.train_step import TrainState
 from tiny import TINY
 
 DATA, FSDP, MIXED = "8,1,1", "1,8,1", "2,2,2"
@@ -126,7 +129,7 @@ def test_what_does_not_divide(shape, message):
 
 @pytest.mark.parametrize("rule", ["kernel", "(: fsdp", "kernel: rows", "kernel: fsdp, fsdp"])
 def test_rules_that_cannot_be_read(rule):
-    with pytest.raises(UserError, match="mesh.rules holds"):
+    with pytest.raises(UserError, match="mesh.rules contains"):
         MeshConfig(rules=(rule,))
 
 
@@ -143,8 +146,46 @@ def test_heads_that_are_split_are_left_to_xla():
     )
 
 
-def test_the_first_rule_that_matches_counts():
-    layout = Layout(make_mesh(MeshConfig(1), TINY, 4, jax.devices()[:1]), ("a: fsdp", "b: -, fsdp"))
-    tree = {"ab": jnp.ones(4), "b": jnp.ones((4, 4)), "c": jnp.ones(4)}
-    specs = {name: tuple(sharding.spec) for name, sharding in layout.parameters(tree).items()}
-    assert specs == {"ab": ("fsdp",), "b": (None, "fsdp"), "c": ()}
+@pytest.fixture
+def layout():
+    """Of 2 × 2 × 2 devices, each of them the same one, which shapes do not notice."""
+    devices = np.array(jax.devices()[:1] * 8).reshape(2, 2, 2)
+    rules = "a/kernel: fsdp, tensor", "kernel: tensor, fsdp", "bias: fsdp"
+    return Layout(Mesh(devices, ("data", "fsdp", "tensor")), rules)
+
+
+@pytest.mark.parametrize(
+    "path, shape, expected",
+    [
+        ("a/kernel", (4, 6), ("fsdp", "tensor")),
+        ("a/kernel", (3, 6), (None, "tensor")),  # only the axis that does not divide is whole
+        ("a/kernel", (4, 5), ("fsdp", None)),
+        ("a/kernel", (3, 5), ()),
+        ("a/kernel", (6,), ()),  # a factor of Adafactor has another number of axes
+        ("b/kernel", (3, 6), (None, "fsdp")),
+        ("a/bias", (4,), ("fsdp",)),
+        ("a/scale", (4,), ()),  # no rule
+    ],
+)
+def test_the_first_rule_that_matches_counts_axis_by_axis(path, shape, expected, layout):
+    outer, inner = path.split("/")
+    tree = {outer: {inner: jax.ShapeDtypeStruct(shape, jnp.float32)}}
+    assert tuple(layout.parameters(tree)[outer][inner].spec) == expected
+
+
+def test_the_layout_table_shows_each_axis(layout):
+    shapes = {"both": (4, 6), "one": (3, 6), "none": (3, 5)}
+    tree = {
+        "a": {f"kernel_{name}": jax.ShapeDtypeStruct(n, jnp.float32) for name, n in shapes.items()}
+    }
+    params = jax.tree.map(
+        lambda leaf, sharding: leaf.update(sharding=sharding), tree, layout.parameters(tree)
+    )
+    parts = {"params": params, "optimizer": {}, "model": ()}
+    table = layout_table(TrainState(**dict.fromkeys(TrainState._fields) | parts))
+    rows = [re.split("  +", line) for line in table.splitlines() if "kernel" in line]
+    assert {row[0]: row[4] for row in rows} == {
+        "params/a/kernel_both": "fsdp, tensor",
+        "params/a/kernel_one": "-, tensor",
+        "params/a/kernel_none": "whole",
+    }
