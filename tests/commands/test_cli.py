@@ -31,6 +31,7 @@ PROGRAMS = {
     "export": block_recurrent.export.main,
     "generate": block_recurrent.generate.main,
 }
+REQUIRED = {"train": ["--gin_file=a"], "analyze": ["--output=a"], "export": ["--output=a"]}
 TINY = ["--gin_file=gin/brt_fixed_gate.gin", "--gin_file=gin/scale/tiny.gin"]
 TINY += ["--gin_file=gin/data/text_files.gin"]
 
@@ -204,7 +205,7 @@ def test_evaluation_without_a_run(refuse):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "no prompt: give --prompt or --prompt_file, or go on from a --state"),
+        ([], "no prompt: give --prompt or --prompt_file, or continue a saved --state"),
         (["--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file: give one of them"),
         (["--prompt_file=b"], "cannot read --prompt_file=b (No such file or directory)"),
         (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a document give"),
@@ -253,6 +254,19 @@ def test_help(program, run):
     assert out.startswith(f"usage: python -m block_recurrent.{program} ") and "--workdir" in out
     assert "\nexamples:\n  python -m block_recurrent." in out and "Exit status: 0 " in out
     assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_mistakes_in_the_arguments(program, refuse):
+    """One line, like any other mistake, which names the argument and says what argparse hides."""
+    end = " (--help lists all arguments)"
+    for place in ("s3://bucket/run", "gs://"):
+        assert refuse(program, f"--workdir={place}") == (
+            f"argument --workdir: {place} cannot hold a run: name a folder on disk, or "
+            f"gs://bucket/run{end}"
+        )
+    message = refuse(program, "--workdir=runs/a", "--workdri=runs/b", *REQUIRED.get(program, ()))
+    assert message == f"unrecognized arguments: --workdri=runs/b{end}"
 
 
 # From the first step to the evaluation

@@ -121,8 +121,8 @@ def test_a_model_of_no_vocabulary_cannot_write(tmp_path):
     save_model(path, variant_model("fixed_skip"))
     arguments = argparse.Namespace(workdir=None, model=path)
     assert message_of(load_generator, arguments) == (
-        f"{path} is no model of bytes, and holds no other vocabulary: generate from its run by "
-        "--workdir"
+        f"{path} is not a model of bytes, and contains no other vocabulary: generate from its run "
+        "with --workdir"
     )
 
 
@@ -136,7 +136,7 @@ def test_some_but_not_all_that_processes_need():
         (DistributedConfig(), 1),
     ]:
         message = message_of(connect, config, process)
-        assert message.startswith("a process joins others by coordinator_address, num_processes")
+        assert message.startswith("joining other processes needs coordinator_address, num_pr")
         assert "give all three, not (" in message
 
 

@@ -263,9 +263,9 @@ def test_a_gin_file_imports_nothing(tmp_path):
 def test_a_gin_file_names_no_module_to_import(text, tmp_path):
     path = tmp_path / "evil.gin"
     path.write_text(text)
-    with pytest.raises(UserError, match="names code to be run, which no gin file may") as error:
+    with pytest.raises(UserError, match="names code to run, which a gin file may not") as error:
         load_prepare([str(path)], [])
-    assert str(error.value).startswith(f"{path}:{len(text.splitlines())}: ")
+    assert str(error.value).startswith(f"{path}:{len(text.splitlines())}")
     prepare, _ = load_prepare([str(path)], ["prepare.module = 'mine'"])
     assert prepare.module == "mine", "on the command line it is asked for"
 

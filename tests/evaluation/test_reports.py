@@ -175,7 +175,7 @@ def test_report_refusals(refuse, finished):
         "no folder nowhere for --report=nowhere/a.html: make it"
     )
     assert refuse("evaluate", run, "--report=a.pdf") == (
-        "--report=a.pdf is no page: name a file that ends in .html"
+        "--report=a.pdf is not a page: name a file that ends in .html"
     )
 
 
@@ -195,9 +195,9 @@ def test_analysis_refusals(refuse, finished, tmp_path):
     (tmp_path / "short.txt").write_text("seven b")
     (tmp_path / "empty.txt").touch()
     assert refuse("analyze", run, output, "--text_file=short.txt").startswith(
-        "short.txt gives 7 tokens, and a block of the model is 8: name a longer text"
+        "short.txt has 7 tokens, but a block of the model is 8: name a longer text"
     )
-    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith("empty.txt gives 0 ")
+    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith("empty.txt has 0 ")
     assert refuse("analyze", run, output, "--text_file=none.txt") == (
         "cannot read --text_file=none.txt (No such file or directory)"
     )
@@ -211,7 +211,7 @@ def test_analysis_refusals(refuse, finished, tmp_path):
 def test_analysis_needs_a_recurrent_layer_and_a_checkpoint(refuse, tmp_path):
     write_run(tmp_path, recurrent_layers=())
     assert refuse("analyze", "--workdir=run", "--output=out") == (
-        "the model in run has no recurrent layer to look into: name a run with "
+        "the model in run has no recurrent layer: name a run with "
         "BlockRecurrentTransformer.recurrent_layers"
     )
 
