@@ -87,7 +87,7 @@ def test_a_model_file_runs_nothing(bomb, tmp_path):
         ({"gate": "../../gate"}, "choose from 'fixed', 'lstm', 'gru'"),
         ({"recurrent_layers": 7}, "must be a tuple"),
         ({"__class__": "os"}, "__class__"),
-        ([], "no attribute 'items'"),
+        ([], "must be a mapping"),
     ],
 )
 def test_the_header_of_a_model_file_is_data(fields, message, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import Literal, get_origin
 
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from block_recurrent import BlockRecurrentTransformer, ModelConfig, Sampling, UserError
+from block_recurrent import (
+    BlockRecurrentTransformer,
+    FullAttention,
+    ModelConfig,
+    RecurrentCell,
+    Sampling,
+    SlidingWindowAttention,
+    UserError,
+)
 from block_recurrent.config.options import (
     DataConfig,
     DistributedConfig,
@@ -209,7 +218,29 @@ def test_a_model_without_recurrent_layers_needs_no_states():
     assert ModelConfig(recurrent_layers=(), num_states=0).num_states == 0
 
 
-# What the modules use for their arguments
+# Arguments of the public modules
+
+
+@pytest.mark.xfail(strict=True, reason="the modules do not call check_value yet")
+@pytest.mark.parametrize(
+    "argument, value, message",
+    [
+        ("positions", "T5", "choose from 't5', 'rope' (did you mean 't5'?)"),
+        ("dtype", "float16", "choose from 'float32', 'bfloat16' (did you mean 'bfloat16'?)"),
+        ("kernel", "palas", "choose from 'xla', 'pallas', 'auto' (did you mean 'pallas'?)"),
+        ("gate", "LSTM", "choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)"),
+        ("configuration", "skipp", "choose from 'dual', 'single', 'skip' (did you mean 'skip'?)"),
+    ],
+)
+def test_a_wrong_choice_in_a_public_module(argument, value, message):
+    sizes = {"num_heads": 2, "head_size": 8, "rngs": nnx.Rngs(0), argument: value}
+    modules = {SlidingWindowAttention: {"window_length": 4}, FullAttention: {"window_length": 4}}
+    modules[RecurrentCell] = {"num_states": 3, "mlp_dim": 16}
+    takers = [each for each in modules if argument in inspect.signature(each.__init__).parameters]
+    assert takers
+    for module in takers:
+        found = error_of(module, 16, **sizes, **modules[module])
+        assert found == f"{argument} = {value!r}: {message}"
 
 
 def test_check_value():
