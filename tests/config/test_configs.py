@@ -1,4 +1,4 @@
-"""Gin files to configurations: what they set, and every error as a user reads it."""
+"""From gin files to configurations: values, and every error message."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ RECALL = ["recall_facts", "recall_values", "recall_filler"]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Another folder than the clone's, so that shipped files are found as installed ones are."""
+    """A folder outside the clone, so that shipped files are found as in an installation."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,7 +36,7 @@ def error_of(*bindings, files=(FIXED,)) -> str:
     return str(caught.value)
 
 
-# What is shipped
+# Shipped files
 
 
 def test_what_is_shipped():
@@ -92,13 +92,13 @@ def test_paper_scale_is_the_experiments():
 
 @pytest.mark.parametrize("family", [SCALES, DATA], ids=["scale", "data"])
 def test_files_of_a_family_replace_each_other(family):
-    """Or what the first of two sets would be left over when the second comes after it."""
+    """Otherwise values of the first file would remain when a second one follows it."""
     of_one_corpus = {("data", name) for name in "path glob".split() + RECALL}
     names = [{(b.section, b.name) for b in read([file], [])} - of_one_corpus for file in family]
     assert all(others == names[0] for others in names)
 
 
-# What a configuration consists of
+# Values
 
 
 def test_no_file_gives_the_defaults():
@@ -163,7 +163,7 @@ def test_differences():
     ]
 
 
-# Where files are looked up
+# Where files are found
 
 
 def test_the_current_folder_comes_first(elsewhere):
@@ -359,7 +359,7 @@ def test_recurrent_layers_have_states():
 
 
 def test_a_host_programs_gin_is_left_alone(elsewhere):
-    """This package in a program that is configured by gin, with names like ours."""
+    """A program that itself uses gin imports this package, and has names like ours."""
 
     @gin.configurable(module="host")
     def train(num_steps=1, window=2):
@@ -382,7 +382,7 @@ def test_a_host_programs_gin_is_left_alone(elsewhere):
 
 
 def test_import_is_light():
-    """Configurations are read by doors that need no TensorBoard, and nothing starts a device."""
+    """Reading a configuration needs neither TensorBoard nor a device."""
     code = (
         "import sys, block_recurrent.config.run_config, jax._src.xla_bridge as bridge\n"
         "assert not bridge.backends_are_initialized()\n"

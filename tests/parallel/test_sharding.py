@@ -1,4 +1,4 @@
-"""Eight devices compute what one does, and exchange no more than the layout asks for."""
+"""Eight devices compute the same as one, and exchange only what the layout requires."""
 
 import dataclasses
 import json
@@ -45,22 +45,22 @@ def train(*variants: str, meshes: tuple[str, ...]) -> dict:
 def assert_equal_to_one_device(results: dict):
     for meshes in results.values():
         alone = meshes.pop("alone")
-        assert alone[-1] < alone[0] - 0.1, "20 steps should have taught something"
+        assert alone[-1] < alone[0] - 0.1, "the loss must fall in 20 steps"
         for found in meshes.values():
             np.testing.assert_allclose(found["losses"], alone, rtol=1e-5)
-            # Another order of sums can turn a hidden unit that is all but 0 on or off, and its
-            # parameters then part by a fraction of a step (0.03); the losses do not notice.
+            # Another order of sums can switch a hidden unit that is almost 0 on or off. Its
+            # parameters then differ by a fraction of a step (0.03); the losses hardly change.
             assert found["difference"] < 5e-3
 
 
 def gathered(collectives: dict) -> list[tuple[int, ...]]:
-    """Shapes that all-gathers make."""
+    """Shapes of the results of all-gathers."""
     names = (name for name in collectives if name.startswith("all-gather"))
     return [tuple(map(int, re.search(r"\[([\d,]*)\]", name)[1].split(","))) for name in names]
 
 
 def elements(collectives: dict, kind: str) -> int:
-    """Numbers that all collectives of a kind move."""
+    """How many numbers all collectives of one kind move."""
     shapes = [
         re.findall(r"\[([\d,]*)\]", name) * count
         for name, count in collectives.items()
@@ -76,8 +76,8 @@ def test_data_and_fsdp():
     results = train("fixed_skip", meshes=(DATA, FSDP))
     data, fsdp = (results["fixed_skip"][mesh]["collectives"] for mesh in (DATA, FSDP))
     assert_equal_to_one_device(results)
-    assert {name.split()[0] for name in data} == {"all-reduce"}, "gradients are all that moves"
-    # Gathered are matrices and vectors, which are parameters; activations have more axes.
+    assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
+    # Only matrices and vectors are gathered, which are parameters; activations have more axes.
     assert gathered(fsdp) and all(len(shape) <= 2 for shape in gathered(fsdp))
     assert {name.split()[0] for name in fsdp} <= {"all-gather", "all-reduce", "reduce-scatter"}
     assert elements(fsdp, "all-reduce") < 1.5 * elements(data, "all-reduce")
@@ -90,11 +90,11 @@ def test_every_model_along_all_axes(variant):
 
 
 @pytest.mark.slow
-def test_the_fused_kernels_see_the_rows_of_a_device():
+def test_the_fused_kernels_run_on_the_rows_of_a_device():
     assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))
 
 
-# The table, and what does not fit
+# Rules, and sizes that do not fit
 
 
 def mesh(*shape, model=TINY, batch=8):
@@ -133,7 +133,7 @@ def test_rules_that_cannot_be_read(rule):
         MeshConfig(rules=(rule,))
 
 
-def test_heads_that_are_split_are_left_to_xla():
+def test_split_heads_use_xla():
     auto, pallas = (dataclasses.replace(TINY, attention_kernel=name) for name in ("auto", "pallas"))
     assert split_heads(MeshConfig(fsdp=8), auto) == auto
     assert split_heads(MeshConfig(fsdp=8), pallas) == pallas
@@ -148,7 +148,7 @@ def test_heads_that_are_split_are_left_to_xla():
 
 @pytest.fixture
 def layout():
-    """Of 2 × 2 × 2 devices, each of them the same one, which shapes do not notice."""
+    """For 2 × 2 × 2 devices; they are all the same device, which is enough for shapes."""
     devices = np.array(jax.devices()[:1] * 8).reshape(2, 2, 2)
     rules = "a/kernel: fsdp, tensor", "kernel: tensor, fsdp", "bias: fsdp"
     return Layout(Mesh(devices, ("data", "fsdp", "tensor")), rules)
