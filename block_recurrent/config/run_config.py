@@ -49,16 +49,9 @@ class RunConfig:
             object.__setattr__(self, "optimizer", optimizer)
 
 
-# Sections of a gin file, and the fields of RunConfig that they set.
-SECTIONS = {
-    "BlockRecurrentTransformer": "model",
-    "train": "train",
-    "optimizer": "optimizer",
-    "data": "data",
-    "mesh": "mesh",
-    "distributed": "distributed",
-    "watch": "watch",
-}
+# Sections of a gin file, and the fields of RunConfig that they set: the same names except one.
+SECTIONS = {"BlockRecurrentTransformer": "model"}
+SECTIONS |= {field: field for field in field_kinds(RunConfig) if field != "model"}
 CLASSES = {section: field_kinds(RunConfig)[field] for section, field in SECTIONS.items()}
 CLASSES["prepare"] = PrepareConfig  # every gin file may have it, but it is not part of a run
 PARAMETERS = {section: list(field_kinds(cls)) for section, cls in CLASSES.items()}
