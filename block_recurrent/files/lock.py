@@ -6,8 +6,9 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
+
+from block_recurrent.files.paths import AnyPath
 
 # Errors of file systems without locks, such as some network mounts.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -18,12 +19,15 @@ class LockedError(Exception):
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: AnyPath) -> Iterator[None]:
     """Holds the lock inside the context. Meanwhile the file exists and names this process.
 
     The lock is the operating system's (flock), which releases it when the process ends, however it
     ends. It works between hosts if their file system supports locks, as NFS does unless mounted
     with nolock. On a file system without locks there is none.
+
+    Args:
+      path: of the lock file, on disk.
 
     Raises:
       LockedError: another process holds it.
@@ -37,7 +41,7 @@ def file_lock(path: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(path: AnyPath) -> BinaryIO:
     """The open file, locked, with the name of this process in it."""
     while True:
         file = open(path, "a+b", buffering=0)

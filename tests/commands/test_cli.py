@@ -94,7 +94,7 @@ def refuse(place, run):
     def refuse(program: str, *arguments: str) -> str:
         before = contents(place)
         status, out, err = run(program, *arguments)
-        assert (status, out) == (2, "")
+        assert (status, out) == (2, ""), err
         assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
         assert contents(place) == before
         return err.removeprefix("error: ").rstrip()

@@ -61,7 +61,7 @@ def messages() -> dict[str, list[str]]:
 
 def test_every_message_is_read_by_a_test():
     """By words of it in the source of a test: that it is raised is what that test shows."""
-    texts = "\n".join(path.read_text(encoding="utf-8") for path in TESTS.glob("*.py"))
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py"))
     found = messages()
     assert len(found) > 100
     assert [place for place, runs in found.items() if not any(run in texts for run in runs)] == []
