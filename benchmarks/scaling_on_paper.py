@@ -33,7 +33,7 @@ from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig, load
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model
-from block_recurrent.parallel.sharding import Layout, bytes_on_a_device, make_mesh
+from block_recurrent.parallel.sharding import Layout, bytes_per_device, make_mesh
 from block_recurrent.training.checkpoints import with_shardings
 from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import init_function, make_train_step, state_shardings
@@ -242,7 +242,7 @@ def abstract_run(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
 def memory(config: RunConfig, mesh: Mesh) -> int:
     """Bytes on a chip between steps; it takes no more devices than one."""
     _, _, state = abstract_run(config, mesh, jax.devices()[:1] * math.prod(mesh))
-    return bytes_on_a_device((state.params, state.optimizer, state.model))
+    return bytes_per_device((state.params, state.optimizer, state.model))
 
 
 def abstract_step(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):

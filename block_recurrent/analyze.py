@@ -7,19 +7,15 @@ import numpy as np
 
 from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import workdir_path
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.workdir import read_config
 
-EPILOG = f"""\
-{EXIT_STATUS}
-
-examples:
+EXAMPLES = """\
   python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside
   python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside \\
       --text_file=book.txt
@@ -27,16 +23,13 @@ examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.analyze",
-        description="Gate values, attention between states and tokens, and how the states change "
-        "along a text:\nfigures, and the numbers behind them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "analyze",
+        "Gate values, attention between states and tokens, and how the states change "
+        "along a text,\nas figures and as numbers.",
+        EXAMPLES,
     )
-    parser.add_argument(
-        "--workdir", type=workdir_path, required=True, metavar="DIR", help="the run"
-    )
+    add_workdir_argument(parser, required=True)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -47,7 +40,11 @@ def parse_arguments() -> argparse.Namespace:
         help="the text to read (default: the longest held-out document)",
     )
     parser.add_argument(
-        "--max_tokens", type=int, default=16_384, metavar="N", help="of it (default: 16384)"
+        "--max_tokens",
+        type=int,
+        default=16_384,
+        metavar="N",
+        help="length of the text, at most (default: %(default)s)",
     )
     return parser.parse_args()
 

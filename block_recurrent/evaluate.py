@@ -10,52 +10,47 @@ from flax import nnx
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
-from block_recurrent.files.paths import workdir_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training.load_run import load_run
 
-EPILOG = f"""\
-{EXIT_STATUS}
-
-examples:
+EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --report=report.html
 """
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.evaluate",
-        description="Bits per token, byte and character of the newest checkpoint over whole "
-        "documents,\nthe state carried from segment to segment and every byte counted once.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "evaluate",
+        "Bits per token, byte and character of the newest checkpoint over whole "
+        "documents.\nThe state is carried from segment to segment, and every byte counts once.",
+        EXAMPLES,
     )
-    parser.add_argument(
-        "--workdir", type=workdir_path, required=True, metavar="DIR", help="the run"
-    )
+    add_workdir_argument(parser, required=True)
     parser.add_argument(
         "--split", default="held_out", help="held_out (default), train, or another of the store's"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+    )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE.html",
         help="also write a page of figures, and the numbers as FILE.json: loss by place in the "
-        "document, and what the recurrent state is worth. Walks the documents four times",
+        "document, and with and without the recurrent state. Reads the documents four times",
     )
     parser.add_argument(
-        "--batch_size", type=int, metavar="B", help="rows; default: chosen by the documents"
+        "--batch_size", type=int, metavar="B", help="rows (default: depends on the documents)"
     )
     parser.add_argument(
-        "--segment_length", type=int, metavar="T", help="tokens a row; default: likewise"
+        "--segment_length", type=int, metavar="T", help="tokens per row (default: likewise)"
     )
     return parser.parse_args()
 

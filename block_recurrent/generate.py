@@ -10,12 +10,11 @@ import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.console.cli import EXIT_STATUS, CommandParser, add_workdir_argument, run_main
 from block_recurrent.console.progress import start_bar
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import workdir_path
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
@@ -27,12 +26,11 @@ from block_recurrent.training.load_run import load_run
 PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progress bar
 
-EPILOG = f"""\
-The text goes to standard output as it comes, and nothing else does. It ends after --num_tokens, or
-where the model ends the document.
-{EXIT_STATUS}
-
-examples:
+NOTES = f"""\
+The text, and nothing else, goes to standard output while it is generated. It ends after
+--num_tokens, or where the model ends the document.
+{EXIT_STATUS}"""
+EXAMPLES = """\
   python -m block_recurrent.generate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt_file=book.txt \\
@@ -42,37 +40,54 @@ examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.generate",
-        description="Writes on after a prompt: with the newest checkpoint of a run, with a model "
-        "of a file, or\nwith the small one that comes with the package and knows Python.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "generate",
+        "Continues a prompt: with the newest checkpoint of a run, with a model file, or "
+        "with the\nsmall model that comes with the package and has learnt Python code.",
+        EXAMPLES,
+        NOTES,
     )
     add = parser.add_argument
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--workdir", type=workdir_path, metavar="DIR", help="the run")
+    add_workdir_argument(model)
     model.add_argument(
         "--model",
         type=Path,
         default=PRETRAINED,
         metavar="FILE",
-        help="a file of python -m block_recurrent.export",
+        help="a file written by python -m block_recurrent.export",
     )
-    add("--prompt", metavar="TEXT", help="what to go on from; '' begins a document")
-    add("--prompt_file", type=Path, metavar="FILE", help="the same, from a file of any length")
-    add("--num_tokens", type=int, default=256, metavar="N", help="to write (default: %(default)s)")
+    add("--prompt", metavar="TEXT", help="the text to continue; '' begins a document")
+    add("--prompt_file", type=Path, metavar="FILE", help="the prompt from a file of any length")
+    add(
+        "--num_tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens to generate (default: %(default)s)",
+    )
     add(
         "--temperature",
         type=float,
         default=1.0,
         metavar="T",
-        help="divides the logits; 0 takes the likeliest token (default: %(default)s)",
+        help="divides the logits; 0 takes the most likely token (default: %(default)s)",
     )
-    add("--top_k", type=int, metavar="K", help="only the K likeliest tokens")
-    add("--top_p", type=float, metavar="P", help="only the likeliest tokens of probability P")
-    add("--seed", type=int, default=0, metavar="S", help="the same text again (default: 0)")
-    add("--state", type=Path, metavar="FILE", help="go on from a saved state, before the prompt")
+    add("--top_k", type=int, metavar="K", help="draw from the K most likely tokens")
+    add(
+        "--top_p",
+        type=float,
+        metavar="P",
+        help="draw from the most likely tokens that together have probability P",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="the same seed gives the same text (default: %(default)s)",
+    )
+    add("--state", type=Path, metavar="FILE", help="start from a saved state; the prompt follows")
     add("--save_state", type=Path, metavar="FILE", help="save the state after the text (.npz)")
     return parser.parse_args()
 

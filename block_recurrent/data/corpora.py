@@ -24,9 +24,6 @@ def load_documents(config: DataConfig) -> dict[str, Documents]:
         "store": _token_stores,
         "recall": _recall,
     }
-    if config.corpus not in loaders:
-        choices = ", ".join(map(repr, loaders))
-        raise UserError(f"data.corpus = '{config.corpus}' is unknown: choose from {choices}")
     documents = loaders[config.corpus](config)
     found = documents["train"].vocabulary.name
     if config.vocabulary not in (None, found):

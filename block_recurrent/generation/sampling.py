@@ -1,16 +1,18 @@
 """Choose the next token from the logits."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from block_recurrent.errors import UserError
+from block_recurrent.fields import Range, checked
 
 EXCLUDED = -jnp.inf  # logit of a token that must not be chosen
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """Sample from the softmax of the logits, or take the most likely token.
@@ -23,17 +25,9 @@ class Sampling:
         all.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature = {self.temperature}: give a number from 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k = {self.top_k}: give 1 or more")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p = {self.top_p}: give a number above 0 and up to 1")
+    temperature: Annotated[float, Range(0)] = 1.0
+    top_k: Annotated[int, Range(1)] | None = None
+    top_p: Annotated[float, Range(above=0, most=1)] | None = None
 
     def __call__(self, logits: Float[Array, "B L"], noise: Float[Array, "B L"]) -> Int[Array, " B"]:
         """Choose a token for each row.

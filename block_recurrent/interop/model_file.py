@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
 from block_recurrent.errors import UserError, first_line
-from block_recurrent.fields import conform
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
@@ -67,9 +66,7 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
     try:
-        kinds = get_type_hints(ModelConfig)
-        fields = json.loads(about.pop(CONFIG)).items()
-        config = ModelConfig(**{name: conform(value, kinds[name]) for name, value in fields})
+        config = ModelConfig(**json.loads(about.pop(CONFIG)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no configuration of this version ({first_line(error)}): make it with "

@@ -8,6 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from block_recurrent.fields import check_fields
+from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.linear import linear
 from block_recurrent.model.window import Heads, Window
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention, window_attention
@@ -61,6 +63,9 @@ class SlidingWindowAttention(nnx.Module):
       dtype: of the computation.
       kernel: `ModelConfig.attention_kernel`.
       rngs: keys of the initial parameters.
+
+    Raises:
+      UserError: an argument has a wrong type or value.
     """
 
     def __init__(
@@ -78,6 +83,17 @@ class SlidingWindowAttention(nnx.Module):
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
+        check_fields(
+            ModelConfig,
+            embedding_size=embedding_size,
+            num_heads=num_heads,
+            head_size=head_size,
+            window_length=window_length,
+            positions=positions,
+            dropout_rate=dropout_rate,
+            dtype=dtype,
+            attention_kernel=kernel,
+        )
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from block_recurrent.fields import check_fields
+from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.feed_forward import FeedForward
 from block_recurrent.model.gates import GATES
 from block_recurrent.model.linear import linear
@@ -53,6 +55,19 @@ class RecurrentCell(nnx.Module):
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
+        check_fields(
+            ModelConfig,
+            embedding_size=embedding_size,
+            num_states=num_states,
+            num_heads=num_heads,
+            head_size=head_size,
+            mlp_dim=mlp_dim,
+            gate=gate,
+            configuration=configuration,
+            dtype=dtype,
+            attention_kernel=kernel,
+        )
+
         def new_gate(input_size):
             return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
-from block_recurrent.parallel.sharding import bytes_on_a_device
+from block_recurrent.parallel.sharding import bytes_per_device
 from block_recurrent.training.train_step import TrainState
 
 PARTS = {"params": "parameters", "optimizer": "optimizer", "model": "model state"}
@@ -37,7 +37,7 @@ def layout_table(state: TrainState) -> str:
 
 def memory_line(state: TrainState) -> str:
     """Bytes on a device, in one line."""
-    sizes = {name: bytes_on_a_device(getattr(state, part)) for part, name in PARTS.items()}
+    sizes = {name: bytes_per_device(getattr(state, part)) for part, name in PARTS.items()}
     described = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items())
     return f"{described} a device, before activations"
 
@@ -52,7 +52,7 @@ def _kinds(part: str, tree) -> Iterator[tuple]:
         split = ", ".join("·".join(filter(None, axis)) or "-" for axis in axes) or "whole"
         kinds.setdefault((name, leaf.shape, str(leaf.dtype), split), []).append(leaf)
     for (name, shape, dtype, split), leaves in kinds.items():
-        size = bytes_on_a_device(leaves)
+        size = bytes_per_device(leaves)
         yield size, name, str(len(leaves)), " × ".join(map(str, shape)) or "-", dtype, split
 
 

@@ -104,7 +104,7 @@ def test_a_bucket_that_refuses_is_one_line(bucket, name, reason):
 
 @pytest.mark.parametrize("place", ["s3://bucket/run", "gs://", "gs:///run", "https://x/run"])
 def test_other_places_are_refused(place):
-    with pytest.raises(UserError, match=f"^{place} is no place for a run: name a folder"):
+    with pytest.raises(UserError, match=f"^{place} cannot hold a run: name a folder"):
         workdir_path(place)
 
 

@@ -31,6 +31,7 @@ PROGRAMS = {
     "export": block_recurrent.export.main,
     "generate": block_recurrent.generate.main,
 }
+REQUIRED = {"train": ["--gin_file=a"], "analyze": ["--output=a"], "export": ["--output=a"]}
 TINY = ["--gin_file=gin/brt_fixed_gate.gin", "--gin_file=gin/scale/tiny.gin"]
 TINY += ["--gin_file=gin/data/text_files.gin"]
 
@@ -93,7 +94,7 @@ def refuse(place, run):
     def refuse(program: str, *arguments: str) -> str:
         before = contents(place)
         status, out, err = run(program, *arguments)
-        assert (status, out) == (2, "")
+        assert (status, out) == (2, ""), err
         assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
         assert contents(place) == before
         return err.removeprefix("error: ").rstrip()
@@ -118,8 +119,8 @@ def test_unknown_parameter(refuse):
 
 def test_segment_that_is_no_multiple_of_the_window(refuse):
     assert refuse("train", *TINY, *bind(data__path="texts", train__segment_length=60)) == (
-        "train.segment_length = 60 is no multiple of BlockRecurrentTransformer.window_length = 16: "
-        "48 and 64 are the nearest"
+        "train.segment_length = 60 is not a multiple of BlockRecurrentTransformer.window_length = "
+        "16: 48 and 64 are the nearest"
     )
 
 
@@ -213,7 +214,7 @@ def test_evaluation_without_a_run(refuse):
         (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a new document"),
         (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give 0 or more"),
         (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 to 2**32 - 1"),
-        (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
+        (["--prompt=a", "--top_p=2"], "top_p = 2.0: must be above 0 and at most 1, or None"),
         (
             ["--prompt=a", "--save_state=no/b"],
             "no folder no for --save_state=no/b: create it first",
@@ -262,6 +263,19 @@ def test_help(program, run):
     assert out.startswith(f"usage: python -m block_recurrent.{program} ") and "--workdir" in out
     assert "\nexamples:\n  python -m block_recurrent." in out and "Exit status: 0 " in out
     assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_mistakes_in_the_arguments(program, refuse):
+    """One line, like any other mistake, which names the argument and says what argparse hides."""
+    end = " (--help lists all arguments)"
+    for place in ("s3://bucket/run", "gs://"):
+        assert refuse(program, f"--workdir={place}") == (
+            f"argument --workdir: {place} cannot hold a run: name a folder on disk, or "
+            f"gs://bucket/run{end}"
+        )
+    message = refuse(program, "--workdir=runs/a", "--workdri=runs/b", *REQUIRED.get(program, ()))
+    assert message == f"unrecognized arguments: --workdri=runs/b{end}"
 
 
 # From the first step to the evaluation

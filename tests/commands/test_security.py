@@ -6,8 +6,10 @@ import gc
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +87,7 @@ def test_a_model_file_runs_nothing(bomb, tmp_path):
         ({"gate": "../../gate"}, "choose from 'fixed', 'lstm', 'gru'"),
         ({"recurrent_layers": 7}, "must be a tuple"),
         ({"__class__": "os"}, "__class__"),
-        ([], "no attribute 'items'"),
+        ([], "must be a mapping"),
     ],
 )
 def test_the_header_of_a_model_file_is_data(fields, message, tmp_path):
@@ -263,9 +265,9 @@ def test_a_gin_file_imports_nothing(tmp_path):
 def test_a_gin_file_names_no_module_to_import(text, tmp_path):
     path = tmp_path / "evil.gin"
     path.write_text(text)
-    with pytest.raises(UserError, match="names code to be run, which no gin file may") as error:
+    with pytest.raises(UserError, match="names code to run, which a gin file may not") as error:
         load_prepare([str(path)], [])
-    assert str(error.value).startswith(f"{path}:{len(text.splitlines())}: ")
+    assert str(error.value).startswith(f"{path}:{len(text.splitlines())}")
     prepare, _ = load_prepare([str(path)], ["prepare.module = 'mine'"])
     assert prepare.module == "mine", "on the command line it is asked for"
 
@@ -275,8 +277,8 @@ def test_a_gin_file_names_no_module_to_import(text, tmp_path):
 
 def test_every_dependency_has_an_upper_bound():
     """But for extras of packages that have one already."""
-    source = (PACKAGE.parent / "setup.py").read_text(encoding="utf-8")
-    texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-    found = [text for text in texts if isinstance(text, str) and ">=" in text and " " not in text]
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    found = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    found = [text for text in found if not re.fullmatch(r"(jax|block_recurrent)\[.+\]", text)]
     assert len(found) > 20
-    assert [text for text in found if text != ">=3.11" and ",<" not in text] == []
+    assert [text for text in found if ",<" not in text] == []

@@ -12,6 +12,7 @@ import pytest
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments, is_held_out, split_held_out
+from block_recurrent.data.embedded import load_standard_library
 from block_recurrent.data.text_files import load_text_files
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
@@ -162,7 +163,7 @@ def test_neither_split_is_empty():
 
 @pytest.mark.parametrize("per_mille", [0, 1000, -1])
 def test_held_out_per_mille_out_of_range(per_mille):
-    message = message_of(load_documents, DataConfig(held_out_per_mille=per_mille))
+    message = message_of(load_standard_library, per_mille)
     assert message == f"data.held_out_per_mille = {per_mille}: choose from 1 to 999"
 
 
@@ -284,11 +285,6 @@ def test_home_folder(folder, monkeypatch):
 
 
 def test_mistakes_in_the_configuration(folder):
-    unknown = DataConfig()
-    object.__setattr__(unknown, "corpus", "pg20")  # which types forbid, where they are checked
-    message = message_of(load_documents, unknown)
-    choices = "'standard_library', 'text_files', 'store', 'recall'"
-    assert message == f"data.corpus = 'pg20' is unknown: choose from {choices}"
     message = message_of(load_documents, DataConfig("text_files"))
     assert message == "data.corpus = 'text_files' needs a folder: set data.path"
     message = message_of(load_documents, DataConfig(path=str(folder)))

@@ -431,12 +431,12 @@ def test_bytes_come_through():
     [
         (
             (8, 500, 128),
-            "segment_length = 500 is no multiple of window_length = 128: "
+            "segment_length = 500 is not a multiple of window_length = 128: "
             "384 and 512 are the nearest",
         ),
         (
             (8, 100, 128),
-            "segment_length = 100 is no multiple of window_length = 128: 128 is the nearest",
+            "segment_length = 100 is not a multiple of window_length = 128: 128 is the nearest",
         ),
         ((0, 128, 128), "batch_size = 0 is too small: choose 1 or more"),
         ((8, 0, 128), "segment_length = 0 is too small: choose 1 or more"),

@@ -92,7 +92,7 @@ def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
 )
 def test_checksums_that_are_none(content, tmp_path):
     (tmp_path / CHECKSUMS).write_bytes(content)
-    assert checksums.find_damage(tmp_path) == f"{tmp_path / CHECKSUMS} holds no checksums"
+    assert checksums.find_damage(tmp_path) == f"{tmp_path / CHECKSUMS} contains no checksums"
 
 
 def test_a_mistake_in_the_code_is_no_damage(tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(copy, config, 
     with pytest.raises(UserError, match="every checkpoint in .* is damaged: put back one"):
         load_run(copy)
     assert (copy / "metrics.jsonl").read_text() == before
-    assert capsys.readouterr().err.count("holds no checksums") == 6
+    assert capsys.readouterr().err.count("contains no checksums") == 6
 
 
 def test_a_run_killed_before_it_had_a_checkpoint_begins_anew(copy, finished, config):

@@ -64,10 +64,10 @@ def test_a_temperature_near_zero_is_greedy(temperature, options):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"temperature": -1.0}, "temperature = -1.0: give a number from 0"),
+        ({"temperature": -1.0}, "temperature = -1.0: must be at least 0"),
         ({"temperature": float("nan")}, "temperature = nan"),
-        ({"top_k": 0}, "top_k = 0: give 1 or more"),
-        ({"top_p": 0.0}, "top_p = 0.0: give a number above 0 and up to 1"),
+        ({"top_k": 0}, "top_k = 0: must be at least 1, or None"),
+        ({"top_p": 0.0}, "top_p = 0.0: must be above 0 and at most 1, or None"),
         ({"top_p": 1.5}, "top_p = 1.5"),
     ],
 )

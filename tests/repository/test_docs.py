@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +94,10 @@ def test_command(page, command, monkeypatch):
 def check_pip(words: list[str]):
     """An extra that is asked for is one of the package's."""
     assert words[0] == "install"
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in words:
         if found := re.fullmatch(r"\.\[(\w+)\]", word):
-            assert f'        "{found[1]}": ' in setup
+            assert found[1] in project["optional-dependencies"]
 
 
 def examples(page: str) -> list[str]:

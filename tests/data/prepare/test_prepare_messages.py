@@ -21,9 +21,9 @@ def test_verify(run, place, prepare):
     path.write_bytes(tokens)
     status, out, err = run("--output=both", "--verify")
     assert status == 2
-    assert out == "both/pieces/train-00000.tokens holds other bytes than were written\n"
+    assert out == "both/pieces/train-00000.tokens contains other bytes than were written\n"
     assert err == (
-        "error: both is damaged: restore it from a copy, or remove and prepare it again\n"
+        "error: both is damaged: restore it from a copy, or delete it and prepare it again\n"
     )
     status, _, err = run("--output=texts", "--verify")
     assert status == 2 and err.startswith("error: no token store in texts (no store.json): make")

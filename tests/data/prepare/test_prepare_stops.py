@@ -137,7 +137,7 @@ def test_stopped(place, number):
         os.kill(pid, number)
     out, _ = process.communicate()
     assert process.returncode == 75
-    assert out.endswith("stopped: the same command again continues\n") and "Trace" not in out
+    assert out.endswith("stopped: run the same command again to continue\n") and "Trace" not in out
     wait_for_the_end_of_all(process)
 
 
