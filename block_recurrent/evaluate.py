@@ -18,7 +18,7 @@ from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.files.paths import workdir_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
 EPILOG = f"""\
 {EXIT_STATUS}

@@ -6,7 +6,7 @@ from pathlib import Path
 from block_recurrent.console.cli import EXIT_STATUS, run_main
 from block_recurrent.files.paths import workdir_path
 from block_recurrent.interop.model_file import save_model
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
 EPILOG = f"""\
 {EXIT_STATUS}

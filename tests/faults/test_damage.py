@@ -11,7 +11,7 @@ from block_recurrent import UserError
 from block_recurrent.files import checksums
 from block_recurrent.files.checksums import CHECKSUMS, find_damage, write_checksums
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 from faults.damage import DAMAGES, NOTES, delete, empty, flip
 from runs import SharingTrainer, assert_same_end, final_arrays
 
@@ -24,7 +24,7 @@ def copy(finished, tmp_path):
 
 def newest(workdir):
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.latest_step
+        return checkpoints.find_latest_whole()
 
 
 def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
