@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from block_recurrent.config.options import TrainConfig
 from block_recurrent.data.lanes import Batch, LanePosition
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.held_out import HeldOutEvaluation
 from block_recurrent.training.nonfinite import NonfiniteSteps, UncheckedStep
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.reporter import Reporter
@@ -23,7 +23,7 @@ class TrainingLoop:
     Attributes:
       train: after which steps these are called.
       step: the compiled training step.
-      evaluation: scores the held-out documents.
+      evaluation: scores the held-out documents, by step, parameters and reporter.
       checkpoints: saves the state and the position in the data.
       nonfinite: decides what follows from steps that are not finite.
       stop: says whether a signal asks the run to stop.
@@ -34,7 +34,7 @@ class TrainingLoop:
 
     train: TrainConfig
     step: CompiledStep
-    evaluation: HeldOutEvaluation
+    evaluation: Callable[[int, dict[str, Any], Reporter], None]
     checkpoints: Checkpoints
     nonfinite: NonfiniteSteps
     stop: StopSignal

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -23,18 +23,25 @@ from block_recurrent.reporting.wandb_log import WandbLog
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.train_step import StepMetrics
 
-Tracker = WandbLog | MetricsServer  # gets the same metrics as the log
-
 MEDIAN_LINES = 20  # a loss is compared with the median of this many lines
 MIN_LINES = 5  # fewer make no median to compare with
 SPIKE = 1.5  # a loss above this many times the median is a spike
 
 
+@runtime_checkable
+class Tracker(Protocol):
+    """Receives the metrics and texts of a run: the log in its folder, W&B, the metrics server."""
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]): ...
+
+    def write_text(self, step: int, prompt: str, text: str): ...
+
+
 @contextlib.contextmanager
 def open_trackers(config: RunConfig, workdir: AnyPath) -> Iterator[list[Tracker]]:
-    """Opens what the configuration asks for besides the run's own files.
+    """Opens the trackers besides the log that the configuration asks for.
 
-    None in processes other than the first.
+    The list is empty in processes other than the first.
 
     Raises:
       UserError: `watch.port` is taken, or Weights & Biases refuses the run.
@@ -63,7 +70,7 @@ class Reporter:
       setup: of the run.
       workdir: of the run. What was logged there after `first_step` is dropped.
       first_step: steps done before.
-      trackers: get the metrics too.
+      trackers: besides the log.
     """
 
     def __init__(
@@ -80,7 +87,7 @@ class Reporter:
             self._log = self._open.enter_context(MetricsLog(workdir, first_step or None))
             self._spikes = LossSpikes(self._log.path, self.train.log_every_steps)
             self._progress = self._open.enter_context(Progress(self.train.num_steps, first_step))
-        self._sinks = [self._log, *trackers] if self.active else []
+        self._trackers: list[Tracker] = [self._log, *trackers] if self.active else []
 
     def __enter__(self) -> "Reporter":
         return self
@@ -132,13 +139,13 @@ class Reporter:
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]):
         """Writes one line of metrics everywhere."""
-        for sink in self._sinks:
-            sink.write(step, split, metrics)
+        for tracker in self._trackers:
+            tracker.write(step, split, metrics)
 
     def write_text(self, step: int, prompt: str, text: str):
         """Writes a text of the model everywhere."""
-        for sink in self._sinks:
-            sink.write_text(step, prompt, text)
+        for tracker in self._trackers:
+            tracker.write_text(step, prompt, text)
 
     def note(self, line: str):
         """Prints a line for people."""
