@@ -38,7 +38,7 @@ DAMAGES = (empty, truncate, flip, delete)
 
 def damaged_files(place: Place) -> Tried:
     """Damages every file of the newest checkpoint in every way: the one before it is used."""
-    workdir, _ = place.calm()
+    workdir, _ = place.undisturbed()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         before, newest = checkpoints.steps[-2:]
     folder, copy = workdir / "checkpoints" / str(newest), place.workdir()
