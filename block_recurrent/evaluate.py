@@ -17,7 +17,7 @@ from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
 EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
@@ -108,7 +108,7 @@ def make_evaluator(
         raise UserError(f"no split {arguments.split}: choose one of {', '.join(splits)}")
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
-    shape = evaluation_shape(documents, config.model.attention, *shape)
+    shape = evaluation_shape(documents, config.model, *shape)
     given = arguments.batch_size, arguments.segment_length
     rows, length = (
         default if value is None else value for default, value in zip(shape, given, strict=True)

@@ -21,7 +21,7 @@ from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.saved_state import load_state, save_state
 from block_recurrent.generation.text_stream import TextStream
 from block_recurrent.interop.model_file import load_model
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progress bar

@@ -47,7 +47,7 @@ def build(spec: dict):
     step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
     options = {"donate_argnums": 0, "out_shardings": (shardings, layout.replicated)}
     if config.remat != "none":
-        from block_recurrent.training.step_memory import compiler_options  # not in every tree
+        from block_recurrent.training.device_memory import compiler_options
 
         options["compiler_options"] = compiler_options(config.remat, jax.default_backend())
     step, facts = compiled(step, state, batch, **options)

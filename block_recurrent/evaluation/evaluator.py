@@ -13,6 +13,7 @@ from block_recurrent.data.lanes import Batch, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.evaluation.loss_profile import Profile, distances, make_profile, sum_profiles
 from block_recurrent.evaluation.score import Score
+from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.losses import token_scores
 from block_recurrent.parallel.sharding import Layout
 from block_recurrent.types import ModelState
@@ -31,7 +32,7 @@ class EvalState(NamedTuple):
 
 
 def evaluation_shape(
-    documents: Documents, attention: str, batch_size: int, segment_length: int, ways: int = 1
+    documents: Documents, model: ModelConfig, batch_size: int, segment_length: int, ways: int = 1
 ) -> tuple[int, int]:
     """Choose rows and segment length, with at most as many tokens as a training batch.
 
@@ -40,7 +41,7 @@ def evaluation_shape(
     multiple of `ways`. With full attention the segment is the context, so that both stay as in
     training.
     """
-    if attention == "full":
+    if model.segment_is_context:
         return batch_size, segment_length
     useful = -(-documents.num_tokens // int(np.max(documents.lengths)))
     rows = min(batch_size, -(-useful // ways) * ways)

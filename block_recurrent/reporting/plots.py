@@ -59,7 +59,7 @@ def token_axis(ax: Axes):
 
 
 def thousands(x: float) -> str:
-    """1024 as "1k", 2²⁰ as "1M"."""
+    """Formats 1024 as "1k", 2²⁰ as "1M"."""
     for size, unit in ((2**20, "M"), (2**10, "k")):
         if x >= size:
             return f"{x / size:g}{unit}"

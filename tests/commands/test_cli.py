@@ -188,7 +188,7 @@ def test_token_outside_the_vocabulary(refuse):
 def test_weights_and_biases_without_its_package(refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert refuse("train", *TINY, *bind(data__path="texts", train__wandb_project="blocks")) == (
-        "train.wandb_project = 'blocks' needs a package of its own: pip install wandb, or set "
+        "train.wandb_project = 'blocks' needs the package wandb: pip install wandb, or set "
         "train.wandb_project = None"
     )
 
@@ -299,7 +299,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     process.communicate()
     assert process.returncode == 75
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        stopped = checkpoints.latest_step
+        stopped = checkpoints.find_latest_whole()
     assert 0 < stopped < 400
 
     result = subprocess.run(train, env=environment(), capture_output=True, text=True)

@@ -26,7 +26,7 @@ from block_recurrent.generation.saved_state import load_state, save_state
 from block_recurrent.interop.model_file import CONFIG
 from block_recurrent.training.checkpoints import Checkpoints
 from corpus import tiny_run, write_corpus
-from runs import SharingTrainer
+from runs import SharingTrainer, after_evaluations
 from tiny import variant_model
 
 PACKAGE = Path(block_recurrent.__file__).parent
@@ -105,13 +105,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     sockets = []
 
-    class ObservedTrainer(SharingTrainer):
-        def evaluate(self, step, state):
-            super().evaluate(step, state)
-            sockets.extend(listening())
-
     config = tiny_run(write_corpus(folder / "corpus"), num_steps=1)
-    ObservedTrainer(config, folder / "run").run()
+    trainer = SharingTrainer(config, folder / "run")
+    after_evaluations(trainer, lambda: sockets.extend(listening())).run()
     return folder / "run", config, sockets
 
 
@@ -121,7 +117,7 @@ def test_a_checkpoint_runs_nothing(bomb, finished, tmp_path):
     run, config, _ = finished
     files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
     assert len(files) > 5
-    trainer = SharingTrainer(config, run)
+    setup = SharingTrainer(config, run).setup
     refused = 0
     for path in files:
         copy = tmp_path / "copy"
@@ -129,7 +125,7 @@ def test_a_checkpoint_runs_nothing(bomb, finished, tmp_path):
         (copy / path.relative_to(run)).write_bytes(bomb)
         try:
             with Checkpoints(copy, read_only=True) as checkpoints:
-                checkpoints.restore(trainer.abstract, trainer.lanes.initial_position())
+                checkpoints.restore(setup.abstract, setup.lanes.initial_position())
         except Exception:
             refused += 1
         shutil.rmtree(copy)

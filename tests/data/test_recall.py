@@ -105,7 +105,7 @@ def test_a_run_scores_answers(tmp_path, capsys):
     model = dataclasses.replace(TINY, window_length=16, num_layers=2)
     config = dataclasses.replace(config, data=EASY, train=train, model=model)
     trainer = Trainer(config, tmp_path / "run")
-    score = trainer.evaluator(trainer.init().params)
+    score = trainer.evaluation.evaluator(trainer.setup.init().params)
     assert score.num_tokens == 3 * 256
     metrics = score.metrics()
     assert metrics["bits_per_byte"] == pytest.approx(metrics["bits_per_token"], rel=0.05)

@@ -80,7 +80,8 @@ def test_memory_worth_is_logged_at_every_evaluation(finished):
 def test_a_model_without_states_has_no_probe(tmp_path):
     config = tiny_run(write_corpus(tmp_path / "texts"))
     model = dataclasses.replace(config.model, recurrent_layers=())
-    assert Trainer(dataclasses.replace(config, model=model), tmp_path / "run").probe is None
+    trainer = Trainer(dataclasses.replace(config, model=model), tmp_path / "run")
+    assert trainer.evaluation.probe is None
 
 
 def test_report(finished, run, tmp_path):

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.errors import UserError
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
-from block_recurrent.training.layout_table import layout_table
+from block_recurrent.training.device_memory import layout_table
 from block_recurrent.training.train_step import TrainState
 from tiny import TINY
 
