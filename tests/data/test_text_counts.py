@@ -1,4 +1,4 @@
-"""Words and characters are counted as Python counts them, in whatever pieces the text comes."""
+"""Words and characters are counted as by Python, however the text is divided into chunks."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("piece", [1, 2, 3, 1000])
-def test_text_in_pieces(text, piece):
+def test_text_in_chunks(text, piece):
     counter = TextCounter()
     for start in range(0, len(text), piece):
         counter.add(text[start : start + piece])
