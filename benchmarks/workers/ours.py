@@ -70,10 +70,10 @@ def build(spec: dict):
 
     measures = {}
     if facts["temporary_bytes"] <= spec.get("max_temporary_bytes", float("inf")):
-        wanted = spec.get("measures", ["train", "forward"])
-        if "train" in wanted:
+        names = spec.get("measures", ["train", "forward"])
+        if "train" in names:
             measures["train"] = train
-        if "forward" in wanted:
+        if "forward" in names:
             measures["forward"] = compiled_forward()
     return measures, step, facts
 

@@ -152,8 +152,8 @@ class TextCounter:
     decoded, nor be valid UTF-8.
 
     Attributes:
-      words: begun so far.
-      characters: begun so far.
+      words: started so far.
+      characters: started so far.
     """
 
     def __init__(self):
@@ -205,6 +205,8 @@ def choose_held_out(
     the document of median size is held out: the smallest is often just a README, and the largest is
     worth most in training. If it chooses all of them, the largest is used for training.
     """
+    if not 1 <= per_mille <= 999:
+        raise UserError(f"data.held_out_per_mille = {per_mille}: choose from 1 to 999")
     held_out = np.array([is_held_out(name, per_mille) for name in names])
     by_size = np.argsort(sizes, kind="stable")
     if not held_out.any():

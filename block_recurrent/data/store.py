@@ -160,7 +160,7 @@ def _read_lengths(
     description = shard_metadata(folder, split, shard)
     metadata = read_shard_metadata(description)
     if sha256(description) != files[description.name]["sha256"]:
-        raise _damaged(description, "its content has changed")
+        raise _damaged(description, "it contains other bytes than were written")
     tokens, documents, names = shard_files(folder, split, shard)
     for path in (tokens, documents, names):
         written = metadata["files"][path.name]["bytes"]
@@ -168,7 +168,7 @@ def _read_lengths(
         if size != written:
             raise _damaged(path, f"it has {size:,} bytes instead of {written:,}")
     if sha256(documents) != metadata["files"][documents.name]["sha256"]:
-        raise _damaged(documents, "its content has changed")
+        raise _damaged(documents, "it contains other bytes than were written")
     table = np.fromfile(documents, "<i8").reshape(-1, COLUMNS)
     if (table < 0).any():
         raise _damaged(documents, "it contains a negative number")

@@ -12,7 +12,7 @@ import pytest
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments, is_held_out, split_held_out
-from block_recurrent.data.text_files import load_text_files
+from block_recurrent.data.text_files import load_standard_library, load_text_files
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation.compressors import compressed_bits_per_byte
@@ -158,6 +158,12 @@ def test_neither_split_is_empty():
         {name: b"x" * size for name, size in zip(names, (5, 9, 1), strict=True)}
     )
     assert split_held_out(documents, 999)["train"].names == [names[1]]  # the largest
+
+
+@pytest.mark.parametrize("per_mille", [0, 1000, -1])
+def test_held_out_per_mille_out_of_range(per_mille):
+    message = message_of(load_standard_library, per_mille)
+    assert message == f"data.held_out_per_mille = {per_mille}: choose from 1 to 999"
 
 
 # The standard library

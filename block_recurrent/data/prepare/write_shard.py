@@ -34,7 +34,7 @@ def write_shard(shard: Shard, report: Report):
         with ShardWriter(
             shard.folder, shard.store_split, shard.index, vocabulary["size"]
         ) as writer:
-            documents = _Documents(writer, shard, **vocabulary)
+            documents = _DocumentWriter(writer, shard, **vocabulary)
             for number, example in enumerate(_examples(task, shard)):
                 documents.add(example)
                 report(number + 1, writer.documents, writer.tokens)
@@ -67,7 +67,7 @@ def write_error(folder: Path, error: OSError) -> UserError:
     return UserError(f"cannot write to {folder} ({error.strerror}): {fix}")
 
 
-class _Documents:
+class _DocumentWriter:
     """Writes documents from their pieces, with an end token after each document."""
 
     def __init__(self, writer: ShardWriter, shard: Shard, kind: str, size: int, eos: int):
@@ -85,7 +85,7 @@ class _Documents:
         tokens, text = example["targets"], example["targets_pretokenized"]
         self.num_bytes += len(text)
         if self.num_bytes and len(tokens):
-            self._check(tokens)
+            self._check_tokens(tokens)
             self.last_token = int(tokens[-1])
         if self.num_bytes:
             self.writer.add(tokens, text)
@@ -115,7 +115,7 @@ class _Documents:
         self.number += 1
         self._begin()
 
-    def _check(self, tokens: Integer[np.ndarray, " length"]):
+    def _check_tokens(self, tokens: Integer[np.ndarray, " length"]):
         if tokens.min() < 0 or tokens.max() >= self.size:
             raise UserError(
                 f"an example has tokens from {tokens.min()} to {tokens.max()}, but its vocabulary "
