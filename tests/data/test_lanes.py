@@ -18,7 +18,7 @@ SHAPES = [(1, W), (1, 5 * W), (3, W), (3, 2 * W), (4, 16 * W), (40, 8 * W)]
 
 
 class Numbered:
-    """Documents with the tokens 1, 2, 3, …, all different, so that each can be traced."""
+    """Documents in which no two tokens are equal, so that each can be traced: 1, 2, 3, …"""
 
     def __init__(self, lengths, vocab_size=10**6):
         self.lengths = np.array(lengths, np.int64)
@@ -59,7 +59,7 @@ def assert_equal(one, other):
 
 
 def order_of(lanes, epoch):
-    """The documents with tokens, in the order of an epoch, for lanes with one source."""
+    """The documents that have tokens, in the order of an epoch of lanes with one source."""
     start = lanes.initial_position()
     queue = _Queue(lanes, start._replace(epoch=start.epoch + epoch))
     taken = [queue.pop() for _ in range(np.count_nonzero(lanes.documents.lengths))]
@@ -68,8 +68,8 @@ def order_of(lanes, epoch):
 
 
 def slow_lanes(documents, order, batch_size, segment_length):
-    """A slow reference, token by token. `order` yields documents, then None for ever."""
-    rows = [[] for _ in range(batch_size)]  # the rest of each row's document: (input, target)
+    """The same, block by block and token by token; `order` yields documents, then None for ever."""
+    rows = [[] for _ in range(batch_size)]  # what is left of each row's document: (input, target)
     while True:
         batch = []
         for row in range(batch_size):

@@ -19,7 +19,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("piece", [1, 2, 3, 1000])
-def test_text_in_chunks(text, piece):
+def test_text_in_pieces(text, piece):
     counter = TextCounter()
     for start in range(0, len(text), piece):
         counter.add(text[start : start + piece])

@@ -109,7 +109,7 @@ def test_text_files(prepare, place):
 
 
 def test_long_documents_in_pieces(prepare, place, model, monkeypatch):
-    """Pieces of 100 bytes, one of which has no token."""
+    """Pieces of 100 bytes, one of which leaves no token."""
     read_pieces = folder_source.read_pieces
     monkeypatch.setattr(folder_source, "read_pieces", lambda *a: read_pieces(*a, limit=100))
     (place / "texts" / "spaces.txt").write_bytes(b" " * 500 + b"the end" + b"\n" * 200)
