@@ -1,4 +1,4 @@
-"""What others give us is data: no file of theirs runs code or leads out of its folder."""
+"""Untrusted files are data: none of them runs code or leads out of its folder."""
 
 import ast
 import contextlib
@@ -33,7 +33,7 @@ PACKAGE = Path(block_recurrent.__file__).parent
 
 
 class Bomb:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -44,11 +44,11 @@ class Bomb:
 
 @pytest.fixture
 def bomb(tmp_path):
-    """The bytes of a bomb; no test may set it off."""
+    """A pickled bomb, which must not go off."""
     trace = tmp_path / "it went off"
     dangerous = pickle.dumps(Bomb(trace))
     pickle.loads(dangerous)
-    assert trace.exists(), "or the test could not fail"
+    assert trace.exists(), "otherwise the test could not fail"
     trace.unlink()
     yield dangerous
     assert not trace.exists()
@@ -101,7 +101,7 @@ def test_the_header_of_a_model_file_is_data(fields, message, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A short run, and the sockets that listened while it trained."""
+    """A short run, and the sockets that were listening while it trained."""
     folder = tmp_path_factory.mktemp("run")
     sockets = []
 
@@ -113,7 +113,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_runs_nothing(bomb, finished, tmp_path):
-    """Whichever of its files is a pickle: what is read is refused or not, but never obeyed."""
+    """Each file of a checkpoint in turn is replaced by a pickle, which is never executed."""
     run, config, _ = finished
     files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
     assert len(files) > 5
@@ -129,7 +129,7 @@ def test_a_checkpoint_runs_nothing(bomb, finished, tmp_path):
         except Exception:
             refused += 1
         shutil.rmtree(copy)
-    gc.collect()  # reads that Orbax has given up complain when they go
+    gc.collect()  # reads that Orbax has abandoned complain when they are collected
     assert refused
 
 
@@ -138,10 +138,10 @@ def test_nothing_listens_while_a_run_trains(finished):
 
 
 def listening() -> list[str]:
-    """The addresses at which this process takes connections, as /proc has them."""
+    """The addresses where this process accepts connections, from /proc."""
     mine = set()
     for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             mine.add(os.readlink(f"/proc/self/fd/{descriptor}"))
     lines = [
         line.split()
@@ -194,7 +194,7 @@ def edit(path: Path, change):
 def test_names_in_a_store_stay_in_its_folder(kind, name, store):
     edit(store / "store.json", lambda content: content.setdefault(kind, {}).update({name: {}}))
     for read in (open_stores, lambda folder: list(verify(folder))):
-        with pytest.raises(UserError, match="holds the name"):
+        with pytest.raises(UserError, match="contains the invalid name"):
             read(store)
 
 
@@ -204,7 +204,7 @@ def test_names_in_a_shard_stay_in_its_folder(store):
     written = {"bytes": shard.stat().st_size, "sha256": sha256(shard)}
     edit(store / "store.json", lambda content: content["files"].update({shard.name: written}))
     for read in (open_stores, lambda folder: list(verify(folder))):
-        with pytest.raises(UserError, match="holds the name '../secret'"):
+        with pytest.raises(UserError, match="contains the invalid name '../secret'"):
             read(store)
 
 
@@ -223,18 +223,17 @@ def test_names_in_a_shard_stay_in_its_folder(store):
     ],
     ids=str,
 )
-def test_metadata_that_describe_no_store_are_refused_in_one_line(change, store):
+def test_metadata_that_does_not_describe_a_store_is_refused_in_one_line(change, store):
     edit(store / "store.json", lambda content: content.update(change))
     with pytest.raises(UserError) as error:
         open_stores(store)
     message = str(error.value)
     assert str(store) in message and "\n" not in message
-    said = "does not describe a token store", "describe no token store (", "no token store in "
-    assert any(words in message for words in said)
+    assert "does not describe a token store" in message or "no token store in " in message
 
 
 def test_lengths_below_zero_are_refused(store):
-    """With the checksums that they would have."""
+    """Even with correct checksums."""
     documents, shard = store / "train-00001.documents", store / "train-00001.json"
     table = np.fromfile(documents, "<i8")
     (-table).tofile(documents)
@@ -265,7 +264,7 @@ def test_a_gin_file_names_no_module_to_import(text, tmp_path):
         load_prepare([str(path)], [])
     assert str(error.value).startswith(f"{path}:{len(text.splitlines())}")
     prepare, _ = load_prepare([str(path)], ["prepare.module = 'mine'"])
-    assert prepare.module == "mine", "on the command line it is asked for"
+    assert prepare.module == "mine", "the command line may name it"
 
 
 # Dependencies

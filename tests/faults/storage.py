@@ -105,7 +105,7 @@ def store_changed(folder: Path, times: int) -> Tried:
             clear = refused(training, f"{TOKENS}: it was written to after this run had opened it")
         put(other, store)
         with place.train(workdir) as training:
-            clear &= refused(training, "the corpus is not the one that this run has read")
+            clear &= refused(training, "the corpus has changed since this run started")
         put(kept, store)
         survived += clear and place.ends_well(workdir)
     return Tried("token store changed", times, survived)
