@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from test_store import make_store
 
 import block_recurrent
 from block_recurrent import Generator, UserError, load_model, save_model
@@ -25,6 +24,7 @@ from block_recurrent.interop.model_file import CONFIG
 from block_recurrent.training.checkpoints import Checkpoints
 from corpus import tiny_run, write_corpus
 from runs import SharingTrainer
+from stores import make_store
 from tiny import variant_model
 
 PACKAGE = Path(block_recurrent.__file__).parent

@@ -14,9 +14,6 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_lanes import Numbered, order_of, read_all, read_some, slow_lanes
-from test_lanes import W as LANES_W
-from test_modules import slow_attention
 
 from block_recurrent import SlidingWindowAttention
 from block_recurrent.data.lanes import Lanes
@@ -24,7 +21,11 @@ from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store
 from block_recurrent.data.store import open_stores, verify
 from block_recurrent.data.vocabularies import ByteVocabulary
-from tiny import TINY, forward, variant_model
+from close import assert_close
+from slow_attention import slow_attention
+from slow_lanes import Numbered, order_of, read_all, read_some, slow_lanes
+from slow_lanes import W as LANES_W
+from tiny import TINY, assert_same_numbers, forward, variant_model
 
 
 def examples(number: int):
@@ -78,7 +79,7 @@ def test_window_attention_over_documents(segments, starts, seed):
         for begin, end in zip(begins, begins[1:], strict=False):
             document = slice(begin * W, end * W)
             want = slow_attention(attention(), x[row, document])
-            np.testing.assert_allclose(found[row, document], want, atol=2e-5)
+            assert_close(found[row, document], want, terms=100)
 
 
 MODEL_W = TINY.window_length
@@ -112,8 +113,8 @@ def test_packed_documents_do_not_see_each_other(name, lengths):
     for index, length in enumerate(lengths):
         if length:
             alone = packed_losses(name, lanes(One(documents, index), 1))
-            want = [alone[token] for token in alone]
-            np.testing.assert_allclose([together[token] for token in alone], want, atol=1e-4)
+            found = np.array([together[token] for token in alone])
+            assert_same_numbers(found, np.array(list(alone.values())))
 
 
 class One:

@@ -88,7 +88,7 @@ def test_a_step_that_cannot_fit_is_one_line():
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_what_is_computed_a_second_time_is_not_kept(quick_to_compile, clip_norm):
+def test_what_is_computed_a_second_time_is_not_kept(clip_norm):
     """Of a whole step: that its updates wait for the norm of all gradients must not undo it."""
 
     def temporaries(remat):

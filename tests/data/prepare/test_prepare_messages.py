@@ -9,8 +9,6 @@ from pathlib import Path
 from block_recurrent.console.progress import PrepareProgress
 from preparing import ONE_PROCESS, TEXTS, bind, contents, data, mine
 
-pytest_plugins = "prepare_fixtures"
-
 
 def test_verify(run, place, prepare):
     prepare("both", *mine("both"))
