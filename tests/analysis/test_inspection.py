@@ -13,7 +13,6 @@ from block_recurrent.model.gates import Gate
 from block_recurrent.ops.dot_product import attend
 from close import assert_close
 from tiny import (
-    QUICK,
     TERMS,
     TINY,
     assert_same_numbers,
@@ -40,7 +39,7 @@ def looks_along(model, tokens):
     def look(params, block, state):
         return look_at_block(nnx.merge(graphdef, params), block, state)
 
-    look = jax.jit(look, compiler_options=QUICK)
+    look = jax.jit(look)
     state, found = model.initial_state(len(tokens)), []
     for start in range(0, tokens.shape[1], W):
         looks, state = look(params, tokens[:, start : start + W], state)
