@@ -206,7 +206,14 @@ def make_abstract(sizes, dtype, variant):
     return inputs, tokens.keys
 
 
-@pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "rope"])
+# test_golden.py always runs fixed_skip with the kernels.
+OTHER_VARIANTS = ["fixed_skip", "lstm_dual", "feedback"]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["rope", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHER_VARIANTS)],
+)
 def test_a_model_computes_the_same_with_either(variant):
     tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
 
@@ -263,6 +270,7 @@ print(json.dumps([gathers, spec]))
 """
 
 
+@pytest.mark.slow
 def test_devices_share_the_batch_and_the_heads():
     """Each computes its part, and nothing is gathered."""
     tests = Path(__file__).parents[1]

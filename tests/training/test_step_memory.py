@@ -92,7 +92,7 @@ def test_what_is_computed_a_second_time_is_not_kept(clip_norm):
     """Of a whole step: that its updates wait for the norm of all gradients must not undo it."""
 
     def temporaries(remat):
-        config = dataclasses.replace(TINY, num_layers=6, recurrent_layers=(), remat=remat)
+        config = dataclasses.replace(TINY, num_layers=4, recurrent_layers=(), remat=remat)
         graphdef, _ = abstract_model(config)
         layout = Layout(make_mesh(MeshConfig(), config, 2, jax.devices()[:1]))
         optimizer, _ = make_optimizer(OptimizerConfig("adamw", clip_norm=clip_norm))
