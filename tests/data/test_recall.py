@@ -17,7 +17,6 @@ from block_recurrent.training.trainer import Trainer
 from tiny import TINY
 
 EASY = DataConfig(corpus="recall", recall_facts=3, recall_values=4, recall_filler=(5, 40))
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 DOCUMENT = re.compile(rb"([\x80-\x8b]{3})([0-9]{5,40})((?:[A-C][\x80-\x8b]){3})")
 
 

@@ -12,7 +12,15 @@ import block_recurrent.generation.writing
 from block_recurrent import Generator, Sampling, UserError
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.generation.decoding import BEGIN
-from tiny import TINY, VARIANTS, forward, make_model, make_tokens, variant_model
+from tiny import (
+    TINY,
+    VARIANTS,
+    assert_same_numbers,
+    forward,
+    make_model,
+    make_tokens,
+    variant_model,
+)
 
 W = TINY.window_length
 SEGMENT = 2 * W  # the context of full attention
@@ -27,7 +35,7 @@ KINDS = ["fixed_skip", "feedback", "rope", "full_attention"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_pieces(quick_to_compile):
+def small_pieces():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block_recurrent.generation.generator, "WRITE_AT_ONCE", 7)
         yield
@@ -40,9 +48,7 @@ def assert_same(one, other):
         used = np.arange(state.block.shape[1]) <= np.asarray(state.unread)[:, None]
         return state._replace(block=np.where(used, state.block, 0))
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), masked(one), masked(other)
-    )
+    assert_same_numbers(masked(one), masked(other))
 
 
 @functools.cache
@@ -102,8 +108,7 @@ def test_logits_equal_those_of_the_forward_pass(name):
         starts[:, :: SEGMENT // W] = True
     expected, _ = forward(model, tokens, model.initial_state(len(PROMPTS)), jnp.asarray(starts))
     for prompt, mine, theirs in zip(PROMPTS, found, np.asarray(expected), strict=True):
-        tolerance = 5e-2 if name == "bfloat16" else 2e-5
-        np.testing.assert_allclose(mine, theirs[len(prompt) :][:NEW], atol=tolerance, rtol=0)
+        assert_same_numbers(mine, theirs[len(prompt) :][:NEW], name)
 
 
 def test_documents_begin_as_in_training():

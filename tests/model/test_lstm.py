@@ -5,7 +5,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from block_recurrent import ModelConfig
@@ -13,9 +12,8 @@ from block_recurrent.errors import UserError
 from block_recurrent.generation.generator import Generator
 from block_recurrent.training.trainer import Trainer
 from corpus import tiny_run, write_corpus
-from tiny import TINY, forward, make_model, make_tokens
+from tiny import TINY, assert_same_numbers, forward, make_model, make_tokens
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 LSTM = {"layer": "lstm", "recurrent_layers": ()}
 W = TINY.window_length
 
@@ -44,7 +42,7 @@ def test_it_is_flaxs_cell_and_documents_start_anew(model):
     logits, state = forward(model, tokens, model.initial_state(2), starts)
     for row, places in enumerate(((0,), (0, 2 * W))):
         expected = jnp.stack(list(by_hand(model, tokens[row], places)))
-        np.testing.assert_allclose(logits[row], expected, atol=1e-4)
+        assert_same_numbers(logits[row], expected)
     assert [layer.recurrent.shape for layer in state] == [(2, 2, 32)] * 3
     assert all(layer.cache is None for layer in state)
 
@@ -56,8 +54,7 @@ def test_the_state_carries_on(model):
     for segment in jnp.split(tokens, 4, axis=1):
         logits, state = forward(model, segment, state)
         parts.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, end)
+    assert_same_numbers((jnp.concatenate(parts, axis=1), state), (whole, end))
 
 
 def test_in_bfloat16_the_state_stays_in_float32():

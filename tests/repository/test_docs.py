@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("api/*.md"))]
 TEXTS = [ROOT / "README.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md", *PAGES]
+pytestmark = pytest.mark.repository
 OUTSIDE = {"tfds", "curl", "tensorboard", "sbatch", "docker", "kubectl", "pytest", "mkdocs"}
 OUTSIDE |= {"env", "find", "pip-audit"}
 
@@ -70,9 +71,19 @@ def check_gin(monkeypatch, module: str, arguments: list[str]):
         read(parsed.gin_file, parsed.gin_bindings)
 
 
-@pytest.mark.parametrize("page, command", commands())
-def test_command(page, command, monkeypatch):
+def test_commands(monkeypatch):
     monkeypatch.chdir(ROOT)
+    failures = []
+    for page, command in commands():
+        with monkeypatch.context() as patch:
+            try:
+                check(command, patch)
+            except (Exception, SystemExit, pytest.fail.Exception) as error:
+                failures.append(f"{page}: {command}: {error!r}")
+    assert not failures
+
+
+def check(command: str, monkeypatch):
     words = shlex.split(command, comments=True)
     script = next((word for word in words if word.startswith("launch/")), None)
     if words[:2] == ["python", "-m"]:

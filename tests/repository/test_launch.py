@@ -25,6 +25,7 @@ LAUNCH = ROOT / "launch"
 SLURM = ROOT / "tests" / "slurm_on_one_node.sh"
 SCRIPTS = {path.name: path for path in [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]}
 README = (LAUNCH / "README.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.repository
 GIN = "--gin_file=gin/brt_fixed_gate.gin"
 TPU = ["--name=brt", "--zone=us-west4-a", "--type=v5p-16", "--repository=https://example.org/r"]
 

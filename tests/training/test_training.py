@@ -26,6 +26,7 @@ from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run, read_config, record_config
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
+from tiny import assert_same_numbers
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +173,15 @@ def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
     documents = load_documents(config.data)["held_out"]
     scores = [
         Evaluator(graphdef, documents, 8, batch, segment, layout)(params)
-        for batch, segment in [(1, 8), (3, 32), (4, 64)]
+        for batch, segment in [(1, 8), (3, 64)]
     ]
     for score in scores:
         assert (
             score.num_tokens == documents.num_tokens == documents.num_bytes + len(documents.names)
         )
-        np.testing.assert_allclose(score.nats, scores[0].nats, rtol=1e-5)
+        assert_same_numbers(score.nats, scores[0].nats)
     logged = metrics(finished)[-1]
-    np.testing.assert_allclose(
-        scores[1].metrics()["bits_per_byte"], logged["bits_per_byte"], rtol=1e-5
-    )
+    assert_same_numbers(scores[1].metrics()["bits_per_byte"], logged["bits_per_byte"])
 
 
 @pytest.mark.parametrize(

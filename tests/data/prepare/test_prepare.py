@@ -13,14 +13,8 @@ import block_recurrent.evaluate
 from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
-
-import_tensorflow()  # before anything else does, which would print
-
-from block_recurrent.data.prepare import folder_source  # noqa: E402
-from books import BOOKS, text_of  # noqa: E402
-from my_tasks import TEXT  # noqa: E402
-from preparing import (  # noqa: E402
+from books import BOOKS, TEXT, text_of
+from preparing import (
     TEXTS,
     bind,
     data,
@@ -30,8 +24,6 @@ from preparing import (  # noqa: E402
     texts_of,
     write_texts,
 )
-
-pytest_plugins = "prepare_fixtures"
 
 
 def test_pg19_bytes(prepare, pg19):
@@ -110,6 +102,8 @@ def test_text_files(prepare, place):
 
 def test_long_documents_in_pieces(prepare, place, model, monkeypatch):
     """Pieces of 100 bytes, one of which leaves no token."""
+    from block_recurrent.data.prepare import folder_source
+
     read_pieces = folder_source.read_pieces
     monkeypatch.setattr(folder_source, "read_pieces", lambda *a: read_pieces(*a, limit=100))
     (place / "texts" / "spaces.txt").write_bytes(b" " * 500 + b"the end" + b"\n" * 200)

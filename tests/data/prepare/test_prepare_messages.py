@@ -7,8 +7,6 @@ from pathlib import Path
 
 from preparing import ONE_PROCESS, TEXTS, bind, contents, data, mine
 
-pytest_plugins = "prepare_fixtures"
-
 
 def test_verify(run, place, prepare):
     prepare("both", *mine("both"))

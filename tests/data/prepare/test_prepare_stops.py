@@ -14,8 +14,6 @@ import pytest
 from block_recurrent.data.prepare.store_writer import _File
 from preparing import ONE_PROCESS, TEXTS, bind, command, contents, environment, mine
 
-pytest_plugins = "prepare_fixtures"
-
 
 @pytest.mark.slow
 def test_many_processes_and_clean_output(place, prepare, model):

@@ -11,22 +11,8 @@ from sentencepiece import SentencePieceProcessor
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare.folder_documents import read_pieces
-from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 from block_recurrent.errors import UserError
-
-import_tensorflow()  # before anything else does, which would print
-
-import seqio  # noqa: E402
-import tensorflow as tf  # noqa: E402
-import tensorflow_datasets as tfds  # noqa: E402
-
-from block_recurrent.data.prepare.folder_source import FolderSource  # noqa: E402
-from block_recurrent.data.prepare.seqio_vocabularies import cut_for  # noqa: E402
-from block_recurrent.data.prepare.tasks import find_task, register_tasks  # noqa: E402
-from block_recurrent.data.prepare.write_shard import read_shard  # noqa: E402
-from books import BOOKS, text_of, train_model  # noqa: E402
-
-pytest_plugins = "prepare_fixtures"
+from books import BOOKS, text_of, train_model
 
 ANY_BYTES = bytes(range(256)) * 40
 PAPERS = {
@@ -38,6 +24,20 @@ PAPERS = {
     "notes.txt": b"no paper",
     "c/empty.tex": b"",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules(tensorflow):
+    """What imports TensorFlow, which only the process that runs these tests should do."""
+    global seqio, tf, tfds, FolderSource, cut_for, find_task, register_tasks, read_shard
+    import seqio
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from block_recurrent.data.prepare.folder_source import FolderSource
+    from block_recurrent.data.prepare.seqio_vocabularies import cut_for
+    from block_recurrent.data.prepare.tasks import find_task, register_tasks
+    from block_recurrent.data.prepare.write_shard import read_shard
 
 
 @pytest.fixture
