@@ -1,4 +1,4 @@
-"""The table of every gin parameter: names, types, units and defaults from the code itself."""
+"""The tables of all gin parameters, with types, units and defaults taken from the code."""
 
 import types
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -11,7 +11,7 @@ NAMES = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"
 
 
 class Parameter(NamedTuple):
-    """One row: `unit` is "" where a value has none, `description` where the docstring is silent."""
+    """One row. `unit` is "" for a value without unit; `description` is "" if undocumented."""
 
     name: str
     kind: str
@@ -21,7 +21,7 @@ class Parameter(NamedTuple):
 
 
 def parameters_of(section: str) -> list[Parameter]:
-    """The parameters of one section of the gin files, in the order of the code."""
+    """The parameters of one gin section, in the order of the dataclass."""
     cls = CLASSES[section]
     described = descriptions(cls)
     rows = []
@@ -34,14 +34,14 @@ def parameters_of(section: str) -> list[Parameter]:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """What the Attributes section of a class's docstring says of each."""
+    """The descriptions in the Attributes section of a class's docstring, by name."""
     sections = griffe.Docstring(cls.__doc__, parser="google").parse()
     found = [s for s in sections if s.kind is griffe.DocstringSectionKind.attributes]
     return {item.name: " ".join(item.description.split()) for s in found for item in s.value}
 
 
 def kind_text(kind: Any) -> str:
-    """A type in words."""
+    """A type, described in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(f"`{choice!r}`" for choice in arguments)
@@ -54,10 +54,11 @@ def kind_text(kind: Any) -> str:
 
 
 def parameters_page() -> str:
-    """A heading and a table for every section."""
+    """One heading and one table per section."""
     lines = []
     for section, cls in CLASSES.items():
-        lines += [f"## {section}", "", f"[`{cls.__name__}`][{cls.__module__}.{cls.__name__}]", ""]
+        source = f"../{cls.__module__.replace('.', '/')}.py"
+        lines += [f"## {section}", "", f"[`{cls.__name__}`]({source})", ""]
         lines += ["| parameter | default | unit | type | meaning |", "|---|---|---|---|---|"]
         for row in parameters_of(section):
             default = default_text(row.default)
@@ -68,7 +69,7 @@ def parameters_page() -> str:
 
 
 def default_text(default: Any) -> str:
-    """As in a gin file; the parts of a long tuple on lines of their own."""
+    """The default as a gin file writes it; a long tuple has one line per element."""
     if isinstance(default, tuple) and len(repr(default)) > 40:
         return "<br>".join(f"`{part!r}`" for part in default)
     return f"`{default!r}`"
