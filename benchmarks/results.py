@@ -189,7 +189,7 @@ def recall_training_figure(chance_bits: float) -> Figure:
             left.plot([x["step"] for x in lines], [x["bits_per_token"] for x in lines], **style)
             plot_worth(right, one, marker="o", markersize=3, **style)
     left.axhline(chance_bits, color=GREY, linestyle=":", linewidth=1)
-    left.set_ylabel("training loss, bits per answer")
+    left.set_ylabel("loss, bits per answer")
     left.set_ylim(0, 6)
     right.set_ylabel("worth of the state, bits")
     for ax in (left, right):

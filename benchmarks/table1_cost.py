@@ -65,7 +65,7 @@ def count_row(gin_file: str) -> Row:
 
 def table(rows: Sequence[Row], speeds: dict[str, float]) -> str:
     """In Markdown, with chip-hours of each row for each speed in FLOP/s a chip."""
-    head = ["row", "parameters", "GFLOP a token", "EFLOP in all", *speeds]
+    head = ["row", "parameters", "GFLOP per token", "EFLOP in total", *speeds]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
         numbers = [

@@ -1,4 +1,4 @@
-"""The tables of all gin parameters, with types, units and defaults taken from the code."""
+"""The table of every gin parameter: names, types, units and defaults from the code itself."""
 
 import types
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -11,7 +11,7 @@ NAMES = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"
 
 
 class Parameter(NamedTuple):
-    """One row. `unit` is "" for a value without unit; `description` is "" if undocumented."""
+    """One row: `unit` is "" where a value has none, `description` where the docstring is silent."""
 
     name: str
     kind: str
@@ -21,7 +21,7 @@ class Parameter(NamedTuple):
 
 
 def parameters_of(section: str) -> list[Parameter]:
-    """The parameters of one gin section, in the order of the dataclass."""
+    """The parameters of one section of the gin files, in the order of the code."""
     cls = CLASSES[section]
     described = descriptions(cls)
     rows = []
@@ -34,14 +34,14 @@ def parameters_of(section: str) -> list[Parameter]:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """The descriptions in the Attributes section of a class's docstring, by name."""
+    """What the Attributes section of a class's docstring says of each."""
     sections = griffe.Docstring(cls.__doc__, parser="google").parse()
     found = [s for s in sections if s.kind is griffe.DocstringSectionKind.attributes]
     return {item.name: " ".join(item.description.split()) for s in found for item in s.value}
 
 
 def kind_text(kind: Any) -> str:
-    """A type, described in words."""
+    """A type in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(f"`{choice!r}`" for choice in arguments)
@@ -54,7 +54,7 @@ def kind_text(kind: Any) -> str:
 
 
 def parameters_page() -> str:
-    """One heading and one table per section."""
+    """A heading and a table for every section."""
     lines = []
     for section, cls in CLASSES.items():
         source = f"../{cls.__module__.replace('.', '/')}.py"
@@ -69,7 +69,7 @@ def parameters_page() -> str:
 
 
 def default_text(default: Any) -> str:
-    """The default as a gin file writes it; a long tuple has one line per element."""
+    """As in a gin file; the parts of a long tuple on lines of their own."""
     if isinstance(default, tuple) and len(repr(default)) > 40:
         return "<br>".join(f"`{part!r}`" for part in default)
     return f"`{default!r}`"
