@@ -64,7 +64,7 @@ def count_row(gin_file: str) -> Row:
 
 
 def table(rows: Sequence[Row], speeds: dict[str, float]) -> str:
-    """In Markdown, with chip-hours of each row for each speed in FLOP/s a chip."""
+    """A Markdown table, with chip-hours for each speed in FLOP/s per chip."""
     head = ["row", "parameters", "GFLOP per token", "EFLOP in total", *speeds]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
