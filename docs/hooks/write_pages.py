@@ -8,6 +8,7 @@ A generated part stands between two comments, which stay in the page. The first 
     <!-- end -->
 """
 
+import argparse
 import ast
 import os
 import re
@@ -28,6 +29,7 @@ GENERATED = re.compile(
 
 def main():
     """Rewrite the pages whose generated parts are out of date."""
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
     for path in sorted(DOCS.glob("*.md")):
         text = path.read_text(encoding="utf-8")
         if (new := with_generated_parts(text)) != text:

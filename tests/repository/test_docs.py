@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("api/*.md"))]
 TEXTS = [ROOT / "README.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md", *PAGES]
 OUTSIDE = {"tfds", "curl", "tensorboard", "sbatch", "docker", "kubectl", "pytest", "mkdocs"}
-OUTSIDE |= {"env", "find", "pip-audit"}
+OUTSIDE |= {"env", "find", "pip-audit", "ruff"}
 
 ENVIRONMENT = ("python3 -m venv .venv", ". .venv/bin/activate")
 
