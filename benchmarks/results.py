@@ -90,7 +90,7 @@ def minutes(experiment: Experiment) -> float:
     return sum(tokens * (1 - each["padding"]) / each["tokens_per_second"] for each in lines) / 60
 
 
-def microseconds_a_token(group: str, model: Model) -> float:
+def microseconds_per_token(group: str, model: Model) -> float:
     """Processor time of a training step, as benchmarks/experiment_time.py has measured it."""
     train = next(
         one for one in EXPERIMENTS if (one.group, one.model) == (group, model)
@@ -134,7 +134,7 @@ def accuracy_between(experiment: Experiment, least: int, below: int) -> float:
 def recall_table() -> str:
     ends = [f"{a:,} – {b - 1:,}" for a, b in zip(BOUNDS[1:-2], BOUNDS[2:-1], strict=True)]
     ends = [f"to {BOUNDS[1] - 1:,}", *ends, f"from {BOUNDS[-2]:,}"]
-    header = ["model", "parameters", "µs a token", "seeds", *ends]
+    header = ["model", "parameters", "µs per token", "seeds", *ends]
     rows = []
     for model in RECALL_MODELS:
         seeds = runs("recall", model)
@@ -142,7 +142,7 @@ def recall_table() -> str:
             [
                 model.label,
                 f"{num_parameters(seeds[0]):,}",
-                f"{microseconds_a_token('recall', model):.0f}",
+                f"{microseconds_per_token('recall', model):.0f}",
                 str(len(seeds)),
                 *(
                     spread((accuracy_between(one, *ends) for one in seeds), ".1%")
@@ -197,7 +197,7 @@ def recall_training_figure(chance_bits: float) -> Figure:
             left.plot([x["step"] for x in lines], [x["bits_per_token"] for x in lines], **style)
             plot_worth(right, one, marker="o", markersize=3, **style)
     left.axhline(chance_bits, color=GREY, linestyle=":", linewidth=1)
-    left.set_ylabel("training loss, bits an answer")
+    left.set_ylabel("loss, bits per answer")
     left.set_ylim(0, 6)
     right.set_ylabel("worth of the state, bits")
     for ax in (left, right):
@@ -236,14 +236,14 @@ def worth_of(experiments: Sequence[Experiment]) -> str:
 
 def tuning_table(group: str, models: Sequence[Model], rates: Sequence[float]) -> str:
     timed = (KEPT / group / "step_time.json").exists()
-    header = ["model", "parameters", *["µs a token"] * timed, *(f"at {rate:g}" for rate in rates)]
+    header = ["model", "parameters", *["µs per token"] * timed, *(f"at {rate:g}" for rate in rates)]
     rows = []
     for model in models:
         if not tuned(group, model):
             continue
         bits = {one.run: f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(group, model)}
         by_rate = [bits.get(str(rate), "–") for rate in rates]
-        cost = [f"{microseconds_a_token(group, model):.0f}"] if timed else []
+        cost = [f"{microseconds_per_token(group, model):.0f}"] if timed else []
         chosen = best(group, model)
         rows.append(
             [model.label, f"{num_parameters(chosen):,}", *cost, *by_rate, worth_of([chosen])]
