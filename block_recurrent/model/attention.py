@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.fields import check_fields
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.linear import linear
+from block_recurrent.model.feed_forward import linear
 from block_recurrent.model.window import Heads, Window
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention, window_attention
 from block_recurrent.ops.blocks import (

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from block_recurrent.model.linear import linear
+from block_recurrent.model.feed_forward import linear
 
 
 class Gate(nnx.Module):

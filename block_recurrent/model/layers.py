@@ -6,9 +6,8 @@ from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.model.attention import SlidingWindowAttention
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.feed_forward import FeedForward
+from block_recurrent.model.feed_forward import FeedForward, RMSNorm
 from block_recurrent.model.full_attention import FullAttention
-from block_recurrent.model.norms import RMSNorm
 from block_recurrent.model.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.ops.dropout import tiled_dropout
 from block_recurrent.types import KV, LayerState

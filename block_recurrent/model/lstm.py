@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.norms import RMSNorm
+from block_recurrent.model.feed_forward import RMSNorm
 from block_recurrent.ops.dropout import tiled_dropout
 from block_recurrent.types import LayerState
 

@@ -9,10 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from block_recurrent.fields import check_fields
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.feed_forward import FeedForward
+from block_recurrent.model.feed_forward import FeedForward, RMSNorm, linear
 from block_recurrent.model.gates import GATES
-from block_recurrent.model.linear import linear
-from block_recurrent.model.norms import RMSNorm
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention
 from block_recurrent.ops.blocks import merge_heads, to_heads
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize

@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.model.config import ModelConfig
+from block_recurrent.model.feed_forward import RMSNorm
 from block_recurrent.model.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model.lstm import LSTMLayer
-from block_recurrent.model.norms import RMSNorm
 from block_recurrent.ops.blocks import from_blocks, to_blocks
 from block_recurrent.types import ModelState
 
