@@ -29,6 +29,8 @@ class TrainConfig:
       num_steps: optimizer steps of the run.
       batch_size: rows of the global batch.
       segment_length: tokens per row in one step; a multiple of the model's window_length.
+      lanes: documents that are open at the same time, each with its memory; a multiple of
+        batch_size. A step trains batch_size of them, and they take turns. None: batch_size.
       initial_model: a file written by block_recurrent.export; the run starts from its parameters.
         None: random parameters.
       seed: of the parameters, of dropout and of the order of the documents.
@@ -48,6 +50,7 @@ class TrainConfig:
     num_steps: Steps = 1000
     batch_size: Annotated[int, "rows", Range(1)] = 8
     segment_length: Annotated[int, "tokens", Range(1)] = 512
+    lanes: Annotated[int, "documents", Range(1)] | None = None
     initial_model: str | None = None
     seed: Annotated[int, Range(0, below=2**32)] = 0
     log_every_steps: Steps = 10
@@ -58,6 +61,19 @@ class TrainConfig:
     wandb_project: str | None = None
     on_nonfinite: Literal["skip", "roll_back", "stop"] = "skip"
     max_nonfinite_steps: Steps = 10
+
+    def __post_init__(self):
+        if self.num_lanes % self.batch_size:
+            nearest = -(-self.num_lanes // self.batch_size) * self.batch_size
+            raise UserError(
+                f"train.lanes = {self.lanes} is not a multiple of train.batch_size = "
+                f"{self.batch_size}: set train.lanes = {nearest}"
+            )
+
+    @property
+    def num_lanes(self) -> int:
+        """Documents that are open at the same time."""
+        return self.batch_size if self.lanes is None else self.lanes
 
 
 @checked

@@ -1,4 +1,9 @@
-"""Lanes: document streams, one per row. Row i of a batch continues row i of the batch before."""
+"""Lanes: document streams that take turns in the rows of the batches.
+
+With as many lanes as rows, row i of a batch continues row i of the batch before. With P times as
+many, it continues row i of P batches before, and a model that trains on the batches meets P times
+as many documents before it comes back to one of them.
+"""
 
 from typing import NamedTuple
 
@@ -12,6 +17,7 @@ from block_recurrent.data.mixture import Mixture
 from block_recurrent.errors import UserError
 
 NO_DOCUMENT = -1  # in place of an index
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class Batch(NamedTuple):
@@ -22,12 +28,14 @@ class Batch(NamedTuple):
       targets: the token to predict at each position; 0 on padding.
       weights: of the losses: 1, or 0 on padding and on tokens that are not to be predicted.
       starts: where a block of W tokens begins a new document.
+      turn: which of its P lanes each row holds; all rows have the same. None: P is 1.
     """
 
     inputs: Int32[np.ndarray, "B T"]
     targets: Int32[np.ndarray, "B T"]
     weights: Float32[np.ndarray, "B T"]
     starts: Bool[np.ndarray, "B N"]
+    turn: Int32[np.ndarray, " B"] | None = None
 
 
 class LanePosition(NamedTuple):
@@ -38,16 +46,18 @@ class LanePosition(NamedTuple):
       epoch: the current epoch of each source of the mixture, from 0.
       next_document: how many documents of this epoch have been taken from each source.
       taken: tokens of all documents ever taken from each source.
-      document: index of the document that each row is in the middle of, or −1.
-      offset: tokens of that document that the row has read.
+      document: index of the document that each lane is in the middle of, or −1.
+      offset: tokens of that document that the lane has read.
+      turn: of the next batch, from 0 to P − 1: row i of it is lane i · P + turn.
     """
 
     corpus: Int64[np.ndarray, ""]
     epoch: Int64[np.ndarray, " sources"]
     next_document: Int64[np.ndarray, " sources"]
     taken: Int64[np.ndarray, " sources"]
-    document: Int64[np.ndarray, " B"]
-    offset: Int64[np.ndarray, " B"]
+    document: Int64[np.ndarray, " lanes"]
+    offset: Int64[np.ndarray, " lanes"]
+    turn: Int64[np.ndarray, ""]
 
 
 class Span(NamedTuple):
@@ -63,8 +73,8 @@ class Span(NamedTuple):
 class Lanes:
     """Lays documents out in rows of segments.
 
-    When a row has finished its document, it takes the next one from a queue that all rows share. A
-    document starts at a block boundary, and the rest of its last block is padding. Every token,
+    When a lane has finished its document, it takes the next one from a queue that all lanes share.
+    A document starts at a block boundary, and the rest of its last block is padding. Every token,
     including the first and the end token, is a target exactly once. Queue and batch depend only on
     the seed and the position.
 
@@ -77,6 +87,7 @@ class Lanes:
       shuffle: False: the longest documents first, so that in evaluation all rows end at about the
         same time.
       repeat: False: read the documents once; rows without a document are then padding.
+      num_lanes: lanes, a multiple of `batch_size`; None: one per row.
 
     Raises:
       UserError: no documents, or a segment length that the window length does not divide.
@@ -92,6 +103,7 @@ class Lanes:
         seed: int = 0,
         shuffle: bool = True,
         repeat: bool = True,
+        num_lanes: int | None = None,
     ):
         _check_lengths(batch_size, segment_length, window_length, seed)
         if not isinstance(documents, Mixture):
@@ -104,14 +116,36 @@ class Lanes:
         self.segment_length, self.window_length = segment_length, window_length
         self.seed, self.shuffle, self.repeat = seed, shuffle, repeat
         self.counts = [len(source.lengths) for source in documents.sources]
+        self.num_lanes = num_lanes or batch_size
+        self.turns = self.num_lanes // batch_size
 
     def initial_position(self) -> LanePosition:
         """The position before the first batch."""
         return LanePosition(
             np.array(self.documents.fingerprint, np.int64),
             *np.zeros((3, len(self.counts)), np.int64),
-            document=np.full(self.batch_size, NO_DOCUMENT, np.int64),
-            offset=np.zeros(self.batch_size, np.int64),
+            document=np.full(self.num_lanes, NO_DOCUMENT, np.int64),
+            offset=np.zeros(self.num_lanes, np.int64),
+            turn=np.array(0, np.int64),
+        )
+
+    def staggered_position(self) -> LanePosition:
+        """The position before the first batch, with every lane at another place of its document.
+
+        If all began at the start of one, training would see nothing but the beginnings of documents
+        for as long as it takes to come to the end of a document, in all lanes at once.
+        """
+        position = self.initial_position()
+        queue = _Queue(self, position)
+        document = np.array([queue.pop() for _ in range(self.num_lanes)], np.int64)
+        # Multiples of the golden ratio fill the interval evenly, however many are taken.
+        share = np.arange(self.num_lanes) * GOLDEN % 1
+        return position._replace(
+            epoch=np.array(queue.epoch, np.int64),
+            next_document=np.array(queue.next, np.int64),
+            taken=np.array(queue.taken, np.int64),
+            document=document,
+            offset=(share * self.documents.lengths[document]).astype(np.int64),
         )
 
     def exhausted(self, position: LanePosition) -> bool:
@@ -139,6 +173,7 @@ class Lanes:
             targets=np.zeros(shape, np.int32),
             weights=np.zeros(shape, np.float32),
             starts=np.zeros((shape[0], shape[1] // self.window_length), bool),
+            turn=None if self.turns == 1 else np.full(len(chosen), position.turn, np.int32),
         )
         for span in spans:
             if span.row in chosen:
@@ -152,9 +187,10 @@ class Lanes:
         documents = np.array(position.document, np.int64)
         offsets = np.array(position.offset, np.int64)
         lengths = self.documents.lengths
-        spans = []
+        turn, spans = int(position.turn), []
         for row in range(self.batch_size):
-            document, offset, column = int(documents[row]), int(offsets[row]), 0
+            lane = row * self.turns + turn
+            document, offset, column = int(documents[lane]), int(offsets[lane]), 0
             while column < self.segment_length:
                 if document == NO_DOCUMENT:
                     document, offset = queue.pop(), 0
@@ -165,12 +201,13 @@ class Lanes:
                 spans.append(Span(row, column, document, offset, count))
                 column += -(-count // self.window_length) * self.window_length
                 document, offset = (NO_DOCUMENT, 0) if count == left else (document, offset + count)
-            documents[row], offsets[row] = document, offset
+            documents[lane], offsets[lane] = document, offset
         after = LanePosition(
             np.array(position.corpus, np.int64),
             *(np.array(numbers, np.int64) for numbers in (queue.epoch, queue.next, queue.taken)),
             document=documents,
             offset=offsets,
+            turn=np.array((turn + 1) % self.turns, np.int64),
         )
         return spans, after
 
@@ -195,12 +232,12 @@ class Lanes:
             batch.starts[row, column // self.window_length] = True
 
     def _check_position(self, position: LanePosition):
-        """Refuses a position of another batch size or of another corpus."""
-        rows = len(np.asarray(position.document))
-        if rows != self.batch_size:
+        """Refuses a position of another number of lanes or of another corpus."""
+        lanes = len(np.asarray(position.document))
+        if lanes != self.num_lanes:
             raise UserError(
-                f"the position in the data has {rows} rows, but the batch size is "
-                f"{self.batch_size}: resume with a batch size of {rows}, or start a new run"
+                f"the position in the data has {lanes} lanes, but there are {self.num_lanes}: "
+                f"resume with {lanes} (a batch size of {lanes}, or train.lanes), or start a new run"
             )
         if int(position.corpus) != self.documents.fingerprint:
             raise UserError(
@@ -209,7 +246,7 @@ class Lanes:
 
 
 class _Queue:
-    """The documents that no row has taken yet, epoch after epoch."""
+    """The documents that no lane has taken yet, epoch after epoch."""
 
     def __init__(self, lanes: Lanes, position: LanePosition):
         self.lanes, self.mixture = lanes, lanes.documents

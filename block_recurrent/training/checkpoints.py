@@ -169,16 +169,24 @@ class Checkpoints:
         """
         step = self.find_latest_whole()
         self._set_aside(later for later in self.steps if later > step)
+        target = training_item(abstract, position)
+        if "turn" not in self._metadata(step, "training")["position"]:
+            del target["position"]["turn"]  # saved before lanes took turns
         restored = self.manager.restore(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract.params),
-                training=ocp.args.StandardRestore(training_item(abstract, position)),
+                training=ocp.args.StandardRestore(target),
             ),
         )
         training = restored.training
         state = TrainState(**training["state"], params=restored.params)
-        return state, LanePosition(**training["position"])
+        return state, LanePosition(**{"turn": position.turn} | training["position"])
+
+    def _metadata(self, step: int, item: str) -> PyTree:
+        """Shapes of what a checkpoint contains."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.metadata(self.folder / str(step) / item).item_metadata.tree
 
     def _set_aside(self, steps: Iterable[int]):
         """Renames each checkpoint N to N.damaged."""
@@ -208,13 +216,10 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
-        place = self.folder / str(step)
-        with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(place / "params").item_metadata.tree
-        if shapes(saved) != shapes(abstract):
+        if shapes(self._metadata(step, "params")) != shapes(abstract):
             raise UserError(
-                f"{place} has other parameters than config.gin describes: restore the config.gin "
-                "that the run was trained with"
+                f"{self.folder / str(step)} has other parameters than config.gin describes: restore "
+                "the config.gin that the run was trained with"
             )
         return self.manager.restore(
             step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))

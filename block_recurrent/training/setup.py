@@ -81,13 +81,14 @@ class Setup:
             train.segment_length,
             model.window_length,
             seed=train.seed,
+            num_lanes=train.num_lanes,
         )
         self.mesh = make_mesh(config.mesh, model, train.batch_size)
         self.layout = Layout(self.mesh, config.mesh.rules)
         self.rows = self.layout.rows_here(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
-        self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
+        self.init = init_function(model, self.optimizer, train.num_lanes, train.seed)
         abstract = jax.eval_shape(self.init)
         self.shardings = state_shardings(self.layout, abstract)
         self.abstract = with_shardings(abstract, self.shardings)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.config import ModelConfig
@@ -55,8 +55,8 @@ class TrainState(NamedTuple):
       step: steps done.
       params: parameters of the model.
       optimizer: its state.
-      model: what the model carries from segment to segment.
-      finite: the rows of `model` that are finite. The next step restarts the others.
+      model: what the model carries from segment to segment, in each lane.
+      finite: the lanes of `model` that are finite. The next step of the others restarts them.
       sums: since the last line of metrics.
       nonfinite: consecutive steps, up to this one, that were not finite.
       key: of all random numbers.
@@ -66,16 +66,19 @@ class TrainState(NamedTuple):
     params: dict[str, Any]
     optimizer: optax.OptState
     model: ModelState
-    finite: Bool[Array, " B"]
+    finite: Bool[Array, " lanes"]
     sums: MetricSums
     nonfinite: Int[Array, ""]
     key: UInt32[Array, "2"]
 
 
 def init_function(
-    config: ModelConfig, optimizer: optax.GradientTransformation, batch_size: int, seed: int
+    config: ModelConfig, optimizer: optax.GradientTransformation, num_lanes: int, seed: int
 ) -> Callable[[], TrainState]:
-    """Returns a function without arguments that makes the first state: for `jit`, `eval_shape`."""
+    """Returns a function without arguments that makes the first state: for `jit`, `eval_shape`.
+
+    No lane of it is `finite`, so that its first step starts each, wherever in a document it begins.
+    """
 
     def init() -> TrainState:
         init_key, key = jax.random.split(jax.random.key(seed))
@@ -85,8 +88,8 @@ def init_function(
             step=jnp.zeros((), jnp.int32),
             params=params,
             optimizer=optimizer.init(params),
-            model=model.initial_state(batch_size),
-            finite=jnp.ones(batch_size, bool),
+            model=model.initial_state(num_lanes),
+            finite=jnp.zeros(num_lanes, bool),
             sums=MetricSums(*jnp.zeros((5,))),
             nonfinite=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(key),
@@ -133,31 +136,32 @@ def make_train_step(
     finite, as at the start of a document.
     """
 
-    def nats_of_rows(params, carried, batch, dropout_key):
+    def nats_of_rows(params, lanes, batch, dropout_key):
         model = nnx.merge(graphdef, params)
-        model_state, finite = carried
+        model_state, finite = take_turn(lanes, batch.turn, len(batch.inputs))
         starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | ~finite)
         features, model_state = model.features(
             batch.inputs, zero_other_rows(finite, model_state), starts, dropout_key=dropout_key
         )
         with jax.named_scope("loss"):
             nats = summed_loss(model, features, batch.targets, batch.weights)
-        return nats, (model_state, finite_rows(nats, model_state))
+        rows = finite_rows(nats, model_state)
+        return nats, rows, put_turn(lanes, batch.turn, (model_state, rows))
 
-    def loss_fn(params, carried, batch, dropout_key):
-        nats, carried = layout.by_rows(nats_of_rows)(
-            layout.gather(params), carried, batch, dropout_key
+    def loss_fn(params, lanes, batch, dropout_key):
+        nats, rows, lanes = layout.by_rows(nats_of_rows)(
+            layout.gather(params), lanes, batch, dropout_key
         )
         nats, tokens = nats.sum(), batch.weights.sum()
-        return nats / jnp.maximum(tokens, 1), (nats, tokens, carried)
+        return nats / jnp.maximum(tokens, 1), (nats, tokens, rows, lanes)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        carried = state.model, state.finite
-        (loss, (nats, tokens, carried)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, carried, batch, key
+        lanes = state.model, state.finite
+        (loss, (nats, tokens, rows, lanes)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, lanes, batch, key
         )
-        model_state, rows = carried
+        model_state, finite_lanes = lanes
         grad_norm = global_norm(grads)
         finite = rows.all() & jnp.isfinite(grad_norm)
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
@@ -180,7 +184,7 @@ def make_train_step(
             params=params,
             optimizer=optimizer_state,
             model=model_state,
-            finite=rows,
+            finite=finite_lanes,
             sums=sums,
             nonfinite=nonfinite,
             key=state.key,
@@ -189,6 +193,35 @@ def make_train_step(
         return after, StepMetrics(sums, loss, grad_norm, nonfinite, updates=made)
 
     return train_step
+
+
+def take_turn(lanes: PyTree, turn: Int[Array, " B"] | None, rows: int) -> PyTree:
+    """The lanes ``[B · P, …]`` whose turn it is, ``[B, …]``: lane i · P + turn is in row i.
+
+    A row's lanes lie side by side, so that a device has all lanes of its rows.
+    """
+    if turn is None:
+        return lanes
+
+    def take(leaf):
+        of_rows = leaf.reshape(rows, -1, *leaf.shape[1:])
+        return jax.lax.dynamic_index_in_dim(of_rows, turn[0], axis=1, keepdims=False)
+
+    return jax.tree.map(take, lanes)
+
+
+def put_turn(lanes: PyTree, turn: Int[Array, " B"] | None, new: PyTree) -> PyTree:
+    """The lanes with those whose turn it was replaced; see `take_turn`."""
+    new = jax.lax.stop_gradient(new)
+    if turn is None:
+        return new
+
+    def put(leaf, row):
+        of_rows = leaf.reshape(len(row), -1, *leaf.shape[1:])
+        row = row.astype(leaf.dtype)
+        return jax.lax.dynamic_update_index_in_dim(of_rows, row, turn[0], 1).reshape(leaf.shape)
+
+    return jax.tree.map(put, lanes, new)
 
 
 def count_updates(optimizer: optax.OptState) -> Int[Array, ""]:

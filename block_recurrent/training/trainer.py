@@ -111,7 +111,8 @@ class Trainer:
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, LanePosition]:
         """Returns the state and position of the newest checkpoint, or of a new run."""
-        position = self.setup.lanes.initial_position()
+        lanes = self.setup.lanes
+        position = lanes.initial_position() if lanes.turns == 1 else lanes.staggered_position()
         newest = checkpoints.find_latest_whole()
         if newest is not None:
             print_once(f"continuing from step {newest:,}")
