@@ -1,4 +1,4 @@
-"""Analyzes a run's recurrent layers: ``python -m block_recurrent.analyze --workdir=DIR …``."""
+"""Analyze the recurrent layers of a run: ``python -m block_recurrent.analyze --workdir=DIR …``."""
 
 import argparse
 from pathlib import Path
@@ -52,14 +52,14 @@ def parse_arguments() -> argparse.Namespace:
 def main():
     arguments = parse_arguments()
     if arguments.output.exists() and not arguments.output.is_dir():
-        raise UserError(f"--output={arguments.output} is a file: name a folder")
-    from block_recurrent.analysis.report import write_analysis  # needs matplotlib: fail early
+        raise UserError(f"--output={arguments.output} is a file: give the path of a folder")
+    from block_recurrent.analysis.report import write_analysis  # reports a missing matplotlib
 
     config = read_config(arguments.workdir)
     if not config.model.recurrent_layers:
         raise UserError(
-            f"the model in {arguments.workdir} has no recurrent layer: name a run "
-            "with BlockRecurrentTransformer.recurrent_layers"
+            f"the model in {arguments.workdir} has no recurrent layers to analyze: choose a run "
+            "that sets BlockRecurrentTransformer.recurrent_layers"
         )
     text = read_text(config, arguments.text_file, arguments.max_tokens)
     graphdef, abstract = abstract_model(config.model)
@@ -67,17 +67,17 @@ def main():
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
     with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
         whole = [step for step in checkpoints.steps if checkpoints.is_whole(step)]
-        for step in whole or [None]:  # without any, restoring raises the error
+        for step in whole or [None]:  # without checkpoints, restoring raises
             trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)
             history[step] = {layer: gate_quantiles(arrays) for layer, arrays in trace.items()}
     write_analysis(arguments.output, config.model, text, trace, history)
 
 
 def read_text(config: RunConfig, path: Path | None, max_tokens: int) -> Text:
-    """A file, or the longest held-out document, as tokens in whole blocks.
+    """Read a file, or the longest held-out document, as model input.
 
     Raises:
-      UserError: the file does not exist, or is shorter than one block.
+      UserError: the file cannot be read, or is shorter than one block.
     """
     documents = load_documents(config.data)["held_out"]
     vocabulary, window = documents.vocabulary, config.model.window_length
@@ -94,7 +94,7 @@ def read_text(config: RunConfig, path: Path | None, max_tokens: int) -> Text:
     length = len(tokens) // window * window
     if not length:
         raise UserError(
-            f"{name} has {len(tokens)} tokens, but a block of the model is {window}: name a longer "
+            f"{name} has only {len(tokens)} tokens, less than one block of {window}: give a longer "
             "text with --text_file, or a larger --max_tokens"
         )
     inputs = np.concatenate([[PADDING], tokens[: length - 1]]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Evaluates a run's newest checkpoint: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+"""Evaluate the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
 EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
@@ -60,7 +60,7 @@ def main():
     check_outputs(arguments)
     if arguments.report:
         from block_recurrent.evaluation.report import (
-            write_report,  # needs matplotlib: fail early
+            write_report,  # reports a missing matplotlib before the evaluation
         )
     config, model, step = load_run(arguments.workdir)
     graphdef, params = nnx.split(model)
@@ -88,32 +88,30 @@ def main():
 
 
 def check_outputs(arguments: argparse.Namespace):
-    """Raises UserError for an output that could not be written once the work is done."""
+    """Check the output paths before the evaluation, rather than after it."""
     for option in ("json", "report"):
         path = getattr(arguments, option)
         if path and not path.parent.is_dir():
-            raise UserError(f"no folder {path.parent} for --{option}={path}: make it")
+            raise UserError(f"no folder {path.parent} for --{option}={path}: create it first")
         if path and path.is_dir():
-            raise UserError(f"--{option}={path} is a folder: name a file")
+            raise UserError(f"--{option}={path} is a folder: give the path of a file")
     if arguments.report and arguments.report.suffix != ".html":
-        raise UserError(
-            f"--report={arguments.report} is not a page: name a file that ends in .html"
-        )
+        raise UserError(f"--report={arguments.report}: give a file name that ends in .html")
 
 
 def make_evaluator(
     graphdef: nnx.GraphDef, config: RunConfig, arguments: argparse.Namespace
 ) -> Evaluator:
-    """An evaluator of the split on one device, in the requested or a suitable batch shape."""
+    """An evaluator of the chosen split on one device; rows and segment length may be given."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
-        raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
+        raise UserError(f"no split {arguments.split}: choose one of {', '.join(splits)}")
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
-    shape = evaluation_shape(documents, config.model.attention, *shape)
-    requested = arguments.batch_size, arguments.segment_length
+    shape = evaluation_shape(documents, config.model, *shape)
+    given = arguments.batch_size, arguments.segment_length
     rows, length = (
-        n if given is None else given for n, given in zip(shape, requested, strict=True)
+        default if value is None else value for default, value in zip(shape, given, strict=True)
     )
     layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
     return Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
@@ -122,7 +120,7 @@ def make_evaluator(
 def probe_memory(
     evaluator: Evaluator, config: RunConfig, params: dict[str, Any]
 ) -> dict[str, Profile]:
-    """The loss with each kind of memory; 'another document\'s' needs more than one row."""
+    """The loss with each memory; 'swapped' needs at least two rows."""
     if not config.model.has_recurrent_state:
         return {}
     memories = MEMORIES if evaluator.lanes.batch_size > 1 else MEMORIES[:2]

@@ -1,11 +1,11 @@
-"""Exports a run's model: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
+"""Export a model as one file: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
 
 import argparse
 from pathlib import Path
 
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.interop.model_file import save_model
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
 EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors

@@ -102,6 +102,16 @@ def check_field(cls: type, name: str, value: Any) -> Any:
     return check_value(name, value, field_kind(cls, name))
 
 
+def check_fields(cls: type, **values: Any):
+    """Checks the arguments of another class as a dataclass checks its fields of the same names.
+
+    Raises:
+      UserError: see `check_value`.
+    """
+    for name, value in values.items():
+        check_field(cls, name, value)
+
+
 def check_value(name: str, value: Any, kind: Any) -> Any:
     """The value as an argument of this kind stores it.
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-import tensorflow_datasets as tfds
 
 WORDS = "the state of a block is carried from one window to the next by gates naïve 雪 “so”".split()
+TEXT = "one two  three\n\nfour"  # of my_tasks.py
 BOOKS = {"train": range(100, 117), "validation": range(20, 25), "test": range(4)}
 
 
@@ -19,6 +19,7 @@ def text_of(book: int) -> str:
 
 def write_books(data_dir: Path, dataset: str = "pg19", splits=BOOKS) -> Path:
     """A dataset with PG19's features and four files a split."""
+    import tensorflow_datasets as tfds  # takes seconds
 
     def examples(books):
         for book in books:

@@ -19,15 +19,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# Tests compile much and compute little. Without LLVM's optimizer, compiling takes half the time.
+# `.ci/run` runs the numerical tests with it, too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-@pytest.fixture(scope="module")
-def quick_to_compile():
-    """Without LLVM's optimizer, in half the time: where it matters what is computed, not how."""
-    import jax  # once it is said where to keep what is compiled
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one process: they share its fixtures and what it compiles.
+
+    One process runs all tests that need TensorFlow, so that only one imports it.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "prepare" if "tests/data/prepare/" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="module")

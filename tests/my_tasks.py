@@ -6,7 +6,8 @@ import time
 import seqio
 import tensorflow as tf
 
-TEXT = "one two  three\n\nfour"
+from books import TEXT
+
 BYTES = seqio.ByteVocabulary()
 SLOW = 0.05  # seconds a line
 

@@ -1,4 +1,4 @@
-"""Models of given weights: of arrays by name, or of the authors' code (google-research/meliad)."""
+"""Models from weights of the authors' code (google-research/meliad)."""
 
 from collections.abc import Mapping
 

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked
-from block_recurrent.ops.attention import choose_kernel
 
 # Fields that change neither a model's parameters nor what it computes from tokens.
 NON_ARCHITECTURE_FIELDS = ("dropout_rate", "remat", "attention_kernel")
@@ -119,12 +118,6 @@ class ModelConfig:
         if self.layer == "lstm":
             raise UserError("layer = 'lstm' has no recurrent cells: set recurrent_layers = ()")
 
-    def kernel(self, read_states: bool) -> str:
-        """The implementation of a layer's attention on this platform: 'xla' or 'pallas'."""
-        wanted = "xla" if self.attention == "full" else self.attention_kernel
-        num_states = self.num_states if read_states else 0
-        return choose_kernel(wanted, self.window_length, self.head_size, self.dtype, num_states)
-
     @property
     def has_recurrent_state(self) -> bool:
         """Whether more is carried than keys and values of tokens."""
@@ -134,3 +127,23 @@ class ModelConfig:
     def recurrent_indices(self) -> tuple[int, ...]:
         """Indices of the recurrent layers, from the bottom, ascending."""
         return tuple(sorted({index % self.num_layers for index in self.recurrent_layers}))
+
+    @property
+    def segment_is_context(self) -> bool:
+        """Whether a token sees its whole segment and nothing before it: full attention."""
+        return self.attention == "full"
+
+    def context_length(self, segment_length: int | None) -> int:
+        """Tokens that a layer sees at most: the window or, under full attention, the segment.
+
+        Raises:
+          UserError: under full attention, no segment length, or one that is no multiple of W.
+        """
+        if not self.segment_is_context:
+            return self.window_length
+        if not segment_length or segment_length % self.window_length:
+            raise UserError(
+                f"segment_length = {segment_length}: a model with attention = 'full' needs a "
+                f"multiple of its window_length {self.window_length}"
+            )
+        return segment_length

@@ -67,7 +67,8 @@ def parameters_page() -> str:
     """A heading and a table for every section."""
     lines = []
     for section, cls in CLASSES.items():
-        lines += [f"## {section}", "", f"[`{cls.__name__}`][{cls.__module__}.{cls.__name__}]", ""]
+        source = f"../{cls.__module__.replace('.', '/')}.py"
+        lines += [f"## {section}", "", f"[`{cls.__name__}`]({source})", ""]
         lines += ["| parameter | default | unit | type | meaning |", "|---|---|---|---|---|"]
         for row in parameters_of(section):
             default = default_text(row.default)

@@ -1,4 +1,4 @@
-"""What `analyze` shows of recurrent layers, against the model itself and against NumPy."""
+"""The activity of recurrent layers, against the model itself and against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,21 @@ import pytest
 from flax import nnx
 
 from block_recurrent import KV
-from block_recurrent.analysis.inspection import attention_weights, gate_values, look_at_block
+from block_recurrent.analysis.inspection import attention_weights, gate_values, inspect_block
 from block_recurrent.analysis.tracing import ARRAYS, gate_names, make_tracer
 from block_recurrent.model.gates import Gate
 from block_recurrent.ops.dot_product import attend
-from tiny import QUICK, TINY, forward, make_model, make_tokens, split, variant_model
+from close import assert_close
+from tiny import (
+    TERMS,
+    TINY,
+    assert_same_numbers,
+    forward,
+    make_model,
+    make_tokens,
+    split,
+    variant_model,
+)
 
 W, BLOCKS = TINY.window_length, 6
 VARIANTS = ["fixed_skip", "lstm_dual", "gru_single", "two_recurrent_layers"]
@@ -22,45 +32,51 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
 
 
-def looks_along(model, tokens):
-    """Looks at every block, and the state after them."""
+def inspect_text(model, tokens):
+    """The activities in every block, and the state after the text."""
     graphdef, params = split(model)
 
-    def look(params, block, state):
-        return look_at_block(nnx.merge(graphdef, params), block, state)
+    def inspect(params, block, state):
+        return inspect_block(nnx.merge(graphdef, params), block, state)
 
-    look = jax.jit(look, compiler_options=QUICK)
+    inspect = jax.jit(inspect)
     state, found = model.initial_state(len(tokens)), []
     for start in range(0, tokens.shape[1], W):
-        looks, state = look(params, tokens[:, start : start + W], state)
-        found.append(looks)
+        activities, state = inspect(params, tokens[:, start : start + W], state)
+        found.append(activities)
     return found, state
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_looks_follow_the_model(variant):
-    """Their states are those of a forward over the whole text, so what made them is too."""
+def test_activities_follow_the_model(variant):
+    """Their states equal those of a forward pass over the whole text."""
     model, tokens = variant_model(variant), make_tokens(2, 3 * W)
-    found, state = looks_along(model, tokens)
+    found, state = inspect_text(model, tokens)
     _, expected = forward(model, tokens, model.initial_state(2))
     for index in model.config.recurrent_indices:
         last = found[-1][index]
-        np.testing.assert_allclose(state[index].recurrent, expected[index].recurrent, atol=2e-5)
-        np.testing.assert_allclose(last.leaving, expected[index].recurrent, atol=2e-5)
+        for states in (state[index].recurrent, last.leaving):
+            assert_same_numbers(states, expected[index].recurrent)
         for name in ("states_to_states", "states_to_tokens", "tokens_to_states"):
             weights = getattr(last, name)
             assert weights.min() >= 0
-            np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+            assert_sum_to_one(weights)
     assert set(found[0]) == set(model.config.recurrent_indices)
 
 
-def test_looks_are_the_same_with_fused_kernels():
+def test_activities_are_the_same_with_fused_kernels():
     tokens = make_tokens(2, 2 * W)
     plain, fused = (
-        looks_along(make_model(num_layers=2, attention_kernel=kernel), tokens)
+        inspect_text(make_model(num_layers=2, attention_kernel=kernel), tokens)
         for kernel in ("xla", "pallas")
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), fused, plain)
+    assert_same_numbers(fused, plain)
+
+
+def assert_sum_to_one(weights):
+    """Over the last axis."""
+    sums = np.asarray(weights).sum(-1)
+    assert_close(sums, np.ones_like(sums), terms=weights.shape[-1])
 
 
 def normal(*shape, seed=0):
@@ -70,19 +86,19 @@ def normal(*shape, seed=0):
 def test_weights_times_values_is_attention():
     queries, keys, values = normal(2, 3, 5, 4), normal(2, 3, 7, 4, seed=1), normal(2, 3, 7, 4)
     weights = attention_weights(queries, KV(keys, values))
-    np.testing.assert_allclose(weights @ values, attend(queries, keys, values), atol=1e-5)
+    assert_close(weights @ values, attend(queries, keys, values), terms=4 + 7)
 
 
-def test_a_document_begins_with_zeros_which_states_see_all_alike():
-    (looks, *_), _ = looks_along(variant_model("fixed_skip"), make_tokens(1, W))
-    before = np.asarray(looks[1].states_to_tokens[0, :, :, :W])
-    np.testing.assert_allclose(before, before[..., :1].repeat(W, -1), rtol=1e-5)
-    assert np.ptp(looks[1].states_to_tokens[0, :, :, W:], axis=-1).min() > 1e-3
+def test_states_attend_uniformly_to_the_zeros_before_a_document():
+    (activities, *_), _ = inspect_text(variant_model("fixed_skip"), make_tokens(1, W))
+    before = np.asarray(activities[1].states_to_tokens[0, :, :, :W])
+    assert_close(before, before[..., :1].repeat(W, -1), terms=1)
+    assert np.ptp(activities[1].states_to_tokens[0, :, :, W:], axis=-1).min() > 1e-3
 
 
 @pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "gru_single"])
 def test_gates_are_those_of_the_update(variant, monkeypatch):
-    """The multipliers that the cell's own gates use, in the same order."""
+    """The multipliers equal those that the cell's gates use, in the same order."""
     cell = variant_model(variant).layers[1].cell
     x, attended = normal(2, 6, 32), normal(2, 6, 64)
     used, call = [], Gate.__call__
@@ -96,8 +112,8 @@ def test_gates_are_those_of_the_update(variant, monkeypatch):
         cell.update(x, attended)
     found = gate_values(cell, x, attended)
     for values, (keep, take) in zip(found.values(), used, strict=True):
-        np.testing.assert_allclose(values.keep, np.broadcast_to(keep, x.shape), atol=1e-6)
-        np.testing.assert_allclose(values.take, np.broadcast_to(take, x.shape), atol=1e-6)
+        expected = tuple(np.broadcast_to(each, x.shape) for each in (keep, take))
+        assert_close((values.keep, values.take), expected, terms=64)
 
 
 def test_fixed_gate_is_the_sigmoid_of_its_bias():
@@ -108,27 +124,27 @@ def test_fixed_gate_is_the_sigmoid_of_its_bias():
     assert gate_names(arrays) == ["output_gate", "ffn_gate"]
     for gate in gate_names(arrays):
         g = sigmoid(params["layers"][1]["cell"][gate]["bias"])
-        np.testing.assert_allclose(arrays[f"{gate}_keep"], np.tile(g, (6, 1)), atol=1e-6)
-        np.testing.assert_allclose(arrays[f"{gate}_take"], np.tile(1 - g, (6, 1)), atol=1e-6)
+        assert_close(arrays[f"{gate}_keep"], np.tile(g, (6, 1)), terms=1)
+        assert_close(arrays[f"{gate}_take"], np.tile(1 - g, (6, 1)), terms=1)
         by_block = arrays[f"{gate}_keep_by_block"]
-        np.testing.assert_allclose(by_block, np.full((BLOCKS, 6), g.mean()), atol=1e-6)
+        assert_close(by_block, np.full((BLOCKS, 6), g.mean()), terms=32)
         counts, _ = np.histogram(g, arrays["gate_edges"])
         np.testing.assert_array_equal(arrays[f"{gate}_keep_histogram"], counts * BLOCKS * 6)
 
 
-def test_a_trace_is_what_the_looks_say():
+def test_a_trace_summarizes_the_activities():
     model, tokens = variant_model("two_recurrent_layers"), make_tokens(1, BLOCKS * W)
     graphdef, params = split(model)
     trace = make_tracer(graphdef, W)(params, np.asarray(tokens)[0])
-    found, _ = looks_along(model, tokens)
+    found, _ = inspect_text(model, tokens)
     assert set(trace) == {0, 2}
     for index, arrays in trace.items():
         entering, leaving = (
-            np.stack([np.asarray(getattr(looks[index], name))[0] for looks in found])
+            np.stack([np.asarray(getattr(each[index], name))[0] for each in found])
             for name in ("entering", "leaving")
         )
         initial = np.asarray(model.layers[index].cell.initial[...])
-        np.testing.assert_allclose(entering[0], initial)
+        np.testing.assert_array_equal(entering[0], initial)
 
         def cosine(a, b):
             return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
@@ -140,10 +156,10 @@ def test_a_trace_is_what_the_looks_say():
             "cosine_to_initial": cosine(leaving, initial),
         }
         for name, values in expected.items():
-            np.testing.assert_allclose(arrays[name], values, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(arrays["read_by_tokens"].sum(1), 1, atol=1e-5)
+            assert_close(arrays[name], values, terms=TERMS, name=name)
+        assert_sum_to_one(arrays["read_by_tokens"])
         assert arrays["states_to_tokens"].shape == (4, 2, 6, 2 * W)
         last = found[-1][index].states_to_tokens[0]
-        np.testing.assert_allclose(arrays["states_to_tokens"][-1], last, atol=1e-5)
+        assert_same_numbers(arrays["states_to_tokens"][-1], last)
         names = {name.format("output_gate") for name in ARRAYS}
         assert set(arrays) == names

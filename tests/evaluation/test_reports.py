@@ -1,4 +1,4 @@
-"""`evaluate --report` and `analyze` as a user meets them: what they write, and what they refuse."""
+"""`evaluate --report` and `analyze` from the command line: their output and their errors."""
 
 import dataclasses
 import json
@@ -15,11 +15,11 @@ from block_recurrent.config.run_config import to_gin
 from block_recurrent.console.cli import run_main
 from block_recurrent.evaluation.loss_profile import Profile
 from block_recurrent.training.trainer import Trainer
+from close import assert_close
 from corpus import tiny_run, write_corpus
-from tiny import TINY
+from tiny import TERMS, TINY, assert_same_numbers
 
 PROGRAMS = {"evaluate": block_recurrent.evaluate.main, "analyze": block_recurrent.analyze.main}
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 PNG = b"\x89PNG"
 
 
@@ -62,7 +62,7 @@ def refuse(run, tmp_path):
 
 
 def write_run(folder, **model):
-    """A run's folder with nothing in it but its configuration."""
+    """A run's folder that contains only its configuration."""
     config = tiny_run(write_corpus(folder / "texts"))
     model = dataclasses.replace(config.model, **model)
     (folder / "run").mkdir()
@@ -80,7 +80,8 @@ def test_memory_worth_is_logged_at_every_evaluation(finished):
 def test_a_model_without_states_has_no_probe(tmp_path):
     config = tiny_run(write_corpus(tmp_path / "texts"))
     model = dataclasses.replace(config.model, recurrent_layers=())
-    assert Trainer(dataclasses.replace(config, model=model), tmp_path / "run").probe is None
+    trainer = Trainer(dataclasses.replace(config, model=model), tmp_path / "run")
+    assert trainer.evaluation.probe is None
 
 
 def test_report(finished, run, tmp_path):
@@ -94,19 +95,21 @@ def test_report(finished, run, tmp_path):
     assert numbers.items() >= score.items()
     for name in ("bits_per_token", "accuracy"):
         assert alone[name].keys() == {"carried"}
-        np.testing.assert_allclose(table[name]["carried"], alone[name]["carried"], rtol=1e-5)
+        found, expected = (np.array(each[name]["carried"]) for each in (table, alone))
+        assert_same_numbers(found, expected)
     right = np.dot(table["accuracy"]["carried"], table["tokens"])
-    assert right == pytest.approx(score["accuracy"] * score["tokens"])
+    assert_same_numbers(right, score["accuracy"] * score["tokens"])
     bits, tokens = table["bits_per_token"], np.array(table["tokens"])
     assert set(bits) == {"carried", "cleared", "swapped"}
     assert tokens.sum() == score["tokens"] and table["first"][:4] == [0, 1, 2, 4]
     totals = {memory: np.dot(each, tokens) for memory, each in bits.items()}
-    assert totals["carried"] == pytest.approx(score["bits_per_token"] * score["tokens"])
+    assert_same_numbers(totals["carried"], score["bits_per_token"] * score["tokens"])
     lost = (totals["cleared"] - totals["carried"]) / score["tokens"]
-    assert numbers["memory_worth"] == pytest.approx(lost, abs=1e-6)
+    worth = {"terms": TERMS, "scale": score["bits_per_token"]}  # a difference of two such losses
+    assert_close(numbers["memory_worth"], lost, **worth)
     # All the held-out documents are few enough for the figure of training to be the same one.
     logged = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
-    assert logged["memory_worth"] == pytest.approx(numbers["memory_worth"], abs=1e-6)
+    assert_close(logged["memory_worth"], numbers["memory_worth"], **worth)
 
     text = (tmp_path / "page.html").read_text()
     assert_self_contained(text, num_figures=4)
@@ -155,13 +158,14 @@ def test_analysis(finished, run, tmp_path):
     assert (summary["step"], summary["text"], summary["gate"]) == (4, "text.txt", "lstm")
     assert list(summary["gates_over_training"]) == ["2", "4"]
     history = summary["gates_over_training"]
-    assert history["2"] != history["4"], "each is of its own checkpoint"
+    assert history["2"] != history["4"], "each checkpoint has its own values"
     arrays = np.load(folder / "layer_0.npz")
     for kind in ("states_to_states", "states_to_tokens", "tokens_to_states"):
-        np.testing.assert_allclose(arrays[kind].sum(-1), 1, atol=1e-5)
+        sums = arrays[kind].sum(-1)
+        assert_close(sums, np.ones_like(sums), terms=arrays[kind].shape[-1])
     last = history["4"]["0"]["ffn_gate_take"]
     expected = np.quantile(arrays["ffn_gate_take"], summary["gate_quantiles"])
-    np.testing.assert_allclose(last, expected)
+    assert_close(np.array(last), expected, terms=1)
 
 
 def test_analysis_of_the_longest_held_out_document(finished, run):
@@ -172,16 +176,16 @@ def test_analysis_of_the_longest_held_out_document(finished, run):
 def test_report_refusals(refuse, finished):
     run = f"--workdir={finished}"
     assert refuse("evaluate", run, "--report=nowhere/a.html") == (
-        "no folder nowhere for --report=nowhere/a.html: make it"
+        "no folder nowhere for --report=nowhere/a.html: create it first"
     )
     assert refuse("evaluate", run, "--report=a.pdf") == (
-        "--report=a.pdf is not a page: name a file that ends in .html"
+        "--report=a.pdf: give a file name that ends in .html"
     )
 
 
 def test_without_matplotlib(refuse, finished, monkeypatch):
     for name in list(sys.modules):
-        if name.endswith(("plots", "report", "_figures")):
+        if name.endswith(("plots", "report", "figures")):
             monkeypatch.delitem(sys.modules, name)
     for name in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -195,15 +199,17 @@ def test_analysis_refusals(refuse, finished, tmp_path):
     (tmp_path / "short.txt").write_text("seven b")
     (tmp_path / "empty.txt").touch()
     assert refuse("analyze", run, output, "--text_file=short.txt").startswith(
-        "short.txt has 7 tokens, but a block of the model is 8: name a longer text"
+        "short.txt has only 7 tokens, less than one block of 8: give a longer text"
     )
-    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith("empty.txt has 0 ")
+    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith(
+        "empty.txt has only 0 "
+    )
     assert refuse("analyze", run, output, "--text_file=none.txt") == (
         "cannot read --text_file=none.txt (No such file or directory)"
     )
     assert "larger --max_tokens" in refuse("analyze", run, output, "--max_tokens=-3")
     assert refuse("analyze", run, "--output=short.txt") == (
-        "--output=short.txt is a file: name a folder"
+        "--output=short.txt is a file: give the path of a folder"
     )
     assert refuse("analyze", "--workdir=none", output).startswith("none holds no run")
 
@@ -211,7 +217,7 @@ def test_analysis_refusals(refuse, finished, tmp_path):
 def test_analysis_needs_a_recurrent_layer_and_a_checkpoint(refuse, tmp_path):
     write_run(tmp_path, recurrent_layers=())
     assert refuse("analyze", "--workdir=run", "--output=out") == (
-        "the model in run has no recurrent layer: name a run with "
+        "the model in run has no recurrent layers to analyze: choose a run that sets "
         "BlockRecurrentTransformer.recurrent_layers"
     )
 

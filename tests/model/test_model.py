@@ -10,9 +10,9 @@ from flax import nnx
 
 from block_recurrent import BlockRecurrentTransformer, UserError
 from tiny import (
-    QUICK,
     TINY,
     VARIANTS,
+    assert_same_numbers,
     forward,
     make_model,
     make_tokens,
@@ -27,13 +27,6 @@ CARRYING = [name for name in VARIANTS if name != "full_attention"]
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     return request.param
-
-
-def close(actual, expected, name):
-    tolerance = 5e-2 if name == "bfloat16" else 2e-5
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float32), np.asarray(expected, np.float32), atol=tolerance, rtol=0
-    )
 
 
 def test_shapes_and_state(variant):
@@ -63,7 +56,7 @@ def test_no_logit_depends_on_a_later_token(variant):
     def gradient(embedding, position):
         return jax.grad(lambda embedding: readings(embedding)[position])(embedding)[:length]
 
-    gradient = jax.jit(gradient, compiler_options=QUICK)  # jax.jacrev takes longer to compile
+    gradient = jax.jit(gradient)  # jax.jacrev takes longer to compile
     jacobian = np.stack([gradient(params["embedding"], position) for position in range(length)])
     influence = np.abs(jacobian).max(axis=-1)  # of [position, token, D]
     later = np.triu(np.ones((length, length), bool), 1)
@@ -81,8 +74,8 @@ def test_one_pass_equals_two_with_the_state_carried(variant):
     whole, after_whole = forward(model, tokens, model.initial_state(2), nowhere)
     first, state = forward(model, tokens[:, : 2 * W], model.initial_state(2))
     second, after = forward(model, tokens[:, 2 * W :], state)
-    close(jnp.concatenate([first, second], axis=1), whole, variant)
-    jax.tree.map(lambda a, b: close(a, b, variant), after, after_whole)
+    assert_same_numbers(jnp.concatenate([first, second], axis=1), whole, variant)
+    assert_same_numbers(after, after_whole, variant)
     restarted, _ = forward(model, tokens[:, 2 * W :], model.initial_state(2))
     assert np.abs(np.asarray(restarted - second)).max() > 1e-3, "the state carries nothing"
 
@@ -100,7 +93,7 @@ def test_reading_token_by_token_equals_one_pass(variant):
         filler = jnp.full((2, width - known.shape[1]), 259, jnp.int32)
         so_far = jnp.concatenate([known, filler], axis=1)
         logits, after = forward(model, so_far, state, nowhere if is_full else None)
-        close(logits[:, position - begin], whole[:, position], variant)
+        assert_same_numbers(logits[:, position - begin], whole[:, position], variant)
         if position % width == width - 1:
             state = after
 
@@ -114,12 +107,13 @@ def test_a_document_start_blocks_every_leak(variant):
     starts = jnp.array([[False, False, True, False], [True, False, False, True]])
     logits, after = forward(model, tokens, state, starts)
     alone, after_alone = forward(model, tokens[:, 2 * W :], fresh)
-    close(logits[0, 2 * W :], alone[0], variant)
-    jax.tree.map(lambda a, b: close(a[0], b[0], variant), after, after_alone)
+    assert_same_numbers(logits[0, 2 * W :], alone[0], variant)
+    of_a_row = jax.tree.map(lambda x: x[0], (after, after_alone))
+    assert_same_numbers(*of_a_row, variant)
     first, _ = forward(model, tokens, fresh, nowhere)
-    close(logits[1, : 3 * W], first[1, : 3 * W], variant)
+    assert_same_numbers(logits[1, : 3 * W], first[1, : 3 * W], variant)
     last, _ = forward(model, tokens[:, 3 * W :], fresh)
-    close(logits[1, 3 * W :], last[1], variant)
+    assert_same_numbers(logits[1, 3 * W :], last[1], variant)
     unmarked, _ = forward(model, tokens, state, nowhere)
     assert np.abs(np.asarray(unmarked - logits)[0, 2 * W :]).max() > 1e-3
 
@@ -128,9 +122,7 @@ def test_a_document_start_blocks_every_leak(variant):
 def test_no_gradient_flows_into_the_state(variant):
     model = variant_model(variant)
     tokens = make_tokens(1, 2 * W)
-    gradient = jax.jit(
-        jax.grad(lambda state: model(tokens, state)[0].sum()), compiler_options=QUICK
-    )
+    gradient = jax.jit(jax.grad(lambda state: model(tokens, state)[0].sum()))
     leaves = jax.tree.leaves(gradient(model.initial_state(1)))
     assert leaves and all(not np.any(leaf) for leaf in leaves)
 
@@ -155,7 +147,7 @@ def test_a_window_sees_exactly_w_tokens_back():
     for position in (0, 5, W, W + 3):
         other = tokens.at[0, position].set((tokens[0, position] + 1) % 260)
         changed, _ = forward(model, other, model.initial_state(1))
-        differs = np.abs(np.asarray(changed - base)).max(axis=(0, 2)) > 1e-6
+        differs = np.any(np.asarray(changed != base), axis=(0, 2))
         expected = np.zeros(3 * W, bool)
         expected[position : position + W + 1] = True
         np.testing.assert_array_equal(differs, expected)
@@ -163,7 +155,7 @@ def test_a_window_sees_exactly_w_tokens_back():
 
 def test_segment_that_is_no_multiple_of_the_window():
     model = make_model()
-    with pytest.raises(ValueError, match="12 tokens are no multiple of the window's 8"):
+    with pytest.raises(ValueError, match="12 tokens are not a multiple of the window, 8"):
         model(make_tokens(1, 12), model.initial_state(1))
 
 
@@ -203,7 +195,7 @@ def loss_and_gradients(variant: str, remat: str):
         logits, state = model(tokens, model.initial_state(2), starts, dropout_key=jax.random.key(0))
         return jnp.square(logits).mean(), state
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)(params)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
 @pytest.mark.parametrize("variant", ["fixed_skip", "feedback"])
@@ -211,7 +203,7 @@ def loss_and_gradients(variant: str, remat: str):
 def test_rematerialisation_changes_no_number(variant, remat):
     """Loss, state and gradients, with dropout; the parameters are the same in either."""
     expected, found = (loss_and_gradients(variant, each) for each in ("none", remat))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, found)
+    assert_same_numbers(found, expected)
 
 
 @pytest.mark.parametrize("remat", ["none", "attention", "layer"])

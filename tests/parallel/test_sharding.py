@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.errors import UserError
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
-from block_recurrent.training.layout_table import layout_table
+from block_recurrent.training.device_memory import layout_table
 from block_recurrent.training.train_step import TrainState
-from tiny import TINY
+from close import assert_close
+from tiny import TERMS, TINY
 
 DATA, FSDP, MIXED = "8,1,1", "1,8,1", "2,2,2"
 HERE = Path(__file__).parents[1]
@@ -47,9 +48,10 @@ def assert_equal_to_one_device(results: dict):
         alone = meshes.pop("alone")
         assert alone[-1] < alone[0] - 0.1, "the loss must fall in 20 steps"
         for found in meshes.values():
-            np.testing.assert_allclose(found["losses"], alone, rtol=1e-5)
-            # Another order of sums can switch a hidden unit that is almost 0 on or off. Its
-            # parameters then differ by a fraction of a step (0.03); the losses hardly change.
+            losses = np.array(found["losses"]), np.array(alone)
+            assert_close(*losses, terms=TERMS * len(alone))
+            # Another order of sums can turn a hidden unit that is all but 0 on or off, and its
+            # parameters then part by a fraction of a step (0.03); the losses do not notice.
             assert found["difference"] < 5e-3
 
 
@@ -72,8 +74,8 @@ def elements(collectives: dict, kind: str) -> int:
 
 
 @pytest.mark.slow
-def test_data_and_fsdp():
-    results = train("fixed_skip", meshes=(DATA, FSDP))
+def test_data_fsdp_and_all_axes():
+    results = train("fixed_skip", meshes=(DATA, FSDP, MIXED))
     data, fsdp = (results["fixed_skip"][mesh]["collectives"] for mesh in (DATA, FSDP))
     assert_equal_to_one_device(results)
     assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
@@ -84,7 +86,7 @@ def test_data_and_fsdp():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "transformer_xl"])
+@pytest.mark.parametrize("variant", ["lstm_dual", "feedback", "transformer_xl"])
 def test_every_model_along_all_axes(variant):
     assert_equal_to_one_device(train(variant, meshes=(MIXED,)))
 

@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 from bucket_server import serve_bucket
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.repository
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # In the place of PG19, and under its name.

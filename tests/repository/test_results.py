@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.repository
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

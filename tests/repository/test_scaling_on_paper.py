@@ -24,6 +24,7 @@ from scaling_on_paper import (  # noqa: E402
     group_of,
 )
 
+pytestmark = pytest.mark.repository
 H100, V5E, V5P = CHIPS
 
 COUNT = """

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from table1_cost import CHIPS, Row, count_row, measured_speed, table  # noqa: E402
 
+pytestmark = pytest.mark.repository
 PAGE = (ROOT / "docs/reproduce.md").read_text(encoding="utf-8")
 
 

@@ -13,7 +13,6 @@ from block_recurrent.training.text_samples import SAMPLING, TextSample, text_sam
 from tiny import TINY, make_model, split, variant_model
 
 TEXT = "Ein Café am See, " * 3 + "Größe 123 und noch viel mehr"
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 DOCUMENTS = {"short": b"short", "long": TEXT.encode(), "shorter": b""}
 
 

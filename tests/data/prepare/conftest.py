@@ -1,4 +1,4 @@
-"""Fixtures of the tests of prepare_data, which name this module as a plugin."""
+"""Fixtures of the tests of prepare_data."""
 
 import signal
 import sys
@@ -8,11 +8,14 @@ import pytest
 import block_recurrent.prepare_data
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
+from books import text_of, train_model, write_books
 from preparing import ONE_PROCESS, contents, write_texts
 
-import_tensorflow()  # before anything else does, which would print
 
-from books import text_of, train_model, write_books  # noqa: E402
+@pytest.fixture(scope="session", autouse=True)
+def tensorflow():
+    """Imported by the process that runs these tests, but not by others that collect them."""
+    import_tensorflow()
 
 
 @pytest.fixture(scope="session")

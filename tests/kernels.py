@@ -1,0 +1,134 @@
+"""Plain attention, the fused kernels interpreted, and inputs for both."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from block_recurrent import KV
+from block_recurrent.model.window import Window
+from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.dot_product import attend
+from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
+from block_recurrent.ops.kernels.window_attention import (
+    Tilings,
+    unmasked_attention,
+    window_attention,
+)
+from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
+from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
+from close import assert_close
+
+TILES = ((8, 4), (8, 8), (4, 4))
+
+
+def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
+    """Queries, tokens, the carried block and starts, as the attention makes them; bias; dropout."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    shape = (batch, blocks * window, heads, size)
+    block = (batch, window, heads, size)
+    queries = scaled_l2_normalize(normal(*shape), jnp.linspace(2.0, 5.0, heads))
+    tokens = KV(l2_normalize(normal(*shape)), normal(*shape))
+    carried = KV(l2_normalize(normal(*block)), normal(*block))
+    starts = jnp.asarray(rng.random((batch, blocks)) < 0.5)
+    bias = jnp.asarray(rng.standard_normal((heads, window)), jnp.float32)
+    dropout = jnp.asarray(rng.random((heads, window, 2 * window)) < 0.7, dtype) / 0.7
+    return queries, tokens, carried, starts, bias, dropout
+
+
+def plain_attention(queries, tokens, carried, starts, bias, dropout):
+    """What `window_attention` computes, with weights W × 2W."""
+    window = carried.keys.shape[1]
+    carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
+    tokens = jax.tree.map(lambda segment: to_blocks_of_heads(segment, window), tokens)
+    keys, values = Window(tokens, carried, starts).joined()
+    queries = to_blocks_of_heads(queries, window)
+    if bias is None:
+        positions = np.arange(2 * window)
+        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
+        bias = jnp.zeros((queries.shape[2], window))
+    padding = ((0, 0), (window - 1, window))
+    by_place = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
+    bias = by_relative_position(by_place, window, 2 * window)
+    return from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
+
+
+def with_gradients(attention, inputs, d_out):
+    """The output, and the gradients of queries, tokens, carried block and bias."""
+    queries, tokens, carried, starts, bias, dropout = inputs
+
+    def function(queries, tokens, carried, bias):
+        return attention(queries, tokens, carried, starts, bias, dropout)
+
+    out, backward = jax.vjp(function, queries, tokens, carried, bias)
+    return out, *backward(d_out)
+
+
+run = jax.jit(with_gradients, static_argnums=0)
+
+
+def fused(platform, *tiles):
+    """`window_attention` with these tiles, interpreted."""
+
+    def attention(queries, tokens, carried, *rest):
+        window = carried.keys.shape[1]
+        bands = Tilings(*(Band(window, Tiles(*each), platform, interpret=True) for each in tiles))
+        return window_attention(queries, tokens, carried, *rest, bands)
+
+    return attention
+
+
+NAMES = ("out", "queries", "tokens", "carried", "bias")
+
+
+def assert_same(attention, inputs, expected=plain_attention):
+    d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), inputs[0].dtype)
+    expected = run(expected, inputs, d_out)
+    found = run(attention, inputs, d_out)
+    for name, want, have in zip(NAMES, expected, found, strict=True):
+        assert_rounded(have, want, inputs[1].keys, name)
+
+
+def assert_rounded(found, expected, keys, name=""):
+    """Sums are over the head size and the keys; those of a bias, over all blocks and rows too."""
+    terms = 4 if keys.dtype == jnp.bfloat16 else 4 * keys.size // keys.shape[-2]
+    assert_close(found, expected, terms=terms, dtype=keys.dtype, scale=1, name=name)
+
+
+# Without band and bias
+
+
+def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
+    """Queries of all blocks, and the keys and values of each."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    shape = (blocks, batch, keys, heads, size)
+    scale = jnp.linspace(2.0, 5.0, heads)
+    rows = scaled_l2_normalize(normal(batch, blocks * queries, heads, size), scale)
+    return rows, KV(l2_normalize(normal(*shape)), normal(*shape))
+
+
+def plain_unmasked_attention(queries, keys_values):
+    """What `unmasked_attention` computes."""
+    keys, values = (x.swapaxes(-3, -2) for x in keys_values)
+    queries = to_blocks_of_heads(queries, queries.shape[1] // len(keys))
+    return from_blocks_of_heads(attend(queries, keys, values))
+
+
+def rectangle(platform, queries, keys, *tiles):
+    """`unmasked_attention` with these tiles, interpreted."""
+    tilings = Tilings(
+        *(Rectangle(queries, Tiles(*each), platform, True, keys=keys) for each in tiles)
+    )
+    return lambda queries, keys_values: unmasked_attention(queries, keys_values, tilings)
+
+
+def unmasked_with_gradients(attention, inputs, d_out):
+    out, backward = jax.vjp(attention, *inputs)
+    return out, *backward(d_out)
