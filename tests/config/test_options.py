@@ -221,7 +221,6 @@ def test_a_model_without_recurrent_layers_needs_no_states():
 # Arguments of the public modules
 
 
-@pytest.mark.xfail(strict=True, reason="the modules do not call check_value yet")
 @pytest.mark.parametrize(
     "argument, value, message",
     [
