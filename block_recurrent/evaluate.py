@@ -105,7 +105,7 @@ def make_evaluator(
     """An evaluator of the chosen split on one device; rows and segment length may be given."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
-        raise UserError(f"no split {arguments.split}: choose one of {', '.join(splits)}")
+        raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
     shape = evaluation_shape(documents, config.model, *shape)

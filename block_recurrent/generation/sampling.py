@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int
 from block_recurrent.fields import Range, checked
 
 EXCLUDED = -jnp.inf  # logit of a token that must not be chosen
+# Below this temperature the division may overflow, so the maximum is subtracted first. It is not
+# always subtracted, because finding it takes time.
+COLD = 1e-6
 
 
 @checked
@@ -36,8 +39,8 @@ class Sampling:
         """
         if self.temperature == 0:
             return greedy(logits)
-        # Subtract the maximum first: dividing by a tiny temperature would overflow.
-        logits = logits - logits.max(axis=-1, keepdims=True)
+        if self.temperature < COLD:
+            logits = logits - logits.max(axis=-1, keepdims=True)
         logits = logits / max(self.temperature, float(jnp.finfo(logits.dtype).tiny))
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)

@@ -66,7 +66,6 @@ def model_config_from_meliad(config: Mapping) -> ModelConfig:
     elif config["skip_ffn"]:
         configuration = "skip"
     fields = {name: config[name] for name in SAME}
-    fields["recurrent_layers"] = tuple(fields["recurrent_layers"])
     return ModelConfig(
         **fields, gate=GATES[config["gate"]], configuration=configuration, dropout_rate=0.0
     )

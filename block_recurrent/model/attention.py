@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from block_recurrent.fields import check_fields
-from block_recurrent.model.config import ModelConfig
+from block_recurrent.fields import check_fields, check_value
+from block_recurrent.model.config import Kernel, ModelConfig
 from block_recurrent.model.feed_forward import linear
 from block_recurrent.model.window import Heads, Window
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention, window_attention
@@ -92,8 +92,8 @@ class SlidingWindowAttention(nnx.Module):
             positions=positions,
             dropout_rate=dropout_rate,
             dtype=dtype,
-            attention_kernel=kernel,
         )
+        check_value("kernel", kernel, Kernel)
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size

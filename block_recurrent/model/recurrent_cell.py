@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.fields import check_fields
-from block_recurrent.model.config import ModelConfig
+from block_recurrent.fields import check_fields, check_value
+from block_recurrent.model.config import Kernel, ModelConfig
 from block_recurrent.model.feed_forward import FeedForward, RMSNorm, linear
 from block_recurrent.model.gates import GATES
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention
@@ -63,8 +63,8 @@ class RecurrentCell(nnx.Module):
             gate=gate,
             configuration=configuration,
             dtype=dtype,
-            attention_kernel=kernel,
         )
+        check_value("kernel", kernel, Kernel)
 
         def new_gate(input_size):
             return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)

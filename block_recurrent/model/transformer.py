@@ -40,9 +40,11 @@ class BlockRecurrentTransformer(nnx.Module):
         rngs: nnx.Rngs,
         **fields,
     ):
-        if not isinstance(config, ModelConfig):
-            config = ModelConfig(**(config or {}))
-        self.config = config = dataclasses.replace(config, **fields)
+        if isinstance(config, ModelConfig):
+            config = dataclasses.replace(config, **fields)
+        else:
+            config = ModelConfig(**{**(config or {}), **fields})
+        self.config = config
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )

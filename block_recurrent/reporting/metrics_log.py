@@ -91,7 +91,9 @@ class MetricsLog:
         with open(self._samples, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         blocks = (textwrap.indent(part, "    ", lambda _: True) for part in (prompt, text))
-        self._tensorboard.add_text("held_out/text", "\n\n*goes on:*\n\n".join(blocks), int(step))
+        self._tensorboard.add_text(
+            "held_out/text", "\n\n*the model writes:*\n\n".join(blocks), int(step)
+        )
         self._mirror.update()
 
     def flush(self):

@@ -45,7 +45,7 @@ class HeldOutEvaluation:
     def __call__(self, step: int, params: dict[str, Any], reporter: Reporter):
         metrics = self.evaluator(params).metrics()
         if self.probe:
-            metrics["memory_worth"] = self.probe.worth(params)
+            metrics["memory_worth"] = self.probe.memory_worth(params)
         sample = self.sampler and self.sampler(params)
         if not is_main_process():
             return

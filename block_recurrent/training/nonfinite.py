@@ -83,7 +83,7 @@ class NonfiniteSteps:
                 self._act(step, note)
 
     def checkpoint_saved(self):
-        """Starts to count anew: the run has not gone back to this checkpoint yet."""
+        """Resets the count: the run has not gone back to this checkpoint yet."""
         self.roll_backs = 0
 
     def _act(self, step: UncheckedStep, note: Callable[[str], None]):
@@ -125,7 +125,7 @@ def move_to(position: LanePosition, state: TrainState, saved: LanePosition) -> T
     not finite, so that the next step restarts it as at the start of a document.
 
     Args:
-      position: where reading goes on.
+      position: where reading continues.
       state: restored from a checkpoint.
       saved: the position in the same checkpoint, where the memory of `state` stands.
     """

@@ -102,7 +102,7 @@ def init_function(
 def random_kernels() -> Iterator[None]:
     """Draws random numbers by JAX's own kernel on a GPU, for `init_function`. Same numbers.
 
-    XLA would compile the generator anew wherever numbers are drawn: two minutes for 12 layers.
+    XLA would compile the generator again wherever numbers are drawn: two minutes for 12 layers.
     """
     name = "jax_threefry_gpu_kernel_lowering"
     before = getattr(jax.config, name)

@@ -139,7 +139,7 @@ def test_a_truncated_store_is_not_opened(store, suffix, harm):
 def test_an_altered_table_is_not_opened(store):
     path = store / "train-00000.documents"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(UserError, match="train-00000.documents: it contains other bytes than were"):
+    with pytest.raises(UserError, match="train-00000.documents: it holds other bytes than were"):
         open_stores(store)
 
 
@@ -235,7 +235,6 @@ def test_stores_mix_by_their_weights(tmp_path):
     [
         ((1.0,), "has 1 numbers for 2 stores: give one per store, or"),
         ((1.0, 2.0, 3.0), "has 3 numbers for 2 stores: give one per store, or"),
-        ((1.0, 0.0), ": give 2 positive numbers, one per store"),
     ],
 )
 def test_weights_that_do_not_fit(store, weights, message):
@@ -243,6 +242,13 @@ def test_weights_that_do_not_fit(store, weights, message):
     with pytest.raises(UserError) as error:
         load_documents(config)
     assert str(error.value).startswith(f"data.weights = {weights}") and message in str(error.value)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0]])
+def test_a_mixture_needs_a_positive_weight_for_each_source(store, weights):
+    documents = open_split(store)
+    with pytest.raises(UserError, match=": give 2 positive numbers, one per store"):
+        Mixture([documents, documents], weights)
 
 
 def test_stores_of_different_vocabularies_do_not_mix(store, tmp_path):

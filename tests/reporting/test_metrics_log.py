@@ -102,7 +102,7 @@ def test_tensorboard_shows_texts_as_they_are(tmp_path):
         "text",
     )
     [text] = value.tensor.string_val
-    assert text == b"    def *a*:\n\n*goes on:*\n\n      <b>\n    ```"
+    assert text == b"    def *a*:\n\n*the model writes:*\n\n      <b>\n    ```"
 
 
 def test_a_new_run_drops_everything(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 
 import block_recurrent
 
+pytestmark = pytest.mark.repository
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "block_recurrent", "gin")
 
