@@ -216,10 +216,12 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
+        place = self.folder / str(step)
+        place = self.folder / str(step)
         if shapes(self._metadata(step, "params")) != shapes(abstract):
             raise UserError(
-                f"{self.folder / str(step)} has other parameters than config.gin describes: restore "
-                "the config.gin that the run was trained with"
+                f"{place} has other parameters than config.gin describes: restore the config.gin "
+                "that the run was trained with"
             )
         return self.manager.restore(
             step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
