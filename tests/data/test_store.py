@@ -257,6 +257,7 @@ print([name for name in ("tensorflow", "tensorflow_datasets", "seqio", "torch")
 """
 
 
+@pytest.mark.slow
 def test_training_from_a_store_imports_no_tensorflow(store, tmp_path):
     """All of them are installed here, and a whole run with checkpoint and evaluation needs none."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "tests", *sys.path])}
