@@ -1,21 +1,22 @@
-"""The attentions of tokens and states by XLA, by cuDNN and by the fused kernels, on a GPU::
+"""Attention of tokens and of states on a GPU: XLA, cuDNN and the fused kernels::
 
     python benchmarks/attention_kernels.py                  # sizes of the paper; forward, gradient
-    python benchmarks/attention_kernels.py --sweep          # the fused kernels in other tiles
-    python benchmarks/attention_kernels.py --interpret      # on a CPU, tiny: only that all agree
+    python benchmarks/attention_kernels.py --sweep          # fused kernels, other tile sizes
+    python benchmarks/attention_kernels.py --interpret      # on a CPU, tiny: checks agreement
 
-Contenders take turns, call by call, and a row's ratio is the median of its ratios to XLA's call of
-the same turn. TFLOP/s count what the band needs, W keys a query, and not what an implementation
-computes beyond it: 4·W·K a query and head forward, 3.5 times as much with the gradient. The last
-group has neither band nor bias: W states read the 2W keys of a block, as in the recurrence.
+Contenders take turns, call by call. A row's ratio is the median of its ratios to XLA's call in the
+same round. TFLOP/s count what the band needs, with W keys per query, and not what an implementation
+computes beyond it: 4·W·K FLOPs per query and head forward, and 3.5 times as much with the gradient.
+The last group has neither band nor bias: W states attend to the 2W keys of a block, as in the
+recurrence.
 
-All are given queries, keys and values as the projections leave them, ``[B, T, H, K]``, and return
-the output so: XLA's path puts heads before the length, which counts.
+All contenders take queries, keys and values as the projections return them, ``[B, T, H, K]``, and
+return the output in that layout. XLA's path transposes heads and length, which counts as its time.
 
-cuDNN takes no learned bias whose gradient is wanted at batch sizes above 1 (jax-ml/jax issues 27184
-and 30593), so it stands in the rows of rotary positions. There it sees the segment as one sequence,
-the carried block in front, under a causal window of W, its keys moved on by one since a query does
-not see itself; it knows no document starts.
+cuDNN does not support the gradient of a learned bias at batch sizes above 1 (jax-ml/jax issues
+27184 and 30593), so it is compared only with rotary positions. It is given the segment as one
+sequence, after the carried block, with a causal window of W. Its keys are shifted by one, since a
+query does not see itself. It does not support document starts.
 """
 
 import argparse
@@ -33,7 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.model.window import Window
-from block_recurrent.ops.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.dot_product import attend
 from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
 from block_recurrent.ops.kernels.window_attention import (
@@ -82,16 +84,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--head_size", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of every contender")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each contender")
     parser.add_argument("--repeats", type=int, default=10, help="calls timed together in a turn")
-    parser.add_argument("--sweep", action="store_true", help="the fused kernels in other tiles")
+    parser.add_argument("--sweep", action="store_true", help="fused kernels, other tile sizes")
     parser.add_argument("--interpret", action="store_true", help="on a CPU, tiny")
     parser.add_argument("--json", help="also write the results to this file")
     return parser.parse_args()
 
 
 def make_inputs(args):
-    """Queries, tokens, the carried block, bias and dropout: as the model makes them."""
+    """Queries, tokens, the carried block, bias and dropout, as in the model."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -108,18 +110,18 @@ def make_inputs(args):
 
 
 class Group(NamedTuple):
-    """What is compared with what.
+    """Functions to compare.
 
     Attributes:
       contenders: functions by name.
       inputs: their arguments.
-      wanted: those to differentiate by: what a model asks for, not the carried block.
-      pairs: of queries and keys that see each other, a head and row of the batch.
+      differentiated: indices of the arguments that the model differentiates by.
+      pairs: number of visible pairs of query and key, per head and row of the batch.
     """
 
     contenders: dict[str, Callable]
     inputs: tuple
-    wanted: tuple[int, ...]
+    differentiated: tuple[int, ...]
     pairs: int
 
 
@@ -131,7 +133,7 @@ def groups(args) -> dict[str, Group]:
     inputs = make_inputs(args)
 
     def group(with_bias, with_dropout):
-        def take(function, queries, tokens, carried, bias, dropout):
+        def call(function, queries, tokens, carried, bias, dropout):
             bias = bias if with_bias else None
             return function(queries, tokens, carried, bias, dropout if with_dropout else None)
 
@@ -140,7 +142,7 @@ def groups(args) -> dict[str, Group]:
             functions[name] = functools.partial(fused_attention, bands=bands)
         if not (with_bias or with_dropout or args.interpret):
             functions["cuDNN"] = cudnn_attention
-        functions = {name: functools.partial(take, each) for name, each in functions.items()}
+        functions = {name: functools.partial(call, each) for name, each in functions.items()}
         return Group(functions, inputs, (0, 1, 3), args.blocks * window * window)
 
     return {
@@ -152,7 +154,7 @@ def groups(args) -> dict[str, Group]:
 
 
 def unmasked_group(states, tokens, swept, args) -> Group:
-    """W states as queries, and 2W keys of a single block."""
+    """W states as queries, and the 2W keys of a single block."""
     window = args.window
     keys, values = (x[:, : 2 * window] for x in tokens)
     fused = {"fused": choose_rectangles(window, 2 * window, args.dtype)}
@@ -180,7 +182,7 @@ def name_of(tiles: Tiles) -> str:
 
 
 def xla_attention(queries, tokens, carried, bias, dropout):
-    """The path of `attention_kernel = 'xla'`."""
+    """What `attention_kernel = 'xla'` computes."""
     window, heads = carried.keys.shape[1:3]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     queries, *tokens = (to_blocks_of_heads(x, window) for x in (queries, *tokens))
@@ -197,12 +199,12 @@ def xla_attention(queries, tokens, carried, bias, dropout):
 
 
 def fused_attention(queries, tokens, carried, bias, dropout, bands):
-    """The path of `attention_kernel = 'pallas'`."""
+    """What `attention_kernel = 'pallas'` computes."""
     return window_attention(queries, tokens, carried, None, bias, dropout, bands)
 
 
 def cudnn_attention(queries, tokens, carried, bias, dropout):
-    """One causal window over the whole segment; see above."""
+    """A causal window over the whole segment; see the top of the file."""
     window = carried.keys.shape[1]
     keys, values = (
         jnp.concatenate([before, own], 1) for before, own in zip(carried, tokens, strict=True)
@@ -224,7 +226,7 @@ def cudnn_attention(queries, tokens, carried, bias, dropout):
 
 
 def compare(title: str, group: Group, gradient: bool, args) -> list[dict]:
-    """Times the contenders of a group, prints its table and checks that all agree."""
+    """Times the contenders of a group, prints a table, and checks that their results agree."""
 
     def timed(function):
         if not gradient:
@@ -233,18 +235,18 @@ def compare(title: str, group: Group, gradient: bool, args) -> list[dict]:
         def loss(*inputs):
             return jnp.mean(jnp.square(function(*inputs).astype(jnp.float32)))
 
-        return jax.jit(jax.grad(loss, argnums=group.wanted))
+        return jax.jit(jax.grad(loss, argnums=group.differentiated))
 
     compiled, outputs = {}, {}
     for name, function in group.contenders.items():
         try:
             compiled[name] = timed(function)
             outputs[name] = jax.block_until_ready(compiled[name](*group.inputs))
-        except Exception as error:  # a tile too large for this GPU's shared memory, say
+        except Exception as error:  # for example, tiles too large for this GPU's shared memory
             if name in ("XLA", "fused"):
                 raise
             del compiled[name]
-            print(f"{name}: not here ({type(error).__name__})")
+            print(f"{name}: fails on this device ({type(error).__name__})")
     times = {name: [] for name in compiled}
     for _ in range(args.rounds):
         for name, function in compiled.items():
@@ -255,24 +257,24 @@ def compare(title: str, group: Group, gradient: bool, args) -> list[dict]:
             times[name].append((time.perf_counter() - start) / args.repeats)
     flops = 4 * group.pairs * args.head_size * args.heads * args.batch * (3.5 if gradient else 1)
     print(f"\n{title}, {'forward and gradient' if gradient else 'forward'}")
-    print(f"{'':20}{'ms':>9}{'of XLA':>9}{'TFLOP/s':>9}{'far off':>10}")
+    print(f"{'':20}{'ms':>9}{'of XLA':>9}{'TFLOP/s':>9}{'error':>10}")
     rows = []
     for name in compiled:
         ms = 1e3 * statistics.median(times[name])
         ratio = statistics.median(map(lambda a, b: a / b, times[name], times["XLA"]))
-        far = distance(outputs[name], outputs["XLA"])
-        print(f"{name:20}{ms:9.3f}{ratio:9.2f}{flops / ms / 1e9:9.1f}{far:10.1e}")
+        error = relative_error(outputs[name], outputs["XLA"])
+        print(f"{name:20}{ms:9.3f}{ratio:9.2f}{flops / ms / 1e9:9.1f}{error:10.1e}")
         rows.append(
-            dict(group=title, gradient=gradient, name=name, ms=ms, of_xla=ratio, far_off=far)
+            dict(group=title, gradient=gradient, name=name, ms=ms, of_xla=ratio, error=error)
         )
-        if far > (1e-4 if args.dtype == "float32" else 5e-2):
+        if error > (1e-4 if args.dtype == "float32" else 5e-2):
             print(f"error: {name} disagrees with XLA")
             sys.exit(1)
     return rows
 
 
-def distance(found, expected) -> float:
-    """The largest relative distance, in the Euclidean norm, of any output."""
+def relative_error(found, expected) -> float:
+    """The largest relative error of any output, in the Euclidean norm."""
 
     def relative(a, b):
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)

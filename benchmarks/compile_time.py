@@ -1,4 +1,4 @@
-"""Trace and compile time of a training step against depth.
+"""Trace and compile time of a training step, by depth.
 
 python benchmarks/compile_time.py --depths=6,12,24
 python benchmarks/compile_time.py --depths=6 --against=../older_checkout
@@ -7,8 +7,9 @@ python benchmarks/compile_time.py --depths=6 --against=../older_checkout
 import argparse
 import json
 import statistics
+from pathlib import Path
 
-from contenders import OURS, Contender, Worker, ratio
+from contenders import OURS, Worker, ours, ratio
 from report import report
 from step_time import MODEL
 
@@ -22,15 +23,17 @@ def main() -> None:
     parser.add_argument("--segment_length", type=int, default=1024)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--against", action="append", default=[], help="another checkout of ours")
+    parser.add_argument(
+        "--against", type=Path, action="append", default=[], help="another checkout of ours"
+    )
     parser.add_argument("--json", help="where to write the result")
     args = parser.parse_args()
     sizes = {"batch_size": args.batch_size, "segment_length": args.segment_length}
     contenders = [
-        Contender(tree, "ours", sizes | {"model": model, "measures": []}, (tree,))
+        ours(name, sizes | {"model": model, "measures": []}, tree=tree)
         for depth in map(int, args.depths.split(","))
         for model in [MODEL | {"num_layers": depth} | args.model]
-        for tree in (str(OURS), *args.against)
+        for name, tree in [("ours", OURS), *((str(tree), tree) for tree in args.against)]
     ]
     runs = [[] for _ in contenders]
     for _ in range(args.rounds):
@@ -41,7 +44,7 @@ def main() -> None:
             facts.append(worker.facts | {"seconds": together})
     rows = [
         {
-            "tree": "ours" if contender.name == str(OURS) else contender.name,
+            "tree": contender.name,
             "layers": contender.spec["model"]["num_layers"],
             **{name: statistics.median(run[name] for run in facts) for name in TIMES},
             "seconds": statistics.median(run["seconds"] for run in facts),

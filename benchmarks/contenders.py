@@ -1,7 +1,8 @@
-"""Programs to be compared, each in a process of its own, run in turns.
+"""Runs the programs that are compared, each in its own process, in turns.
 
-Two programs on one machine see the same disturbances only if they run within moments of each other:
-so a round runs one step of each, in changing order, and the ratio within a round is what counts.
+Two programs on one machine see the same disturbances only if they run within moments of each other.
+A round therefore runs one step of each, in changing order, and what counts is the ratio within a
+round.
 """
 
 import dataclasses
@@ -12,35 +13,54 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Several programs share a GPU, one of them at work: none may take all its memory in advance.
+# Several programs share a GPU, though one runs at a time: none may reserve all its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-HERE = Path(__file__).parent
-OURS = HERE.parent
+WORKERS = Path(__file__).parent / "workers"
+OURS = WORKERS.parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One program: a file of workers/, the Python that runs it, what it finds on its path."""
+    """A program to compare.
+
+    Attributes:
+      name: in the tables.
+      worker: its script, in a folder workers/.
+      spec: what the worker builds, as JSON.
+      path: is put first on PYTHONPATH.
+      python: the interpreter.
+    """
 
     name: str
-    worker: str
+    worker: Path
     spec: dict
-    path: tuple[str, ...] = ()
+    path: Path | None = None
     python: str = sys.executable
 
 
+def ours(
+    name: str,
+    spec: dict,
+    *,
+    tree: Path = OURS,
+    worker: str = "ours",
+    python: str = sys.executable,
+) -> Contender:
+    """block_recurrent in a checkout, run by that checkout's own worker, which fits its modules."""
+    tree = tree.resolve()
+    return Contender(name, tree / "benchmarks" / "workers" / f"{worker}.py", spec, tree, python)
+
+
 class Worker:
-    """A contender that runs, built and warmed up."""
+    """The process of a contender, which has built and warmed up its program."""
 
     def __init__(self, contender: Contender):
         self.contender, self.name = contender, contender.name
-        path = os.pathsep.join([*contender.path, os.environ.get("PYTHONPATH", "")]).strip(
-            os.pathsep
-        )
+        path = [contender.path, os.environ.get("PYTHONPATH")]
+        path = os.pathsep.join(str(entry) for entry in path if entry)
         self.process = subprocess.Popen(
-            [contender.python, HERE / "workers" / f"{contender.worker}.py"]
-            + [json.dumps(contender.spec)],
+            [contender.python, contender.worker, json.dumps(contender.spec)],
             env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -51,14 +71,15 @@ class Worker:
         self.facts = self.answer()
 
     def answer(self) -> dict:
+        """The next line from the worker. Raises RuntimeError if it has ended."""
         line = self.process.stdout.readline()
         if not line:
             _, errors = self.process.communicate()
-            raise RuntimeError(f"{self.name} ended:\n{(errors or '')[-2000:]}")
+            raise RuntimeError(f"{self.name} ended without an answer:\n{(errors or '')[-2000:]}")
         return json.loads(line)
 
     def run(self, measure: str) -> dict:
-        """Seconds of one run, by the clock and of processor time."""
+        """Runs a measure. Returns its wall-clock and processor seconds, and the peak memory."""
         print(measure, file=self.process.stdin)
         return self.answer()
 
@@ -68,7 +89,7 @@ class Worker:
 
 
 def in_turns(measured: list[tuple[Worker, str]], rounds: int) -> list[list[dict]]:
-    """What `Worker.run` says, for each worker and measure by round."""
+    """Runs each worker's measure once per round. Returns the results by measure and round."""
     runs = [[{}] * rounds for _ in measured]
     for i in range(rounds):
         for k in range(len(measured)):
@@ -83,5 +104,5 @@ def median(runs: list[dict], key: str = "seconds") -> float:
 
 
 def ratio(runs: list[dict], reference: list[dict], key: str = "seconds") -> float:
-    """Median over rounds of the ratio within a round."""
+    """The median over rounds of the ratio within a round."""
     return statistics.median(a[key] / b[key] for a, b in zip(runs, reference, strict=True))

@@ -1,10 +1,10 @@
-"""How fast lanes read a token store, how much memory that takes, and what a resume costs.
+"""Speed and memory of reading a token store in lanes, and the time to resume.
 
     python benchmarks/data_reader.py [--tokens 5e6 50e6 500e6 5e9] [--json FILE]
 
-Makes stores of uint16 tokens (10 MB to 10 GB by default, the largest ones as sparse files) in a
-temporary folder, and reads each in a process of its own, from the page cache where it fits there,
-in batches of 32 × 4096 tokens with windows of 512.
+Makes stores of uint16 tokens in a temporary folder (10 MB to 10 GB by default, the largest as
+sparse files). Reads each in a separate process, from the page cache if it fits there, in batches of
+32 × 4096 tokens with windows of 512.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store,
 from block_recurrent.data.store import open_stores
 
 ROWS, SEGMENT, WINDOW = 32, 4096, 512
-DOCUMENT = 100_000  # tokens, some length of a book
-DENSE = 10**9  # tokens; larger stores are sparse
+DOCUMENT = 100_000  # tokens; a typical length of a book
+MAX_DENSE = 10**9  # tokens; larger stores are sparse
 
 
 def make_store(folder: Path, num_tokens: int):
-    """Random documents, or a hole of as many, whose checksum is that of nothing else."""
+    """Makes a store of random documents; a large one is sparse, and its checksum is not updated."""
     tokens = np.random.default_rng(0).integers(3, 32_000, DOCUMENT, np.uint16)
     count = max(num_tokens // DOCUMENT, 1)
-    sparse = num_tokens > DENSE
+    sparse = num_tokens > MAX_DENSE
     with ShardWriter(folder, "train", 0, 32_000) as writer:
         for document in range(count):
             writer.add(tokens[:0] if sparse else tokens, b"x" * 8)
@@ -50,7 +50,7 @@ def make_store(folder: Path, num_tokens: int):
 
 
 def make_sparse(folder: Path, count: int):
-    """Gives the documents their length without writing them."""
+    """Extends the tokens file without writing it, and sets the documents' lengths."""
     path = folder / "train-00000.json"
     metadata = json.loads(path.read_text())
     os.truncate(folder / "train-00000.tokens", count * DOCUMENT * 2)
@@ -64,7 +64,7 @@ def make_sparse(folder: Path, count: int):
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Reads one store. Runs in a process of its own, whose peak of memory it reports."""
+    """Reads a store. Reports speed, times, and the peak memory of this process."""
     import resource
 
     began = time.perf_counter()
@@ -74,7 +74,7 @@ def measure(folder: Path) -> dict[str, float]:
     _, position = lanes.read(start)
     opening = time.perf_counter() - began
     number = max(400, min(store.num_tokens // (ROWS * SEGMENT), 2000))
-    for _ in range(number):  # once round, so that pages are cached
+    for _ in range(number):  # once before, so that pages are cached
         _, position = lanes.read(position)
     far = position
     began = time.perf_counter()
@@ -101,7 +101,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def seconds_to_resume(folder: Path, position) -> float:
-    """From the folder and a position to the batch there; the best of five."""
+    """Time to open the store and read the batch at a position; the best of five."""
     times = []
     for _ in range(5):
         began = time.perf_counter()
@@ -114,8 +114,8 @@ def seconds_to_resume(folder: Path, position) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=float, nargs="+", default=[5e6, 50e6, 500e6, 5e9])
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)  # of the process that reads
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)  # for the process that reads
     arguments = parser.parse_args()
     if arguments.store:
         print(json.dumps(measure(arguments.store)))

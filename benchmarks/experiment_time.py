@@ -11,23 +11,22 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 from experiments import EXPERIMENTS, KEPT, Experiment
 from report import machine
 
 from block_recurrent.freed_memory import keep_freed_memory
-from block_recurrent.training.trainer import Trainer
+from block_recurrent.training.setup import Setup
 
 
 def stepper(experiment: Experiment) -> Callable[[], float]:
     """A function that does a step and returns its seconds."""
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    trainer = Trainer(experiment.config, Path("not written to"))
-    batch, _ = trainer.lanes.read(trainer.lanes.initial_position())
-    batch = trainer.layout.put(batch)
-    step, state = trainer.compile_step(), trainer.initial_state()
+    setup = Setup(experiment.config)
+    batch, _ = setup.lanes.read(setup.lanes.initial_position())
+    batch = setup.layout.put(batch)
+    step, state = setup.compile_step(), setup.initial_state()
 
     def timed() -> float:
         nonlocal state

@@ -1,10 +1,10 @@
-"""The runs behind docs/results.md: trains and scores them, and keeps what is small.
+"""The runs of docs/results.md: trains and evaluates them, and keeps their small files.
 
-    python benchmarks/experiments.py                 # all that are not there yet; hours
-    python benchmarks/experiments.py recall/lstm/    # those whose names begin so
+    python benchmarks/experiments.py                 # all that are missing; takes hours
+    python benchmarks/experiments.py recall/lstm/    # those whose names start with this
     python benchmarks/experiments.py --list          # their commands
 
-A run lies in runs/, and of it metrics.jsonl and the evaluations in docs/results/.
+Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/results/.
 """
 
 import argparse
@@ -24,14 +24,14 @@ PATCH = KEPT / "changes.patch"
 
 
 class Model(NamedTuple):
-    """A model as a comparison has it.
+    """A model in a comparison.
 
     Attributes:
       name: of its folder.
-      label: what it is called in tables.
+      label: in tables.
       variant: the gin file.
-      bindings: besides.
-      change: of the package itself, of those in docs/results/changes.patch.
+      bindings: in addition to the gin file.
+      change: a change of the package itself, one of those in docs/results/changes.patch.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Model(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A training, and the splits on which its model is scored.
+    """A training run, and the splits on which its model is evaluated.
 
     Attributes:
-      group: the comparison to which it belongs.
-      model: that is trained.
-      run: which of the model's runs: its seed, and what else is tried.
+      group: the comparison that it belongs to.
+      model: to train.
+      run: which of the model's runs: its seed, or the option that is varied.
       gin_files: of data and scale.
-      bindings: besides the model's.
+      bindings: in addition to the model's.
       splits: to evaluate.
     """
 
@@ -74,7 +74,7 @@ class Experiment(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """The training's, from the root of the repository."""
+        """The training command, from the root of the repository."""
         return [
             *("python", "-m", "block_recurrent.train"),
             *(f"--gin_file={name}" for name in self.all_gin_files),
@@ -84,7 +84,7 @@ class Experiment(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The command as one writes it in a shell; bindings have single quotes at most."""
+        """The command as typed in a shell; bindings contain no double quotes."""
         change = [f"BRT_CHANGE={self.model.change}"] if self.model.change else []
         words = [*change, *self.command]
         return " ".join(f'"{word}"' if " " in word else word for word in words)
@@ -95,7 +95,7 @@ class Experiment(NamedTuple):
 
     @property
     def kept(self) -> Path:
-        """The folder of what is kept."""
+        """The folder of the files that are kept."""
         return KEPT / self.name
 
     @property
@@ -103,11 +103,11 @@ class Experiment(NamedTuple):
         return (self.kept / "metrics.jsonl").exists()
 
     def run_and_keep(self):
-        """Trains, or goes on, and scores."""
+        """Trains or continues the run, evaluates it, and copies its files."""
         workdir = ROOT / "runs" / self.name
         environment = os.environ | {"BRT_CHANGE": self.model.change}
         if self.model.change and not is_patched():
-            sys.exit(f"error: {self.name} needs a change of the package: git apply {PATCH}")
+            sys.exit(f"error: {self.name} needs a patched package: git apply {PATCH}")
         command = [sys.executable, *self.command[1:]]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         self.kept.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class Experiment(NamedTuple):
 
 
 def is_patched() -> bool:
-    """Whether the package has the changes of PATCH."""
+    """Whether PATCH has been applied to the package."""
     check = ["git", "apply", "--reverse", "--check", PATCH]
     return subprocess.run(check, cwd=ROOT, capture_output=True).returncode == 0
 
@@ -139,7 +139,7 @@ RECALL_MODELS = (
     Model("sliding_window", "sliding window", "sliding_window"),
     LSTM,
 )
-# No document in which the gradient, which ends with the segment, reaches from answer to fact.
+# Filler so long that the gradient, which ends with the segment, never reaches from answer to fact.
 LONG = Model(
     "long", "Rec:fixed:skip, long filler", "brt_fixed_gate", ("data.recall_filler = (512, 2048)",)
 )
@@ -152,7 +152,7 @@ TEXT_MODELS = (
     LSTM_DUAL,
     Model("feedback", "Feedback:fixed:skip", "brt_feedback"),
 )
-# As many tokens a step, of more documents.
+# The same number of tokens per step, from more documents.
 ROWS = [
     Model(
         f"rows{rows}",
@@ -164,7 +164,7 @@ ROWS = [
 ]
 SHORT = "train.num_steps = 400"
 LEARNING_RATES = (0.06, 0.12, 0.24)
-BEST_RATE = 0.12  # of those, for all models but
+BEST_RATE = 0.12  # of those, for all models except:
 BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
 LAYERS_13 = "BlockRecurrentTransformer.num_layers = 13"
 ROTARY = Model(
@@ -181,7 +181,7 @@ GPU_MODELS = (
     LSTM_DUAL,
     ROTARY,
 )
-# What was tried beyond the paper.
+# Variants beyond the paper.
 CHANGES = (
     *GPU_MODELS[:2],
     ROTARY,
@@ -194,7 +194,7 @@ CHANGES = (
         )
     ),
 )
-# Beyond its gin files: what PATCH makes of it.
+# Variants that need PATCH.
 PATCHED = (
     FIXED_SKIP,
     *(
@@ -214,13 +214,13 @@ BEST_GPU_RATE = 0.06
 
 
 def recall(model: Model, seed: int) -> Experiment:
-    """The task for memory."""
+    """The memory task."""
     files, bindings = ("data/recall", "scale/recall"), (f"train.seed = {seed}",)
     return Experiment("recall", model, str(seed), files, bindings, ("held_out", "far"))
 
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
-    """A short run for the learning rate."""
+    """A short run to choose the learning rate."""
     bindings = (SHORT, f"optimizer.learning_rate = {learning_rate}")
     return Experiment("tuning", model, f"{learning_rate}", ("scale/mini",), bindings)
 
@@ -235,7 +235,7 @@ def text(model: Model, seed: int) -> Experiment:
 def at_best_rate(
     group: str, model: Model, seed: int, *bindings: str, files: Sequence[str] = ("scale/mini",)
 ) -> Experiment:
-    """Text at the learning rate that is best for most."""
+    """Text, at the learning rate that is best for most models."""
     bindings = (*bindings, f"optimizer.learning_rate = {BEST_RATE}", f"train.seed = {seed}")
     return Experiment(group, model, str(seed), files, bindings)
 
@@ -247,17 +247,17 @@ def wide(model: Model, seed: int) -> Experiment:
 
 
 def change(model: Model, seed: int) -> Experiment:
-    """A short run with the package changed."""
+    """A short run with the patched package."""
     return at_best_rate("changes", model, seed, SHORT)
 
 
 def change_longer(model: Model, seed: int) -> Experiment:
-    """Four times as many steps of it."""
+    """`change` with four times as many steps."""
     steps = "train.num_steps = 1600", "train.log_every_steps = 80"
     return at_best_rate("changes_longer", model, seed, *steps)
 
 
-# What benchmarks/fetch_corpus.py fetches.
+# The corpus that benchmarks/fetch_corpus.py downloads.
 ANSIBLE = (
     "data.path = 'corpora/ansible-9.13.0'",
     "data.glob = '**/*.py'",
@@ -267,12 +267,12 @@ FOLDER = ("data/text_files", "scale/mini")
 
 
 def large(model: Model, seed: int) -> Experiment:
-    """The larger corpus, at the learning rate of the other text."""
+    """The larger corpus, at the same learning rate."""
     return at_best_rate("large", model, seed, *ANSIBLE, SHORT, files=FOLDER)
 
 
 def longer(model: Model, seed: int) -> Experiment:
-    """Ten times as many steps of it."""
+    """`large` with ten times as many steps."""
     steps = "train.num_steps = 4000", "train.log_every_steps = 100"
     return at_best_rate("longer", model, seed, *ANSIBLE, *steps, files=FOLDER)
 
@@ -288,7 +288,7 @@ def gpu(model: Model, seed: int) -> Experiment:
 
 
 def gpu_short(model: Model, learning_rate: float) -> Experiment:
-    """Half as many steps of it, for the learning rate and for changes."""
+    """`gpu` with half as many steps, to choose the learning rate and to try variants."""
     bindings = (
         *ANSIBLE,
         "train.num_steps = 300",
@@ -299,7 +299,7 @@ def gpu_short(model: Model, learning_rate: float) -> Experiment:
 
 
 def gpu_again(number: int) -> Experiment:
-    """The same run once more, for what a GPU's order of sums changes."""
+    """The same run again, to see the effect of a GPU's varying order of summation."""
     once = gpu_short(FIXED_SKIP, BEST_GPU_RATE)
     return once._replace(group="gpu_again", run=str(number))
 
@@ -323,13 +323,13 @@ EXPERIMENTS = [
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("names", nargs="*", default=[""], help="beginnings of names; default: all")
+    parser.add_argument("names", nargs="*", default=[""], help="starts of names; default: all")
     parser.add_argument("--list", action="store_true", help="print the commands and do nothing")
     arguments = parser.parse_args()
     chosen = [one for one in EXPERIMENTS if one.name.startswith(tuple(arguments.names))]
     if not chosen:
         names = ", ".join(sorted({f"{one.group}/{one.model.name}/" for one in EXPERIMENTS}))
-        parser.error(f"no name begins with {' or '.join(arguments.names)}: choose from {names}")
+        parser.error(f"no name starts with {' or '.join(arguments.names)}: choose from {names}")
     for experiment in chosen:
         if arguments.list:
             print(experiment.line)

@@ -1,8 +1,8 @@
-"""Fetches the larger corpus of docs/results.md, the source of Ansible and its collections.
+"""Downloads the larger corpus of docs/results.md: the source of Ansible and its collections.
 
 python benchmarks/fetch_corpus.py
 
-It lies then in corpora/ansible-9.13.0: 18,295 Python files of together 180 MB.
+It is then in corpora/ansible-9.13.0: 18,295 Python files with 180 MB in total.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 CORPORA = Path(__file__).parent.parent / "corpora"
-# As pip's requirements have it; pip checks the SHA-256.
+# In the format of pip's requirements; pip checks the SHA-256.
 PINNED = (
     "ansible==9.13.0 "
     "--hash=sha256:b389a97d1e85c2b2ad6ace9e94f410111f69cc5aa3845c930c873b34c0ddd6e2\n"

@@ -1,4 +1,4 @@
-"""Floating-point operations: those in a program of JAX, and those that a model calls for."""
+"""Counts floating-point operations: of a JAX program, and those that a model needs."""
 
 import dataclasses
 import math
@@ -21,12 +21,12 @@ PEAK = {
 
 
 def peak(device_kind: str) -> float | None:
-    """FLOP/s of a device, if it is in the table."""
+    """Peak FLOP/s of a device; None if it is not in the table."""
     return next((flops for name, flops in PEAK.items() if device_kind.startswith(name)), None)
 
 
 def matrix_flops(jaxpr) -> int:
-    """Two for each multiplication of the matrix products, those in loops as often as they go."""
+    """FLOPs of the matrix products, 2 per multiplication; those in loops count per iteration."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -37,7 +37,7 @@ def matrix_flops(jaxpr) -> int:
         times = 1
         if equation.primitive.name == "scan":
             times = equation.params["length"]
-        elif equation.primitive.name == "shard_map":  # its shapes are those of one part
+        elif equation.primitive.name == "shard_map":  # its shapes are per device
             shape = equation.params["mesh"].shape
             times = math.prod(shape[axis] for axis in equation.params["newly_manual_axes"])
         for value in equation.params.values():
@@ -48,11 +48,11 @@ def matrix_flops(jaxpr) -> int:
 
 
 def model_flops(config: ModelConfig, segment_length: int) -> float:
-    """Of a training step, a token: what the model calls for, however it is computed.
+    """FLOPs per token of a training step that the model needs, however it is computed.
 
-    The matrix products of the forward pass, three times, for the gradient has two for each of them.
-    Attention counts with the W keys that a query sees; of the 2W whose logits the plain
-    implementation computes, half are hidden, which is 4·W·H·K a token and layer too many.
+    Counts the matrix products of the forward pass three times, since the gradient has two for each
+    of them. Attention counts with the W keys that a query sees. The plain implementation computes
+    logits for 2W keys and masks half of them; those 4·W·H·K FLOPs per token and layer do not count.
     """
     config = dataclasses.replace(config, attention_kernel="xla", remat="none")
     graphdef, params = abstract_model(config)

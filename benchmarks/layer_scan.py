@@ -1,9 +1,9 @@
-"""Equal layers one after the other, as the model calls them, and by a scan over stacked parameters.
+"""Equal layers called one by one, as in the model, and in a scan over stacked parameters.
 
     python benchmarks/layer_scan.py --depths=12,24
 
-A step of gradient descent of sliding-window layers alone. For the scan, parameters and caches are
-stacked beforehand: that costs nothing here, and would have to be so in every checkpoint.
+A step of gradient descent of sliding-window layers alone. Parameters and caches are stacked before
+the measurement. Training could do so only if checkpoints stored the parameters stacked.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 
 import jax
 import jax.numpy as jnp
-from contenders import HERE, in_turns, median, ratio
+from contenders import WORKERS, in_turns, median, ratio
 from flax import nnx
 from report import report
 from step_time import MODEL
@@ -23,7 +23,7 @@ from block_recurrent.freed_memory import keep_freed_memory
 from block_recurrent.model.layers import TransformerLayer
 from block_recurrent.model.transformer import run_layer
 
-sys.path.append(str(HERE / "workers"))
+sys.path.append(str(WORKERS))
 from jax_step import compiled  # noqa: E402
 
 
@@ -47,7 +47,7 @@ def stacked(layers):
 
 
 class Step:
-    """A training step of these layers, compiled and warmed up, with what it goes on from."""
+    """A training step of these layers, compiled and warmed up, with its current state."""
 
     def __init__(self, stack, config: ModelConfig, depth: int, batch_size: int, length: int):
         layers = [TransformerLayer(config, rngs=nnx.Rngs(seed)) for seed in range(depth)]
@@ -71,14 +71,14 @@ class Step:
         self.run("train")
 
     def run(self, _measure: str) -> dict:
-        """As of a `Worker`."""
+        """Like `Worker.run`."""
         start = time.perf_counter()
         self.state = jax.block_until_ready(self.step(*self.state))
         return {"seconds": time.perf_counter() - start}
 
 
 def main() -> None:
-    keep_freed_memory()  # as the programs do
+    keep_freed_memory()  # as the commands do
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=json.loads, default={}, help="JSON of ModelConfig fields")
     parser.add_argument("--depths", default="12,24", help="comma-separated")

@@ -3,12 +3,12 @@
     python benchmarks/loop_overhead.py
     python benchmarks/loop_overhead.py --gin_file=gin/brt_lstm_gate.gin --log_every_steps=50
 
-One run of `Trainer`. After every --log_every_steps steps its clock stands still, and as many bare
-steps run: the same compiled step, on a copy of the state and on batches that are ready. The time of
-the loop is the one that its own metrics give (tokens a second between two lines of metrics.jsonl,
-without evaluations and checkpoints), the ratio the median over such pairs. "between steps" is what
-the loop's thread does from the end of one call of the step to the next, of which a GPU, that goes
-on by itself, shows nothing.
+One run of `Trainer`. After every --log_every_steps steps its clock is paused while as many bare
+steps run: the same compiled step, on a copy of the state and on batches that are ready. The loop's
+time comes from its own metrics (tokens per second between two lines of metrics.jsonl, without
+evaluations and checkpoints). The ratio is the median over such pairs. "between steps" is the time
+from the end of one call of the step to the next. A GPU works on meanwhile, so that this time does
+not show in the ratio there.
 """
 
 import argparse
@@ -17,46 +17,49 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 from report import report
 
 from block_recurrent.config import run_config as configs
 from block_recurrent.freed_memory import keep_freed_memory
-from block_recurrent.training.trainer import Trainer
+from block_recurrent.training import trainer
+from block_recurrent.training.loop import TrainingLoop
 
 
-class PairedTrainer(Trainer):
-    """A run that takes the time of bare steps between its own."""
+class PairedLoop(TrainingLoop):
+    """A training loop that measures bare steps between its own."""
 
-    def loop(self, step, state, position, batches, checkpoints, stop):
+    bare_seconds = []  # of each stretch of bare steps
+    between = []  # seconds from the end of one call of the step to the next
+
+    def run(self, state, position, batches):
+        self.bare_step, self.step = self.step, self.observed_step
         self.bare_state = jax.tree.map(lambda leaf: leaf.copy(), state)
-        self.bare_seconds, self.between, self.sums = [], [], None
+        self.results, self.left = None, time.perf_counter()
+        return super().run(state, position, self.paired(batches))
+
+    def observed_step(self, state, batch):
+        self.between.append(time.perf_counter() - self.left)
+        state, self.results = self.bare_step(state, batch)
         self.left = time.perf_counter()
+        return state, self.results
 
-        def observed(state, batch):
-            self.between.append(time.perf_counter() - self.left)
-            state, self.sums = step(state, batch)
-            self.left = time.perf_counter()
-            return state, self.sums
-
-        paired = self.paired(step, batches)
-        return super().loop(observed, state, position, paired, checkpoints, stop)
-
-    def paired(self, step, batches):
-        """The batches of the loop; between two stretches of them the bare steps."""
-        stretch, ready = self.config.train.log_every_steps, []
+    def paired(self, batches):
+        """The batches of the loop, with the bare steps between two stretches of them."""
+        stretch, ready = self.train.log_every_steps, []
         for index, (batch, position) in enumerate(batches):
             if len(ready) < stretch:
                 ready.append(batch)
             elif index % stretch == 0:
-                jax.block_until_ready(self.sums)  # of the loop's last step: still the loop's time
+                jax.block_until_ready(self.results)  # of the loop's last step: the loop's time
                 start = time.perf_counter()
-                for held in ready:
-                    self.bare_state, sums = step(self.bare_state, held)
-                jax.block_until_ready(sums)
+                with self.reporter.pause():
+                    for held in ready:
+                        self.bare_state, results = self.bare_step(self.bare_state, held)
+                    jax.block_until_ready(results)
                 self.bare_seconds.append(time.perf_counter() - start)
-                self.clock += time.perf_counter() - start
                 self.left += time.perf_counter() - start
             yield batch, position
 
@@ -76,20 +79,20 @@ def main() -> None:
     files = args.gin_file or ["gin/brt_fixed_gate.gin"]
     config = configs.load(files, given + never + args.gin_bindings)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = PairedTrainer(config, Path(folder))
-        trainer.run()
+        with patch.object(trainer, "TrainingLoop", PairedLoop):
+            trainer.Trainer(config, Path(folder)).run()
         lines = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
         lines = [line for line in lines if line["split"] == "train"]
     whole = config.train.batch_size * config.train.segment_length * args.log_every_steps
     loop = [whole * (1 - line["padding"]) / line["tokens_per_second"] for line in lines]
-    pairs = list(zip(loop, trainer.bare_seconds, strict=False))[1:]  # the first warms up
+    pairs = list(zip(loop, PairedLoop.bare_seconds, strict=False))[1:]  # the first warms up
     row = {
         "loop, ms a step": 1e3 * statistics.median(loop[1:-1]) / args.log_every_steps,
-        "bare, ms a step": 1e3 * statistics.median(trainer.bare_seconds) / args.log_every_steps,
+        "bare, ms a step": 1e3 * statistics.median(PairedLoop.bare_seconds) / args.log_every_steps,
         "loop over bare": statistics.median(a / b for a, b in pairs),
     }
     first, _, third = statistics.quantiles([a / b for a, b in pairs])
-    row["between steps, ms"] = 1e3 * statistics.mean(trainer.between[2 * args.log_every_steps :])
+    row["between steps, ms"] = 1e3 * statistics.mean(PairedLoop.between[2 * args.log_every_steps :])
     row["half of the pairs"] = f"{first:.3f} to {third:.3f}"
     report("loop_overhead", [row], args.json, pairs=pairs)
 

@@ -1,10 +1,10 @@
-"""How fast prepare_data is, against the tokenizer alone on as many cores.
+"""Speed of prepare_data, compared with the tokenizer alone on the same number of cores.
 
     python benchmarks/prepare_data.py [--megabytes=400] [--processes=2]
 
-Two corpora, one twice as large as the other, are prepared; what the second takes longer leaves out
-the start of the program. The same is done with the tokenizer alone: what seqio calls (TensorFlow
-Text), and SentencePiece itself. Processor time is reported too, because it holds on a busy machine.
+Prepares two corpora, one twice as large as the other. The difference of their times excludes the
+start of the program. Does the same with the tokenizer alone: the one that seqio calls (TensorFlow
+Text), and SentencePiece itself. Also reports processor time, which a busy machine disturbs less.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import sentencepiece
 
 ROOT = Path(__file__).parent.parent
-REPEAT_BYTES = 20  # the tokenizer of bytes is so fast that one pass would not show
+REPEAT_BYTES = 20  # passes of the byte tokenizer, of which one would be too short to measure
 
 ALONE = """
 import sys
@@ -41,7 +41,7 @@ for path in paths * int(repeat):
 
 
 def write_corpus(folder: Path, megabytes: int) -> Path:
-    """Files of 1 MB of Python's own source."""
+    """Writes files of 1 MB each, from the source of Python's standard library."""
     folder.mkdir()
     paths = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
     source = b"".join(path.read_bytes() for path in paths)
@@ -64,7 +64,7 @@ def train_model(folder: Path, corpus: Path) -> Path:
 
 
 def seconds_of(*commands: list[str]) -> tuple[float, float]:
-    """On the clock and of the processor, for commands that run at the same time."""
+    """Wall-clock and processor seconds of commands that run at the same time."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     processes = [
@@ -102,7 +102,7 @@ def measure(corpora: list[Path], run: Callable[[Path], tuple[float, float]]) -> 
     small, large = map(run, corpora)
     megabytes = len(list(corpora[0].iterdir()))
     clock, processor = (megabytes / (b - a) for a, b in zip(small, large, strict=True))
-    return f"{clock:,.1f} MB/s, {processor:,.1f} MB a second of a processor"
+    return f"{clock:,.1f} MB/s, {processor:,.1f} MB per processor second"
 
 
 def main():

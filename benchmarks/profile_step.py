@@ -1,10 +1,11 @@
-"""Where the time of a training step goes, on the device: kernels by part of the model and by kind.
+"""Where the device time of a training step goes: kernels by part of the model and by kind.
 
     python benchmarks/profile_step.py --model='{"num_layers": 12}' --top=20
 
-Takes the arguments of step_time.py that describe the work. Traces --steps steps with JAX's
-profiler, finds for each kernel the operation of the program it comes from, and prints milliseconds
-a step. On a GPU, set XLA_FLAGS=--xla_gpu_enable_command_buffer= for kernels to keep their names.
+Takes the arguments of step_time.py that describe the model and the batch. Traces --steps steps with
+JAX's profiler, finds the operation of the program that each kernel comes from, and prints
+milliseconds per step. On a GPU, set XLA_FLAGS=--xla_gpu_enable_command_buffer= so that kernels keep
+their names.
 """
 
 import argparse
@@ -18,11 +19,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import jax
-from contenders import HERE
+from contenders import WORKERS
 from report import table
 from step_time import MODEL
 
-sys.path.append(str(HERE / "workers"))
+sys.path.append(str(WORKERS))
 from ours import build  # noqa: E402
 
 PARTS = ("recurrence", "attention", "ffn", "loss", "optimizer")  # of the model's named scopes
@@ -45,13 +46,13 @@ def parse() -> argparse.Namespace:
 
 
 def operations(hlo: str) -> dict[str, str]:
-    """Of each instruction of a compiled program, where in the Python program it comes from."""
+    """For each instruction of a compiled program, the operation it comes from, as a path."""
     pattern = r'%?([\w.-]+) = .*?metadata=\{[^}]*op_name="([^"]*)"'
     return dict(re.findall(pattern, hlo))
 
 
 def kernels(trace: Path) -> list[tuple[str, str, float]]:
-    """Kernel, instruction and nanoseconds of everything that ran on a device."""
+    """Kernel, instruction and nanoseconds of each event on a device."""
     [file] = trace.rglob("*.xplane.pb")
     found = []
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
@@ -91,7 +92,7 @@ def main() -> None:
         measures["train"]()
         seconds.append(time.perf_counter() - start)
     step_ms = 1e3 * statistics.median(seconds)
-    print(f"{step_ms:.1f} ms a step; temporary memory {facts['temporary_bytes'] / 2**30:.2f} GiB")
+    print(f"{step_ms:.1f} ms per step; temporary memory {facts['temporary_bytes'] / 2**30:.2f} GiB")
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(args.steps):
@@ -107,7 +108,7 @@ def main() -> None:
     kinds = [*(kind for kind, _ in KINDS), "elementwise and sums"]
     rows = [
         {"part": part, **{kind: by_part[part].get(kind, 0.0) for kind in kinds}}
-        | {"ms a step": sum(by_part[part].values())}
+        | {"ms per step": sum(by_part[part].values())}
         for part in (*PARTS, "rest")
     ]
     total = {"part": "all"} | {key: sum(row[key] for row in rows) for key in list(rows[0])[1:]}

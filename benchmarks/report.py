@@ -1,4 +1,4 @@
-"""What every benchmark says at its end: a table, a JSON file, and which machine it was."""
+"""The output of a benchmark: the machine, a table, and a JSON file."""
 
 import importlib.metadata
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def machine() -> dict:
-    """The processor, its cores, the accelerators, and the versions that matter."""
+    """The processor, its cores, the accelerators, and the versions of the libraries."""
     import jax
 
     names = (
@@ -30,7 +30,7 @@ def machine() -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows of one kind as Markdown; the columns are the keys of the first."""
+    """Rows as a Markdown table; the columns are the keys of the first row."""
     columns = list(rows[0])
     cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -48,7 +48,7 @@ def _cell(value) -> str:
 
 
 def report(name: str, rows: list[dict], path: str | None, **details) -> None:
-    """Prints the machine and the table; writes both, and the details, as JSON."""
+    """Prints the machine and the table. Writes both, and `details`, as JSON to `path`."""
     here = machine()
     print("\n" + ", ".join(f"{key}: {value}" for key, value in here.items()) + "\n")
     print(table(rows))

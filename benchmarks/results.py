@@ -1,4 +1,4 @@
-"""Writes docs/results.md and its figures from what benchmarks/experiments.py has kept.
+"""Writes docs/results.md and its figures from the files that benchmarks/experiments.py keeps.
 
 python benchmarks/results.py
 """
@@ -37,7 +37,7 @@ from block_recurrent.reporting.plots import Axes, Figure, legend_above, new_figu
 
 PAGE = KEPT.parent / "results.md"
 TEMPLATE = Path(__file__).parent / "results_page.md"
-# Okabe and Ito's.
+# The palette of Okabe and Ito.
 COLORS = {
     "fixed_skip": "#0072B2",
     "transformer_xl": "#D55E00",
@@ -50,7 +50,15 @@ COLORS = {
     "long": "#000000",
 }
 GREY = "#777777"
-BOUNDS = (0, 64, 128, 2048, 4096, 8192, 2**31)  # of distances, for the table: those of bins
+BOUNDS = (
+    0,
+    64,
+    128,
+    2048,
+    4096,
+    8192,
+    2**31,
+)  # of distances in the table; they coincide with bounds of bins
 
 
 def read_json(path: Path) -> Any:
@@ -59,30 +67,30 @@ def read_json(path: Path) -> Any:
 
 @functools.cache
 def metrics(experiment: Experiment, split: str) -> list[dict[str, Any]]:
-    """The lines of a split in metrics.jsonl."""
+    """The lines of metrics.jsonl for a split."""
     lines = (experiment.kept / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in map(json.loads, lines) if line["split"] == split]
 
 
 def runs(group: str, model: Model) -> list[Experiment]:
-    """Those of which metrics are kept."""
+    """The runs of a model whose metrics are there."""
     return [one for one in EXPERIMENTS if (one.group, one.model) == (group, model) and one.is_there]
 
 
 def final(experiment: Experiment, key: str) -> float:
-    """A number of the evaluation at the end of the run."""
+    """A metric of the evaluation at the end of the run."""
     return metrics(experiment, "held_out")[-1][key]
 
 
 def minutes(experiment: Experiment) -> float:
-    """Of the clock, in the steps alone."""
+    """Wall-clock minutes, of the training steps alone."""
     train = experiment.config.train
     tokens = train.batch_size * train.segment_length * train.log_every_steps
     lines = metrics(experiment, "train")
     return sum(tokens * (1 - each["padding"]) / each["tokens_per_second"] for each in lines) / 60
 
 
-def microseconds_a_token(group: str, model: Model) -> float:
+def microseconds_per_token(group: str, model: Model) -> float:
     """Processor time of a training step, as benchmarks/experiment_time.py has measured it."""
     train = next(
         one for one in EXPERIMENTS if (one.group, one.model) == (group, model)
@@ -97,7 +105,7 @@ def num_parameters(experiment: Experiment) -> int:
 
 
 def spread(values: Iterable[float], form: str) -> str:
-    """The mean, and of several the least and the most."""
+    """The mean; for several values, also the least and the largest."""
     values = list(values)
     text = f"{statistics.mean(values):{form}}"
     return text if len(values) == 1 else f"{text} ({min(values):{form}} – {max(values):{form}})"
@@ -108,7 +116,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# The task for memory
+# The memory task
 
 
 def far(experiment: Experiment) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def far(experiment: Experiment) -> dict[str, Any]:
 
 
 def accuracy_between(experiment: Experiment, least: int, below: int) -> float:
-    """Over the answers of the split far in the bins of distances that lie between."""
+    """Accuracy in the split `far`, over answers at distances from `least` to below `below`."""
     bins = far(experiment)
     lines = zip(bins["first"], bins["tokens"], bins["accuracy"]["carried"], strict=True)
     chosen = [(tokens, share) for first, tokens, share in lines if least <= first < below]
@@ -126,7 +134,7 @@ def accuracy_between(experiment: Experiment, least: int, below: int) -> float:
 def recall_table() -> str:
     ends = [f"{a:,} – {b - 1:,}" for a, b in zip(BOUNDS[1:-2], BOUNDS[2:-1], strict=True)]
     ends = [f"to {BOUNDS[1] - 1:,}", *ends, f"from {BOUNDS[-2]:,}"]
-    header = ["model", "parameters", "µs a token", "seeds", *ends]
+    header = ["model", "parameters", "µs per token", "seeds", *ends]
     rows = []
     for model in RECALL_MODELS:
         seeds = runs("recall", model)
@@ -134,7 +142,7 @@ def recall_table() -> str:
             [
                 model.label,
                 f"{num_parameters(seeds[0]):,}",
-                f"{microseconds_a_token('recall', model):.0f}",
+                f"{microseconds_per_token('recall', model):.0f}",
                 str(len(seeds)),
                 *(
                     spread((accuracy_between(one, *ends) for one in seeds), ".1%")
@@ -146,7 +154,7 @@ def recall_table() -> str:
 
 
 def recall_figure(chance: float, reach: int) -> Figure:
-    """Accuracy by distance."""
+    """The figure of accuracy by distance."""
     figure, [[ax]] = new_figure()
     for model in RECALL_MODELS:
         seeds = runs("recall", model)
@@ -171,7 +179,7 @@ def recall_figure(chance: float, reach: int) -> Figure:
 
 
 def plot_worth(ax: Axes, experiment: Experiment, **style: Any):
-    """What the state is worth over the training, of a model that has one."""
+    """Plots the worth of the recurrent state over training, if the model has a state."""
     lines = metrics(experiment, "held_out")
     worth = [(line["step"], line["memory_worth"]) for line in lines if "memory_worth" in line]
     if worth:
@@ -179,7 +187,7 @@ def plot_worth(ax: Axes, experiment: Experiment, **style: Any):
 
 
 def recall_training_figure(chance_bits: float) -> Figure:
-    """The loss in training, and what the state is worth."""
+    """The figure of training loss and worth of the recurrent state."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
     for model in (*RECALL_MODELS, LONG):
         for k, one in enumerate(runs("recall", model)):
@@ -189,7 +197,7 @@ def recall_training_figure(chance_bits: float) -> Figure:
             left.plot([x["step"] for x in lines], [x["bits_per_token"] for x in lines], **style)
             plot_worth(right, one, marker="o", markersize=3, **style)
     left.axhline(chance_bits, color=GREY, linestyle=":", linewidth=1)
-    left.set_ylabel("training loss, bits an answer")
+    left.set_ylabel("loss, bits per answer")
     left.set_ylim(0, 6)
     right.set_ylabel("worth of the state, bits")
     for ax in (left, right):
@@ -208,12 +216,12 @@ def tuned(group: str, model: Model) -> list[Experiment]:
 
 
 def best(group: str, model: Model) -> Experiment:
-    """The run at the learning rate that ends best."""
+    """The run with the best learning rate, by its final bits per byte."""
     return min(tuned(group, model), key=lambda one: final(one, "bits_per_byte"))
 
 
 def differences(group: str, one: Model, other: Model) -> str:
-    """In bits per byte, seed by seed."""
+    """Differences in bits per byte, seed by seed."""
     pairs = zip(runs(group, one), runs(group, other), strict=True)
     return ", ".join(
         f"{final(a, 'bits_per_byte') - final(b, 'bits_per_byte'):+.3f}" for a, b in pairs
@@ -228,14 +236,14 @@ def worth_of(experiments: Sequence[Experiment]) -> str:
 
 def tuning_table(group: str, models: Sequence[Model], rates: Sequence[float]) -> str:
     timed = (KEPT / group / "step_time.json").exists()
-    header = ["model", "parameters", *["µs a token"] * timed, *(f"at {rate:g}" for rate in rates)]
+    header = ["model", "parameters", *["µs per token"] * timed, *(f"at {rate:g}" for rate in rates)]
     rows = []
     for model in models:
         if not tuned(group, model):
             continue
         bits = {one.run: f"{final(one, 'bits_per_byte'):.3f}" for one in tuned(group, model)}
         by_rate = [bits.get(str(rate), "–") for rate in rates]
-        cost = [f"{microseconds_a_token(group, model):.0f}"] if timed else []
+        cost = [f"{microseconds_per_token(group, model):.0f}"] if timed else []
         chosen = best(group, model)
         rows.append(
             [model.label, f"{num_parameters(chosen):,}", *cost, *by_rate, worth_of([chosen])]
@@ -266,7 +274,7 @@ def changes_table(group: str) -> str:
 
 
 def text_figure() -> Figure:
-    """Bits per byte by learning rate, and the worth of the state over training."""
+    """The figure of bits per byte by learning rate, and worth of the state over training."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
     for model in TEXT_MODELS:
         style = {"color": COLORS[model.name], "marker": "o", "markersize": 3.5, "linewidth": 1.2}
@@ -291,7 +299,7 @@ def text_figure() -> Figure:
 
 
 def longer_figure() -> Figure:
-    """Bits per byte and the worth of the state over a longer training."""
+    """The figure of bits per byte and worth of the state in longer training runs."""
     figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
     for model in TEXT_MODELS[:2]:
         for k, one in enumerate(runs("longer", model)):
@@ -396,7 +404,7 @@ def page() -> str:
 
 
 def figures() -> dict[str, Figure]:
-    """By the name of the file."""
+    """The figures, by file name."""
     config = runs("recall", FIXED_SKIP)[0].config
     values = config.data.recall_values
     reach = config.model.num_layers * config.model.window_length

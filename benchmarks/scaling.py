@@ -1,15 +1,15 @@
-"""Time and memory of a training step against the length of a segment: what is linear in it?
+"""Time and memory of a training step by the length of the segment: what is linear?
 
     python benchmarks/scaling.py --plot=scaling.png
 
-One segment a step, of the models that the shipped gin files make, at the sizes below. A
-Transformer-XL trains on one window a step, so its longer segment is a longer window. A model
-stops where a step needs more than --max_gib of temporary memory (which is known once it is
-compiled) or, as foreseen from the steps before, more than --max_seconds.
+One segment per step, with the models of the shipped gin files at the sizes below. A Transformer-XL
+trains on one window per step, so its longer segment is a longer window. A model is measured up to
+the length whose step needs more than --max_gib of temporary memory, which is known once it is
+compiled, or more than --max_seconds, extrapolated from shorter segments.
 
-*temporary MiB*: what XLA sets aside for the intermediate results of a step; parameters, moments and
-batch come on top. *peak MiB*: the most that the process ever held (ru_maxrss), with Python, JAX and
-the compilation, which take some 600 MiB.
+*temporary MiB*: XLA's memory for the intermediate results of a step, in addition to parameters,
+optimizer state and batch. *peak MiB*: the peak memory of the process (ru_maxrss), with Python, JAX
+and the compilation, which take about 600 MiB.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import itertools
 import json
 from pathlib import Path
 
-from contenders import OURS, Contender, Worker, in_turns, median, ratio
+from contenders import Worker, in_turns, median, ours, ratio
 from report import report
 
 from block_recurrent.config import run_config as configs
@@ -40,7 +40,7 @@ SIZES = (
 )
 
 COLUMNS = (
-    *("model", "length", "seconds", "us a token", "temporary MiB", "peak MiB"),
+    *("model", "length", "seconds", "us per token", "temporary MiB", "peak MiB"),
     *("time of 4x", "cpu time of 4x", "memory of 4x", "note"),
 )
 
@@ -49,18 +49,18 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(GIN_FILES), help="comma-separated")
     parser.add_argument("--lengths", default="1024,2048,4096,8192,16384,32768,65536")
-    parser.add_argument("--gin_bindings", action="append", default=[], help="over the sizes")
+    parser.add_argument("--gin_bindings", action="append", default=[], help="override the sizes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max_gib", type=float, default=8.0, help="temporary memory of a step")
-    parser.add_argument("--max_seconds", type=float, default=15.0, help="of a step")
+    parser.add_argument("--max_gib", type=float, default=8.0, help="of temporary memory")
+    parser.add_argument("--max_seconds", type=float, default=15.0, help="per step")
     parser.add_argument("--add", action="append", default=[], help="rows of an earlier --json")
     parser.add_argument("--json", help="where to write the result")
-    parser.add_argument("--plot", help="where to draw it, a PNG; needs matplotlib")
+    parser.add_argument("--plot", help="where to write a plot, as PNG; needs matplotlib")
     return parser.parse_args()
 
 
 def spec(name: str, length: int, args: argparse.Namespace) -> dict:
-    """What the worker builds: the model of the gin file for this length."""
+    """The spec for the worker: the model of the gin file, for segments of this length."""
     sized = "WINDOW_LENGTH" if name == "Transformer-XL" else "SEGMENT_LENGTH"
     bindings = [*SIZES, f"{sized} = {length}", *args.gin_bindings]
     model = configs.load([GIN_FILES[name]], bindings).model
@@ -74,16 +74,15 @@ def spec(name: str, length: int, args: argparse.Namespace) -> dict:
 
 
 def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dict]:
-    """A row for each length. All lengths of a model run in turns, each in its own process."""
+    """One row per length. All lengths of a model run in turns, each in its own process."""
     rows = [{"model": name, "length": length} for length in lengths]
     workers, first = [], []
     for row in rows:
-        foreseen = first[-1] ** 2 / first[-2] if len(first) > 1 else 0
-        if foreseen > args.max_seconds:
-            row["note"] = f"would take about {foreseen:.0f} s"
+        expected = first[-1] ** 2 / first[-2] if len(first) > 1 else 0
+        if expected > args.max_seconds:
+            row["note"] = f"would take about {expected:.0f} s"
             break
-        contender = Contender(name, "ours", spec(name, row["length"], args), (str(OURS),))
-        worker = Worker(contender)
+        worker = Worker(ours(name, spec(name, row["length"], args)))
         row["temporary MiB"] = worker.facts["temporary_bytes"] / 2**20
         if "train" not in worker.facts["first_call_seconds"]:
             worker.close()
@@ -94,7 +93,7 @@ def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dic
     runs = in_turns([(worker, "train") for worker in workers], args.rounds)
     for row, run in zip(rows, runs, strict=False):
         row["seconds"] = median(run)
-        row["us a token"] = 1e6 * row["seconds"] / row["length"]
+        row["us per token"] = 1e6 * row["seconds"] / row["length"]
         row["peak MiB"] = run[-1]["peak_bytes"] / 2**20
     for shorter, row in itertools.product(range(len(runs)), repeat=2):
         if rows[row]["length"] == 4 * rows[shorter]["length"]:
@@ -107,7 +106,7 @@ def measure(name: str, lengths: list[int], args: argparse.Namespace) -> list[dic
 
 
 def draw(rows: list[dict], path: str) -> None:
-    """Time and temporary memory by length, both axes logarithmic, with lines of slope 1 and 2."""
+    """Plots time and temporary memory by length on logarithmic axes, with slopes 1 and 2."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -145,8 +144,8 @@ def main() -> None:
     rows = [row for path in args.add for row in json.loads(Path(path).read_text())["rows"]]
     for name in filter(None, args.models.split(",")):
         rows += measure(name, lengths, args)
-    print("\n… of 4x: over that of a segment a quarter as long, linear being 4;")
-    print(f"times are medians of {args.rounds} rounds, their ratio the median of the paired ones")
+    print("\n… of 4x: ratio to that of a segment a quarter as long; 4 is linear.")
+    print(f"Times are medians over {args.rounds} rounds; time ratios are medians of paired ratios.")
     report("scaling", [{column: row.get(column) for column in COLUMNS} for row in rows], args.json)
     if args.plot:
         draw(rows, args.plot)

@@ -1,15 +1,15 @@
-"""Weak scaling on paper: what a step computes and exchanges, and how long that takes at best.
+"""Weak scaling, computed: FLOPs and communication of a step, and the least time that they take.
 
     python benchmarks/scaling_on_paper.py [--models paper_12l paper_24l] [--chips 8 64 256]
         [--json FILE]
 
-Compiles the training step of each model for 8 or 16 fake CPU devices, with the shapes of arrays
-alone: no array of the model is ever made. The compiled program says which collectives run, how
-often, along which axes of the mesh and on how many bytes; the program before compilation says how
-many multiplications there are. More chips along data or fsdp, each with as many rows as before,
-change none of that but the number that take part. Divided by published figures of the hardware, it
-gives seconds. Prints the tables of docs/scaling.md. With --json FILE it keeps what it counted
-there, and takes from there what it counted before.
+Compiles the training step of each model for 8 or 16 fake CPU devices, with abstract arrays: no
+array of the model is ever created. The compiled program shows which collectives run, how often,
+along which axes of the mesh and on how many bytes. The program before compilation shows the number
+of multiplications. With more chips along data or fsdp, and the same number of rows per chip, only
+the number of participants changes. Divided by the published speeds of the hardware, these numbers
+give seconds. Prints the tables of docs/scaling.md. With --json FILE, stores the counts in the file,
+and reuses those that are already there.
 """
 
 import argparse
@@ -33,14 +33,14 @@ from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig, load
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model
-from block_recurrent.parallel.sharding import Layout, bytes_on_a_device, make_mesh
+from block_recurrent.parallel.sharding import Layout, bytes_per_device, make_mesh
 from block_recurrent.training.checkpoints import with_shardings
 from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import init_function, make_train_step, state_shardings
 
-ROWS_A_CHIP = 4  # × 4096 tokens: 131k tokens on 8 chips
+ROWS_PER_CHIP = 4  # × 4096 tokens: 131k tokens on 8 chips
 VOCAB_SIZE = 32_000  # as in the paper's experiments on PG-19
-UTILISATION = 0.4  # of the peak, in what is computed; an assumption
+UTILISATION = 0.4  # of the peak FLOP/s; an assumption
 WORD = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
 
 
@@ -52,12 +52,12 @@ class Chip:
     """Published figures of a chip and its links.
 
     Attributes:
-      name: as in the tables.
+      name: in the tables.
       flops: per second, of dense bfloat16 matrix products.
-      link: bytes per second that it sends to others of its node (or, without nodes, to all).
-      node: chips with such links to each other; None: all.
-      network: bytes per second that it sends to other nodes.
-      dimensions: of the torus of links; a tensor axis beside other axes has one of them for itself.
+      link: bytes per second that it can send to other chips of its node.
+      node: number of chips of a node; None: all chips are linked.
+      network: bytes per second that it can send to other nodes.
+      dimensions: of the torus of links. A tensor axis beside other axes gets one of them.
       memory: bytes.
     """
 
@@ -79,13 +79,13 @@ CHIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Arrays that devices exchange.
+    """Arrays that devices exchange in a collective operation.
 
     Attributes:
       kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute.
-      bytes: of the whole arrays, of which a device has a part before or after.
-      axes: of the mesh, by number, along which devices exchange.
-      count: how often in a step.
+      bytes: of the whole arrays; before or after the exchange, a device may have a part only.
+      axes: indices of the mesh axes along which devices exchange.
+      count: how often per step.
     """
 
     kind: str
@@ -94,7 +94,7 @@ class Collective:
     count: int
 
     def shares(self, size: int) -> float:
-        """How many times its bytes a device sends if `size` devices exchange, in a ring."""
+        """Bytes that a device sends over `bytes`, if `size` devices exchange in a ring."""
         if self.kind == "collective-permute":
             return float(size > 1)
         return (2 if self.kind == "all-reduce" else 1) * (size - 1) / size
@@ -105,11 +105,11 @@ class Collective:
         return tuple(np.arange(math.prod(mesh)).reshape(mesh)[index].ravel().tolist())
 
     def moved(self, mesh: Mesh) -> float:
-        """Bytes that a device sends in a step."""
+        """Bytes that a device sends per step."""
         return self.count * self.bytes * self.shares(len(self.group(mesh)))
 
     def seconds(self, chip: Chip, mesh: Mesh) -> float:
-        """At the full bandwidth of the links. What leaves a node is shared among its chips."""
+        """At full bandwidth. The chips of a node share what the node sends to other nodes."""
         if chip.node is None:
             alone = mesh[2] == 1 or mesh[0] * mesh[1] == 1
             tensor = self.axes == (2,)
@@ -124,7 +124,7 @@ class Collective:
         return self.count * (inside + self.shares(nodes) * part / chip.network)
 
 
-# What the compiled program exchanges
+# Collectives of the compiled program
 
 
 COLLECTIVE = re.compile(
@@ -137,16 +137,16 @@ CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)
 def collectives_of(
     text: str, mesh: Mesh, split_shapes: Set[tuple[int, ...]] = frozenset()
 ) -> list[Collective]:
-    """The collectives of a compiled program, those in loops as often as these go round.
+    """The collectives of a compiled program. Those in loops count once per iteration.
 
-    The compiler for CPUs differs in two ways from those for GPUs and TPUs, which is made good here:
-    it reduces bfloat16 in float32, and it does not make a reduce-scatter of an all-reduce of whose
-    result each device keeps a part.
+    Corrects two differences of the CPU compiler from those for GPUs and TPUs: it reduces bfloat16
+    in float32, and it leaves an all-reduce whose result each device needs only a part of, where the
+    others use a reduce-scatter.
 
     Args:
       text: of the program.
       mesh: that it was compiled for.
-      split_shapes: of parameters that lie split between steps, whose gradients do too.
+      split_shapes: shapes of parameters that are stored split, as are their gradients.
     """
     computations, entry = _computations(text)
     found = Counter()
@@ -168,7 +168,7 @@ def collectives_of(
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each part of the program, and the name of the part that runs first."""
+    """The lines of each computation of the program, and the name of the entry computation."""
     computations, entry, name = {}, None, None
     for line in text.splitlines():
         if match := re.match(r"(ENTRY )?%([\w.\-]+) \(.*\{$", line):
@@ -181,7 +181,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _exchanged(match: re.Match, line: str, split_shapes: Set[tuple[int, ...]], times: int):
-    """Kind, bytes and devices of the arrays in one line."""
+    """Yields kind, bytes and devices for each array in a line with a collective."""
     assert not match["start"], f"asynchronous: {line}"
     kind, group = match["kind"], group_of(line)
     halved = "_promoted" in line or kind in ("all-to-all", "collective-permute")
@@ -201,7 +201,7 @@ def axes_of(group: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
 
 
 def group_of(line: str) -> tuple[int, ...]:
-    """The devices that exchange with the first one in that line of a program."""
+    """The devices that exchange with the first one, from a line of a program."""
     if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
         return tuple(sorted((int(match[1]), int(match[2]))))
     if match := re.search(
@@ -221,17 +221,17 @@ def group_of(line: str) -> tuple[int, ...]:
 
 
 def _devices(shape: str, order: str | None) -> np.ndarray:
-    """All devices in that shape, then with its axes in that order."""
+    """All devices in that shape, with the axes then transposed to that order."""
     shape = tuple(map(int, shape.split(",")))
     devices = np.arange(math.prod(shape)).reshape(shape)
     return devices.transpose(tuple(map(int, order.split(",")))) if order else devices
 
 
-# What the program computes
+# Computations of the program
 
 
 def abstract_run(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
-    """Optimizer, layout, and the state between steps as shapes with shardings."""
+    """Optimizer, layout, and the abstract state between steps, with shardings."""
     rows = config.train.batch_size
     optimizer, _ = make_optimizer(config.optimizer)
     layout = Layout(make_mesh(MeshConfig(*mesh), config.model, rows, devices))
@@ -240,13 +240,13 @@ def abstract_run(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
 
 
 def memory(config: RunConfig, mesh: Mesh) -> int:
-    """Bytes on a chip between steps; it takes no more devices than one."""
+    """Bytes per chip between steps. One real device is enough."""
     _, _, state = abstract_run(config, mesh, jax.devices()[:1] * math.prod(mesh))
-    return bytes_on_a_device((state.params, state.optimizer, state.model))
+    return bytes_per_device((state.params, state.optimizer, state.model))
 
 
 def abstract_step(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
-    """Layout, training step, and the shapes of what it takes: state and batch."""
+    """Layout, training step, and its abstract arguments: state and batch."""
     optimizer, layout, state = abstract_run(config, mesh, devices)
 
     def rows(length, dtype):
@@ -262,7 +262,7 @@ def abstract_step(config: RunConfig, mesh: Mesh, devices: Sequence[jax.Device]):
 
 
 def count(config: RunConfig, mesh: Mesh) -> dict:
-    """All numbers of a step of that run on that mesh of the devices there are."""
+    """FLOPs per device, parameters and collectives of a step, on a mesh of all devices."""
     layout, step, state, batch = abstract_step(config, mesh, jax.devices())
     flops = matrix_flops(jax.make_jaxpr(step)(state, batch).jaxpr)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -286,13 +286,13 @@ def count(config: RunConfig, mesh: Mesh) -> dict:
 
 
 def meshes(chips: int) -> list[Mesh]:
-    """What there is to choose from."""
+    """The meshes to compare for a number of chips."""
     found = [(chips, 1, 1), (1, chips, 1), (chips // 8, 8, 1), (chips // 8, 1, 8)]
     return list(dict.fromkeys(found))
 
 
 def stand_in(mesh: Mesh) -> Mesh:
-    """A mesh of few devices with the same collectives."""
+    """A small mesh with the same collectives."""
     data, fsdp, tensor = mesh
     if tensor > 1:
         return (2, 1, tensor)
@@ -302,7 +302,7 @@ def stand_in(mesh: Mesh) -> Mesh:
 
 
 def counted(model: str, mesh: Mesh, known: dict) -> dict:
-    """`count` in a process of its own, which has as many devices as the mesh."""
+    """`count` in a separate process with as many devices as the mesh."""
     key = f"{model} {','.join(map(str, mesh))}"
     if key not in known:
         print(f"compiling {key}", file=sys.stderr, flush=True)
@@ -315,16 +315,16 @@ def counted(model: str, mesh: Mesh, known: dict) -> dict:
 
 
 def configuration(model: str, chips: int) -> RunConfig:
-    """The run of a shipped size on so many chips: as many more rows."""
+    """A shipped size on a number of chips, with ROWS_PER_CHIP rows for each chip."""
     bindings = [
-        f"train.batch_size = {ROWS_A_CHIP * chips}",
+        f"train.batch_size = {ROWS_PER_CHIP * chips}",
         f"BlockRecurrentTransformer.vocab_size = {VOCAB_SIZE}",
     ]
     return load(["gin/brt_fixed_gate.gin", f"gin/scale/{model}.gin"], bindings)
 
 
 def cells(mesh: Mesh, numbers: dict, size: int) -> list[str]:
-    """One line of a table."""
+    """One row of a table."""
     collectives = [
         Collective(**{**each, "axes": tuple(each["axes"])}) for each in numbers["collectives"]
     ]
@@ -344,7 +344,7 @@ def cells(mesh: Mesh, numbers: dict, size: int) -> list[str]:
 
 
 def table(model: str, chips: list[int], known: dict, save: Callable[[], None]) -> str:
-    """All meshes of one model, in Markdown."""
+    """A Markdown table of all meshes for a model."""
     head = ["chips", "data × fsdp × tensor", "GiB", "GB sent", *(chip.name for chip in CHIPS)]
     lines = [head, ["---:", "---", "---:", "---:", *["---:"] * len(CHIPS)]]
     for number in chips:
@@ -354,7 +354,7 @@ def table(model: str, chips: list[int], known: dict, save: Callable[[], None]) -
             lines.append(cells(mesh, numbers, memory(configuration(model, number), mesh)))
     summary = (
         f"{model}: {numbers['parameters'] / 1e6:,.0f}M parameters, "
-        f"{numbers['flops'] / 1e12:,.1f} TFLOP a chip and step\n\n"
+        f"{numbers['flops'] / 1e12:,.1f} TFLOP per chip and step\n\n"
     )
     return summary + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -363,7 +363,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["paper_12l", "paper_24l"])
     parser.add_argument("--chips", type=int, nargs="+", default=[8, 64, 256])
-    parser.add_argument("--json", type=Path, help="keep there what was counted")
+    parser.add_argument("--json", type=Path, help="stores the counts, and reuses them")
     parser.add_argument("--count", nargs=2, help=argparse.SUPPRESS)  # of the inner process
     arguments = parser.parse_args()
     if arguments.count:

@@ -1,4 +1,4 @@
-"""Time of a training step and of a forward pass: ours, other source trees, and the peers.
+"""Time of a training step and of a forward pass: ours, other checkouts, and other libraries.
 
     python benchmarks/step_time.py                                      # ours, float32
     python benchmarks/step_time.py --against=../old_checkout            # new against old
@@ -6,15 +6,17 @@
     python benchmarks/step_time.py --model='{"num_layers": 12}' \\
         --variant slide13 '{"num_layers": 13, "recurrent_layers": []}'
 
-The work: AdamW, next-token loss, the memory carried from segment to segment.
+All train with AdamW on the next-token loss, and carry the memory from segment to segment. Each
+checkout named by --against runs its own benchmarks/workers/ours.py.
 """
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import jax
-from contenders import OURS, Contender, Worker, in_turns, median, ratio
+from contenders import WORKERS, Contender, Worker, in_turns, median, ours, ratio
 from flops import model_flops, peak
 from report import report
 
@@ -46,7 +48,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtypes", default="float32", help="comma-separated")
     parser.add_argument("--measures", default="train,forward", help="comma-separated")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--against", action="append", default=[], help="another checkout of ours")
+    parser.add_argument(
+        "--against", type=Path, action="append", default=[], help="another checkout of ours"
+    )
     parser.add_argument(
         "--variant",
         nargs=2,
@@ -59,13 +63,17 @@ def parse() -> argparse.Namespace:
         "--ours_python", action="append", default=[], help="a Python with other packages, for ours"
     )
     parser.add_argument(
-        "--devices", type=int, action="append", default=[], help="ours, on so many (of a CPU, too)"
+        "--devices",
+        type=int,
+        action="append",
+        default=[],
+        help="ours, on N devices",
     )
-    parser.add_argument("--meliad", help="checkout of google-research/meliad")
-    parser.add_argument("--lucidrains", action="store_true", help="as installed here")
-    parser.add_argument("--lucidrains_python", help="a Python that has it installed")
+    parser.add_argument("--meliad", type=Path, help="checkout of google-research/meliad")
+    parser.add_argument("--lucidrains", action="store_true", help="with lucidrains' package")
+    parser.add_argument("--lucidrains_python", help="a Python with lucidrains' package")
     parser.add_argument(
-        "--lucidrains_modes", default="plain,flash", help="of plain, flash, compile"
+        "--lucidrains_modes", default="plain,flash", help="some of plain, flash, compile"
     )
     parser.add_argument("--json", help="where to write the result")
     return parser.parse_args()
@@ -78,32 +86,31 @@ def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
         "measures": args.measures.split(","),
         "model": MODEL | {"dtype": dtype} | args.model,
     }
-    found = [Contender(f"ours {dtype}", "ours", spec, (str(OURS),))]
+    found = [ours(f"ours {dtype}", spec)]
     for tree in args.against:
-        found.append(Contender(f"{tree} {dtype}", "ours", spec, (tree,)))
+        found.append(ours(f"{tree} {dtype}", spec, tree=tree))
     for python in args.ours_python:
-        found.append(Contender(f"ours {dtype} by {python}", "ours", spec, (str(OURS),), python))
+        found.append(ours(f"ours {dtype} by {python}", spec, python=python))
     for name, fields in args.variant:
         other = spec | {"model": spec["model"] | json.loads(fields)}
-        found.append(Contender(f"{name} {dtype}", "ours", other, (str(OURS),)))
+        found.append(ours(f"{name} {dtype}", other))
     for devices in args.devices:
-        name = f"ours {dtype} on {devices} devices"
-        found.append(Contender(name, "ours", spec | {"devices": devices}, (str(OURS),)))
+        found.append(ours(f"ours {dtype} on {devices} devices", spec | {"devices": devices}))
     if args.meliad:
-        found.append(Contender(f"meliad {dtype}", "meliad", spec, (args.meliad,)))
+        found.append(Contender(f"meliad {dtype}", WORKERS / "meliad.py", spec, args.meliad))
     if args.lucidrains or args.lucidrains_python:
         python = args.lucidrains_python or sys.executable
         for mode in args.lucidrains_modes.split(","):
             options = {"flash": "flash" in mode, "compile": "compile" in mode}
-            name = f"lucidrains {mode} {dtype}"
-            found.append(Contender(name, "lucidrains", spec | options, python=python))
+            name, worker = f"lucidrains {mode} {dtype}", WORKERS / "lucidrains.py"
+            found.append(Contender(name, worker, spec | options, python=python))
     return found
 
 
 def throughput(row: dict, contender: Contender, tokens: int) -> dict:
-    """Tokens a second in training and, of ours, the FLOP/s that its model calls for."""
+    """Training tokens per second and, for ours, the FLOP/s that its model needs."""
     result = {"tokens/s": tokens / row["train s"]}
-    if contender.worker == "ours":
+    if contender.worker.stem == "ours":
         spec = contender.spec
         fields = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
         flops = result["tokens/s"] * model_flops(ModelConfig(**fields), spec["segment_length"])

@@ -1,16 +1,16 @@
-"""What each row of the paper's Table 1 costs: FLOPs counted from the model, hours from a speed.
+"""Cost of each row of the paper's Table 1: FLOPs counted from the model, and hours at a speed.
 
     python benchmarks/table1_cost.py [--utilisation 0.4]
     python benchmarks/table1_cost.py --measured rec_fixed_skip=185000 --chips 8
 
-Traces the training step of each file of gin/table1 from shapes alone and counts its matrix
-products, those of the gradient too. Hours follow from
+Traces the training step of each file in gin/table1 with abstract arrays, and counts the FLOPs of
+its matrix products, including those of the gradient. Then
 
-    chip-hours = steps × FLOPs a step / FLOP/s of a chip / 3600
+    chip-hours = steps × FLOPs per step / FLOP/s per chip / 3600
 
-with, as FLOP/s of a chip, a share of the published peak, which is an assumption; or, with
---measured, what the row named there did: its tokens a second (from metrics.jsonl of a run) × its
-FLOPs a token / chips. Then the other rows are assumed to reach the same FLOP/s.
+By default, the FLOP/s per chip are a share of the published peak, which is an assumption. With
+--measured, they come from a run of one row: its tokens per second (from metrics.jsonl) × its FLOPs
+per token / chips. The other rows are then assumed to reach the same FLOP/s.
 """
 
 import argparse
@@ -35,8 +35,8 @@ class Row:
       name: of its gin file.
       parameters: of the model.
       steps: of the run.
-      tokens: a step.
-      flops: a step.
+      tokens: per step.
+      flops: per step.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Row:
     flops: int
 
     def chip_hours(self, speed: float) -> float:
-        """Of the whole run, with so many FLOP/s a chip."""
+        """Of the whole run, at a speed in FLOP/s per chip."""
         return self.steps * self.flops / speed / 3600
 
 
 def count_row(gin_file: str) -> Row:
-    """Counted on one device, where nothing is split; no array is made."""
+    """Counts a row, on one device, so that nothing is split. Creates no array."""
     config = load([gin_file], [])
     _, step, state, batch = abstract_step(config, (1, 1, 1), jax.devices()[:1])
     return Row(
@@ -64,8 +64,8 @@ def count_row(gin_file: str) -> Row:
 
 
 def table(rows: Sequence[Row], speeds: dict[str, float]) -> str:
-    """In Markdown, with chip-hours of each row for each speed in FLOP/s a chip."""
-    head = ["row", "parameters", "GFLOP a token", "EFLOP in all", *speeds]
+    """A Markdown table, with chip-hours for each speed in FLOP/s per chip."""
+    head = ["row", "parameters", "GFLOP per token", "EFLOP in total", *speeds]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
         numbers = [
@@ -79,18 +79,18 @@ def table(rows: Sequence[Row], speeds: dict[str, float]) -> str:
 
 
 def measured_speed(measured: str, chips: int, rows: Sequence[Row]) -> dict[str, float]:
-    """FLOP/s a chip, from ROW=TOKENS_PER_SECOND of so many chips together."""
+    """FLOP/s per chip, from ROW=TOKENS_PER_SECOND of all chips together."""
     name, _, tokens_per_second = measured.partition("=")
     [row] = [row for row in rows if row.name == name]
     speed = float(tokens_per_second) * row.flops / row.tokens / chips
-    return {f"chip-hours at {speed / 1e12:,.1f} TFLOP/s a chip": speed}
+    return {f"chip-hours at {speed / 1e12:,.1f} TFLOP/s per chip": speed}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--utilisation", type=float, default=0.4, help="of the published peak")
     parser.add_argument("--measured", metavar="ROW=TOKENS_PER_SECOND", help="of all chips together")
-    parser.add_argument("--chips", type=int, default=1, help="that were measured")
+    parser.add_argument("--chips", type=int, default=1, help="number of chips measured")
     arguments = parser.parse_args()
     rows = [count_row(name) for name in shipped() if name.startswith("gin/table1/")]
     if arguments.measured:

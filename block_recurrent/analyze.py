@@ -1,4 +1,4 @@
-"""Looks inside a run's recurrent layers: ``python -m block_recurrent.analyze --workdir=DIR …``."""
+"""Analyze the recurrent layers of a run: ``python -m block_recurrent.analyze --workdir=DIR …``."""
 
 import argparse
 from pathlib import Path
@@ -7,19 +7,15 @@ import numpy as np
 
 from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import workdir_path
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.workdir import read_config
 
-EPILOG = f"""\
-{EXIT_STATUS}
-
-examples:
+EXAMPLES = """\
   python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside
   python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside \\
       --text_file=book.txt
@@ -27,16 +23,13 @@ examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.analyze",
-        description="Gate values, attention between states and tokens, and how the states change "
-        "along a text:\nfigures, and the numbers behind them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "analyze",
+        "Gate values, attention between states and tokens, and how the states change "
+        "along a text,\nas figures and as numbers.",
+        EXAMPLES,
     )
-    parser.add_argument(
-        "--workdir", type=workdir_path, required=True, metavar="DIR", help="the run"
-    )
+    add_workdir_argument(parser, required=True)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -47,7 +40,11 @@ def parse_arguments() -> argparse.Namespace:
         help="the text to read (default: the longest held-out document)",
     )
     parser.add_argument(
-        "--max_tokens", type=int, default=16_384, metavar="N", help="of it (default: 16384)"
+        "--max_tokens",
+        type=int,
+        default=16_384,
+        metavar="N",
+        help="length of the text, at most (default: %(default)s)",
     )
     return parser.parse_args()
 
@@ -55,14 +52,14 @@ def parse_arguments() -> argparse.Namespace:
 def main():
     arguments = parse_arguments()
     if arguments.output.exists() and not arguments.output.is_dir():
-        raise UserError(f"--output={arguments.output} is a file: name a folder")
-    from block_recurrent.analysis.report import write_analysis  # needs matplotlib: says so at once
+        raise UserError(f"--output={arguments.output} is a file: give the path of a folder")
+    from block_recurrent.analysis.report import write_analysis  # reports a missing matplotlib
 
     config = read_config(arguments.workdir)
     if not config.model.recurrent_layers:
         raise UserError(
-            f"the model in {arguments.workdir} has no recurrent layer to look into: name a run "
-            "with BlockRecurrentTransformer.recurrent_layers"
+            f"the model in {arguments.workdir} has no recurrent layers to analyze: choose a run "
+            "that sets BlockRecurrentTransformer.recurrent_layers"
         )
     text = read_text(config, arguments.text_file, arguments.max_tokens)
     graphdef, abstract = abstract_model(config.model)
@@ -70,17 +67,17 @@ def main():
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
     with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
         whole = [step for step in checkpoints.steps if checkpoints.is_whole(step)]
-        for step in whole or [None]:  # without any, restoring says so
+        for step in whole or [None]:  # without checkpoints, restoring raises
             trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)
             history[step] = {layer: gate_quantiles(arrays) for layer, arrays in trace.items()}
     write_analysis(arguments.output, config.model, text, trace, history)
 
 
 def read_text(config: RunConfig, path: Path | None, max_tokens: int) -> Text:
-    """A file, or the longest held-out document, as the model reads it.
+    """Read a file, or the longest held-out document, as model input.
 
     Raises:
-      UserError: there is no such file, or not one block in it.
+      UserError: the file cannot be read, or is shorter than one block.
     """
     documents = load_documents(config.data)["held_out"]
     vocabulary, window = documents.vocabulary, config.model.window_length
@@ -97,8 +94,8 @@ def read_text(config: RunConfig, path: Path | None, max_tokens: int) -> Text:
     length = len(tokens) // window * window
     if not length:
         raise UserError(
-            f"{name} gives {len(tokens)} tokens, and a block of the model is {window}: name a "
-            "longer text by --text_file, or a larger --max_tokens"
+            f"{name} has only {len(tokens)} tokens, less than one block of {window}: give a longer "
+            "text with --text_file, or a larger --max_tokens"
         )
     inputs = np.concatenate([[PADDING], tokens[: length - 1]]).astype(np.int32)
     return Text(name, inputs, vocabulary)

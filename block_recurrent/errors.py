@@ -1,23 +1,29 @@
-"""The one exception that means "the user can mend this", and other exceptions in one line."""
+"""`UserError`, for mistakes that the user can fix, and one-line forms of other exceptions."""
 
 import errno
 import os
 
+DISK_FULL = errno.ENOSPC, errno.EDQUOT
+CANNOT_WRITE = *DISK_FULL, errno.EFBIG, errno.EROFS
+
 
 class UserError(ValueError):
-    """A mistake of the user: one line that names the thing and the mend.
+    """A mistake that the user can fix. The message is one line: what is wrong and how to fix it.
 
-    Command-line programs print it as ``error: …`` and exit with status 2.
+    The commands print it as ``error: …`` and exit with status 2.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, as "ImportError: no such module"."""
+    """Type and first line of an exception, as "ImportError: no such module"."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def cannot_write(error: BaseException) -> str | None:
-    """Why a file could not be written, where an error of any library says that; else None."""
-    numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
-    return next((why for why in map(os.strerror, numbers) if why in str(error)), None)
+    """Why the disk refused a write, as "No space left on device"; None for any other error.
+
+    Libraries wrap the operating system's error in their own exceptions, but quote its message.
+    """
+    reasons = map(os.strerror, CANNOT_WRITE)
+    return next((reason for reason in reasons if reason in str(error)), None)

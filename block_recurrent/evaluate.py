@@ -1,4 +1,4 @@
-"""Evaluates a run's newest checkpoint: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+"""Evaluate the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
 import json
@@ -10,52 +10,47 @@ from flax import nnx
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import EXIT_STATUS, run_main
+from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
-from block_recurrent.files.paths import workdir_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
-EPILOG = f"""\
-{EXIT_STATUS}
-
-examples:
+EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --report=report.html
 """
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.evaluate",
-        description="Bits per token, byte and character of the newest checkpoint over whole "
-        "documents,\nthe state carried from segment to segment and every byte counted once.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "evaluate",
+        "Bits per token, byte and character of the newest checkpoint over whole "
+        "documents.\nThe state is carried from segment to segment, and every byte counts once.",
+        EXAMPLES,
     )
-    parser.add_argument(
-        "--workdir", type=workdir_path, required=True, metavar="DIR", help="the run"
-    )
+    add_workdir_argument(parser, required=True)
     parser.add_argument(
         "--split", default="held_out", help="held_out (default), train, or another of the store's"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+    )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE.html",
         help="also write a page of figures, and the numbers as FILE.json: loss by place in the "
-        "document, and what the recurrent state is worth. Walks the documents four times",
+        "document, and with and without the recurrent state. Reads the documents four times",
     )
     parser.add_argument(
-        "--batch_size", type=int, metavar="B", help="rows; default: chosen by the documents"
+        "--batch_size", type=int, metavar="B", help="rows (default: depends on the documents)"
     )
     parser.add_argument(
-        "--segment_length", type=int, metavar="T", help="tokens a row; default: likewise"
+        "--segment_length", type=int, metavar="T", help="tokens per row (default: likewise)"
     )
     return parser.parse_args()
 
@@ -65,7 +60,7 @@ def main():
     check_outputs(arguments)
     if arguments.report:
         from block_recurrent.evaluation.report import (
-            write_report,  # needs matplotlib: says so at once
+            write_report,  # reports a missing matplotlib before the evaluation
         )
     config, model, step = load_run(arguments.workdir)
     graphdef, params = nnx.split(model)
@@ -93,29 +88,31 @@ def main():
 
 
 def check_outputs(arguments: argparse.Namespace):
-    """Refuses before the work what could not be written after it."""
+    """Check the output paths before the evaluation, rather than after it."""
     for option in ("json", "report"):
         path = getattr(arguments, option)
         if path and not path.parent.is_dir():
-            raise UserError(f"no folder {path.parent} for --{option}={path}: make it")
+            raise UserError(f"no folder {path.parent} for --{option}={path}: create it first")
         if path and path.is_dir():
-            raise UserError(f"--{option}={path} is a folder: name a file")
+            raise UserError(f"--{option}={path} is a folder: give the path of a file")
     if arguments.report and arguments.report.suffix != ".html":
-        raise UserError(f"--report={arguments.report} is no page: name a file that ends in .html")
+        raise UserError(f"--report={arguments.report}: give a file name that ends in .html")
 
 
 def make_evaluator(
     graphdef: nnx.GraphDef, config: RunConfig, arguments: argparse.Namespace
 ) -> Evaluator:
-    """Of the split, on one device, in the shape asked for or else a good one."""
+    """An evaluator of the chosen split on one device; rows and segment length may be given."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
-    shape = evaluation_shape(documents, config.model.attention, *shape)
-    asked = arguments.batch_size, arguments.segment_length
-    rows, length = (n if given is None else given for n, given in zip(shape, asked, strict=True))
+    shape = evaluation_shape(documents, config.model, *shape)
+    given = arguments.batch_size, arguments.segment_length
+    rows, length = (
+        default if value is None else value for default, value in zip(shape, given, strict=True)
+    )
     layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
     return Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
 
@@ -123,7 +120,7 @@ def make_evaluator(
 def probe_memory(
     evaluator: Evaluator, config: RunConfig, params: dict[str, Any]
 ) -> dict[str, Profile]:
-    """The loss with each memory; one row alone has no other document's state to get."""
+    """The loss with each memory; 'swapped' needs at least two rows."""
     if not config.model.has_recurrent_state:
         return {}
     memories = MEMORIES if evaluator.lanes.batch_size > 1 else MEMORIES[:2]

@@ -1,33 +1,28 @@
-"""A run's model as one file: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
+"""Export a model as one file: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
 
 import argparse
 from pathlib import Path
 
-from block_recurrent.console.cli import EXIT_STATUS, run_main
-from block_recurrent.files.paths import workdir_path
+from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.interop.model_file import save_model
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 
-EPILOG = f"""\
-{EXIT_STATUS}
-
-examples:
+EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
   python -m block_recurrent.generate --model=model.safetensors --prompt='def main('
 """
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.export",
-        description="Writes the model of a run's newest checkpoint as a safetensors file, which\n"
-        "block_recurrent.load_model, block_recurrent.generate and train.initial_model read.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "export",
+        "Writes the model of a run's newest checkpoint as a safetensors file, for\n"
+        "block_recurrent.load_model, block_recurrent.generate and train.initial_model.",
+        EXAMPLES,
     )
+    add_workdir_argument(parser, required=True)
     add = parser.add_argument
-    add("--workdir", type=workdir_path, required=True, metavar="DIR", help="the run")
-    add("--output", type=Path, required=True, metavar="FILE", help="model.safetensors, for example")
+    add("--output", type=Path, required=True, metavar="FILE", help="for example model.safetensors")
     add(
         "--dtype",
         default="float32",

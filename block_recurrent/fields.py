@@ -1,49 +1,176 @@
-"""Whether a value suits the field of a configuration, going by the field's annotation."""
+"""Checked options: dataclasses that refuse wrong types, choices, ranges and field names."""
 
+import dataclasses
+import difflib
+import functools
+import inspect
 import math
+import numbers
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-WANTED = {
+import numpy as np
+
+from block_recurrent.errors import UserError
+
+Class = TypeVar("Class", bound=type)
+
+NEEDED = {
     int: "an integer",
     float: "a number",
     bool: "True or False",
-    str: "text in quotes",
+    str: "a string",
 }
 
 
-def conform(value: Any, kind: Any) -> Any:
-    """`value` as a field of type `kind` holds it: an int for a float and a list for a tuple may do.
+class Range(NamedTuple):
+    """The numbers that a field takes, as in ``Annotated[float, "fraction", Range(0, below=1)]``."""
 
-    Args:
-      value: what somebody has written.
-      kind: int, float, bool, str, Literal[…], tuple[kind, ...], or one of them `| None`.
+    least: int | float = -math.inf
+    above: int | float = -math.inf
+    most: int | float = math.inf
+    below: int | float = math.inf
+
+    def __contains__(self, value: int | float) -> bool:
+        return self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self):
+        words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+        limits = {name: limit for name, limit in self._asdict().items() if math.isfinite(limit)}
+        return " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+
+
+def checked(cls: Class) -> Class:
+    """Makes a dataclass check its fields against their annotations whenever one is made.
+
+    Values are stored as the annotation says: NumPy numbers as Python's, an int as a float where a
+    float belongs, a list as a tuple. `__post_init__` runs afterwards, for checks across fields.
 
     Raises:
-      ValueError: it does not suit. The message says what would: "must be an integer".
+      UserError: by the decorated class, if a keyword is not a field or a value does not fit it.
     """
+    init = cls.__init__
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked_init(self, *args, **kwargs):
+        for name in kwargs:
+            field_kind(cls, name)
+        bound = signature.bind(self, *args, **kwargs)
+        for name in list(bound.arguments)[1:]:  # after self
+            bound.arguments[name] = check_field(cls, name, bound.arguments[name])
+        init(*bound.args, **bound.kwargs)
+
+    cls.__init__ = checked_init
+    return cls
+
+
+@functools.cache
+def field_kinds(cls: type) -> dict[str, Any]:
+    """The annotation of every field of a dataclass, with units and ranges."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def field_kind(cls: type, name: str) -> Any:
+    """The annotation of one field.
+
+    Raises:
+      UserError: the class has no such field; names the nearest one.
+    """
+    kinds = field_kinds(cls)
+    if name not in kinds:
+        close = nearest(name, kinds)
+        hint = f"did you mean {close}?" if close else f"choose from {', '.join(kinds)}"
+        raise UserError(f"{cls.__name__} has no field '{name}': {hint}")
+    return kinds[name]
+
+
+def check_field(cls: type, name: str, value: Any) -> Any:
+    """The value as the dataclass stores it; see `check_value`."""
+    return check_value(name, value, field_kind(cls, name))
+
+
+def check_fields(cls: type, **values: Any):
+    """Checks the arguments of another class as a dataclass checks its fields of the same names.
+
+    Raises:
+      UserError: see `check_value`.
+    """
+    for name, value in values.items():
+        check_field(cls, name, value)
+
+
+def check_value(name: str, value: Any, kind: Any) -> Any:
+    """The value as an argument of this kind stores it.
+
+    Args:
+      name: of the argument, for the message.
+      value: what was passed.
+      kind: int, float, bool, str, a dataclass, Literal[…], tuple[kind, ...], kind | None, or
+        Annotated[kind, …] with a `Range`.
+
+    Raises:
+      UserError: the value does not fit. The message names the argument, the value and what would
+        fit, as "gate = 'ltsm': choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)".
+    """
+    try:
+        return _convert(value, kind)
+    except ValueError as error:
+        text = repr(value).replace("\n", " ")
+        raise UserError(f"{name} = {text}: {error}") from error
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The most similar of some words, whatever the case; None if none is similar."""
+    lower = {each.lower(): each for each in words}
+    close = difflib.get_close_matches(word.lower(), lower, n=1)
+    return lower[close[0]] if close else None
+
+
+def _convert(value: Any, kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _in_range(_convert(value, arguments[0]), arguments[1:])
     if origin is Literal:
         return _choice(value, arguments)
     if origin in (Union, types.UnionType):
         return _optional(value, arguments)
     if origin is tuple:
-        return _sequence(value, arguments[0])
-    if kind is int and type(value) is float and value.is_integer():
-        raise ValueError(f"must be an integer: write {int(value)}")
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:  # isinstance would take True for an integer
-        raise ValueError(f"must be {WANTED[kind]}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError("must be finite")
+        return _tuple(value, arguments[0])
+    if kind in (int, float):
+        return _number(value, kind)
+    if kind is bool and isinstance(value, np.bool_):
+        return bool(value)
+    if not isinstance(value, kind):
+        raise ValueError(f"must be {NEEDED.get(kind) or f'a {kind.__name__}'}")
+    return str(value) if kind is str else value  # NumPy's strings are strings too
+
+
+def _in_range(value: Any, annotations: tuple) -> Any:
+    for limits in annotations:
+        if isinstance(limits, Range) and value not in limits:
+            raise ValueError(f"must be {limits}")
     return value
 
 
 def _choice(value: Any, choices: tuple) -> Any:
-    if value not in choices:
-        raise ValueError(f"choose from {', '.join(map(repr, choices))}")
-    return value
+    if isinstance(value, str) and value in choices:
+        return str(value)
+    close = nearest(value, choices) if isinstance(value, str) else None
+    hint = f" (did you mean {close!r}?)" if close else ""
+    raise ValueError(f"choose from {', '.join(map(repr, choices))}{hint}")
 
 
 def _optional(value: Any, kinds: tuple) -> Any:
@@ -51,13 +178,26 @@ def _optional(value: Any, kinds: tuple) -> Any:
         return None
     (kind,) = (kind for kind in kinds if kind is not types.NoneType)
     try:
-        return conform(value, kind)
+        return _convert(value, kind)
     except ValueError as error:
         raise ValueError(f"{error}, or None") from error
 
 
-def _sequence(value: Any, kind: Any) -> tuple:
-    if not isinstance(value, tuple | list):
-        example = f"({value!r},)" if type(value) is kind else "(1, 2), (1,) or ()"
-        raise ValueError(f"must be a tuple: write {example}")
-    return tuple(conform(item, kind) for item in value)
+def _tuple(value: Any, kind: Any) -> tuple:
+    if isinstance(value, tuple | list):
+        return tuple(_convert(item, kind) for item in value)
+    try:
+        example = f"({_convert(value, kind)!r},)"
+    except ValueError:
+        example = "(1, 2), (1,) or ()"
+    raise ValueError(f"must be a tuple: write {example}")
+
+
+def _number(value: Any, kind: type) -> int | float:
+    number = numbers.Real if kind is float else numbers.Integral
+    if not isinstance(value, number) or isinstance(value, bool):
+        whole = isinstance(value, float) and value.is_integer()
+        raise ValueError(f"must be {NEEDED[kind]}" + (f": write {int(value)}" if whole else ""))
+    if not math.isfinite(value):
+        raise ValueError("must be finite")
+    return kind(value)

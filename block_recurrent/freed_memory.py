@@ -1,25 +1,28 @@
-"""The C library keeps memory that is freed, for what is asked for next."""
+"""Makes the C library keep freed memory for later allocations."""
 
 import ctypes
 
 import jax
 
-# glibc's names for what mallopt sets.
+# Parameters of glibc's mallopt.
 ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1
 
 
 def keep_freed_memory(*, of_all_threads: bool = False):
-    """Has glibc keep what is freed, where Linux would map each page of it anew; elsewhere nothing.
+    """Makes glibc keep freed memory instead of returning it to Linux. No effect elsewhere.
 
-    On a CPU, XLA asks for the temporary memory of a step and frees it after the step: a gigabyte, a
-    quarter of a million pages. The process then holds as much as it ever held at once.
+    On a CPU, XLA allocates the temporary memory of a step and frees it after the step. That can be
+    a gigabyte: a quarter of a million pages, which Linux would otherwise map anew at every step.
+    In exchange, the memory use of the process never falls below its peak.
 
-    glibc keeps large pieces for the main thread alone, so JAX runs a step in the thread that calls
-    it. Call this there, before JAX looks for devices.
+    glibc can keep large allocations only in the main thread. This function therefore also makes JAX
+    run each step in the thread that calls it. Call it in the main thread, before JAX looks for
+    devices.
 
     Args:
-      of_all_threads: they share the main thread's memory. Where many allocate at once, as when XLA
-        compiles, they wait for each other. Threads that run already stay as they are.
+      of_all_threads: makes all threads share the main thread's memory. Threads that allocate at the
+        same time, as when XLA compiles, then wait for each other. Threads that are already running
+        are not affected.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     library = ctypes.CDLL(None)

@@ -5,17 +5,16 @@ import signal
 from pathlib import Path
 
 from block_recurrent.config.run_config import load_prepare
-from block_recurrent.console.cli import add_gin_arguments, run_main
+from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, quiet
 from block_recurrent.data.store import verify
 from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import EXIT_STATUS
 
-EPILOG = f"""\
-The same command again continues what was stopped or killed. Exit status: 0 finished, 2 a mistake in
-the command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C.
-
-examples:
+NOTES = f"""\
+The same command again continues after a stop or a kill. Exit status: 0 finished, 2 a mistake in the
+command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C."""
+EXAMPLES = """\
   python -m block_recurrent.prepare_data --gin_file=gin/data/pg19_bytes.gin \\
       --output=stores/pg19_bytes
   python -m block_recurrent.prepare_data --gin_file=gin/data/text_files.gin --output=stores/mine \\
@@ -25,11 +24,11 @@ examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.prepare_data",
-        description="Makes a token store of a seqio Task or Mixture, for training to read.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "prepare_data",
+        "Makes a token store for training from a seqio Task or Mixture.",
+        EXAMPLES,
+        NOTES,
     )
     add_gin_arguments(parser, required=False, example="\"prepare.task = 'arxiv'\"")
     parser.add_argument(
@@ -37,12 +36,12 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the store; until that is whole, it is written in DIR.partial",
+        help="folder of the store; while it is being written, it is called DIR.partial",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="only read the store at DIR, and tell whether every byte is as it was written",
+        help="only check that the store at DIR is still as it was written",
     )
     return parser.parse_args()
 
@@ -61,7 +60,7 @@ def main() -> int:
         with quiet():
             prepare(config, data, arguments.output)
     except KeyboardInterrupt:
-        print("stopped: the same command again continues")
+        print("stopped: run the same command again to continue")
         return EXIT_STATUS
     return 0
 
@@ -73,7 +72,7 @@ def _verify(store: Path):
         problems += 1
     if problems:
         raise UserError(
-            f"{store} is damaged: restore it from a copy, or remove and prepare it again"
+            f"{store} is damaged: restore it from a copy, or delete it and prepare it again"
         )
     print(f"{store}: every file is as it was written")
 

@@ -4,22 +4,26 @@ import argparse
 import dataclasses
 
 from block_recurrent.config.run_config import load
-from block_recurrent.console.cli import add_gin_arguments, default_workdir, run_main
-from block_recurrent.files.paths import workdir_path
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_gin_arguments,
+    add_workdir_argument,
+    default_workdir,
+    run_main,
+)
 from block_recurrent.parallel.processes import connect
 from block_recurrent.training.preemption import EXIT_STATUS
 from block_recurrent.training.trainer import Trainer
 
-EPILOG = f"""\
+NOTES = f"""\
 The same command again continues a run that was stopped. Exit status: 0 finished, 2 a mistake in
 the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C after saving.
 
-What is set most often: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
+Common parameters: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
 train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,
 data.path, mesh.data, mesh.fsdp, mesh.tensor, and the model's BlockRecurrentTransformer.num_layers,
-embedding_size, window_length and num_states. config.gin in the run's folder holds them all.
-
-examples:
+embedding_size, window_length and num_states. config.gin in the run's folder lists all."""
+EXAMPLES = """\
   python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin
   python -m block_recurrent.train --gin_file=gin/brt_lstm_gate.gin --workdir=runs/short \\
       --gin_bindings='train.num_steps = 100'
@@ -29,28 +33,28 @@ examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m block_recurrent.train",
-        description="Trains a model, or continues a run that was stopped.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "train",
+        "Trains a model, or continues a run that was stopped.",
+        EXAMPLES,
+        NOTES,
     )
     add_gin_arguments(parser, required=True, example="'train.num_steps = 100'")
-    parser.add_argument(
-        "--workdir",
-        type=workdir_path,
-        metavar="DIR",
-        help="folder of the run, on disk or gs://bucket/run (default: runs/<name of the first "
-        "gin file>)",
+    add_workdir_argument(
+        parser,
+        description="folder of the run, on disk or gs://bucket/run (default: runs/<name of the "
+        "first gin file>)",
     )
     many = parser.add_argument_group(
-        "many processes", "SLURM, Open MPI and TPU pods tell these themselves; see launch/"
+        "many processes", "SLURM, Open MPI and TPU pods set these themselves; see launch/"
     )
     many.add_argument(
-        "--coordinator_address", metavar="HOST:PORT", help="of process 0, the same for all"
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        help="of process 0, the same for all processes",
     )
-    many.add_argument("--num_processes", type=int, metavar="N", help="in all")
-    many.add_argument("--process_id", type=int, metavar="I", help="of this one, from 0")
+    many.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    many.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
     return parser.parse_args()
 
 
@@ -62,11 +66,11 @@ def main() -> int:
             bindings.append(f"distributed.{name} = {value!r}")
     config = load(arguments.gin_file, bindings)
     connect(config.distributed, arguments.process_id)
-    # Where the processes met this time is no part of what config.gin repeats.
-    elsewhere = dataclasses.replace(
+    # The address is different in every launch, so config.gin does not record it.
+    unaddressed = dataclasses.replace(
         config.distributed, coordinator_address=None, num_processes=None
     )
-    config = dataclasses.replace(config, distributed=elsewhere)
+    config = dataclasses.replace(config, distributed=unaddressed)
     workdir = arguments.workdir or default_workdir(arguments.gin_file)
     finished = Trainer(config, workdir).run()
     return 0 if finished else EXIT_STATUS

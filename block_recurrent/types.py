@@ -9,8 +9,8 @@ Legend, used in every shape and in every einsum of the package:
     F  feed-forward     V  keys seen by a query (2W, or T)
     L  vocabulary
 
-Inside the model tokens are laid out in blocks, ``[N, B, W, …]``, with the blocks in front: that is
-the axis of time, the one which `jax.lax.scan` walks.
+Inside the model, tokens are laid out in blocks, ``[N, B, W, …]``. The blocks come first because
+they are the axis of time, over which `jax.lax.scan` runs.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 
 class KV(NamedTuple):
-    """Keys and values of one attention; heads before length, but where fused kernels read them."""
+    """Keys and values of one attention, heads before length: ``[…, H, M, K]``."""
 
     keys: Float[Array, "*axes K"]
     values: Float[Array, "*axes K"]
@@ -40,4 +40,4 @@ class LayerState(NamedTuple):
 KeysValues = KV  # its public name of before
 
 ModelState = tuple[LayerState, ...]
-"""What the model carries from segment to segment: one entry a layer."""
+"""What the model carries from segment to segment: one entry per layer."""

@@ -7,19 +7,20 @@ usage() {
   cat <<'TEXT'
 usage: launch/k8s.sh --image=IMAGE --processes=N [options] -- --gin_file=FILE… [--workdir=DIR] …
 
-Starts a JobSet of N pods that train one model. What stands after -- goes to block_recurrent.train.
+Starts a JobSet of N pods that train one model. Arguments after -- are passed to
+block_recurrent.train.
 
 options:
-  --image=IMAGE    made by launch/Dockerfile and pushed to where the cluster finds it
-  --processes=N    pods, one a machine
-  --gpus=N         GPUs of each pod (default: 8)
-  --name=NAME      of the JobSet (default: block-recurrent)
-  --claim=NAME     persistent volume claim that is mounted at /runs in all pods (default: runs)
-  --namespace=NAME where to create it (default: as kubectl is set)
-  --dry_run        print the manifest and apply nothing
-  --help           this text
+  --image=IMAGE    an image built with launch/Dockerfile, in a registry that the cluster can access
+  --processes=N    number of pods, one per machine
+  --gpus=N         GPUs per pod (default: 8)
+  --name=NAME      name of the JobSet (default: block-recurrent)
+  --claim=NAME     persistent volume claim to mount at /runs in all pods (default: runs)
+  --namespace=NAME namespace of the JobSet (default: kubectl's current namespace)
+  --dry_run        print the manifest without applying it
+  --help           show this text
 
-The working folder is /runs/NAME unless you give --workdir. Follow the log with
+The run's folder is /runs/NAME unless --workdir is given. Follow the log with
 kubectl logs --follow jobs/NAME-train-0 ; end the run with kubectl delete jobset NAME .
 TEXT
 }
@@ -44,18 +45,18 @@ while (($#)); do
       shift
       break
       ;;
-    *) fail "unknown option $1 (arguments of the training stand after --; see --help)" ;;
+    *) fail "unknown option $1 (arguments for the training go after --; see --help)" ;;
   esac
   shift
 done
 
 [[ $image ]] || fail "--image=IMAGE is missing (see --help)"
-[[ $image =~ ^[A-Za-z0-9._/:@-]+$ ]] || fail "--image=$image is no name of an image"
+[[ $image =~ ^[A-Za-z0-9._/:@-]+$ ]] || fail "--image=$image is not a valid image name"
 [[ $processes =~ ^[1-9][0-9]{0,4}$ ]] || fail "--processes=$processes: give a whole number, at least 1"
 [[ $gpus =~ ^[1-9][0-9]{0,2}$ ]] || fail "--gpus=$gpus: give a whole number, at least 1"
 for word in "$name" "$claim"; do
   [[ $word =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] ||
-    fail "$word is no name for Kubernetes: small letters, digits and - (at most 42 characters)"
+    fail "$word is not a valid Kubernetes name: use lower-case letters, digits and - (at most 42 characters)"
 done
 (($#)) || fail "no arguments for the training: put them after --, as in -- --gin_file=gin/brt_fixed_gate.gin"
 
@@ -64,10 +65,10 @@ for argument in "$@"; do
   [[ $argument != --workdir* ]] || workdir=()
 done
 
-# Each argument as a quoted string of YAML in a line of its own; $( would be filled in by Kubernetes.
+# Write each argument as a quoted YAML string on its own line. Escape $(, which Kubernetes would expand.
 lines=''
 for argument in "$@" "${workdir[@]}"; do
-  [[ $argument != *$'\n'* ]] || fail "an argument has two lines: $argument"
+  [[ $argument != *$'\n'* ]] || fail "an argument contains a line break: $argument"
   argument=${argument//\\/\\\\}
   argument=${argument//\"/\\\"}
   # shellcheck disable=SC2016
@@ -89,6 +90,6 @@ if $dry_run; then
   printf '%s' "$manifest"
   exit
 fi
-command -v kubectl >/dev/null || fail "no program kubectl: install it, or look at the manifest with --dry_run"
+command -v kubectl >/dev/null || fail "kubectl not found: install it, or print the manifest with --dry_run"
 printf '%s' "$manifest" | kubectl apply "${namespace[@]}" --filename=-
-echo "follow it: kubectl logs ${namespace[*]} --follow jobs/$name-train-0"
+echo "follow the log: kubectl logs ${namespace[*]} --follow jobs/$name-train-0"

@@ -7,21 +7,21 @@ usage() {
   cat <<'TEXT'
 usage: launch/local.sh --processes=N [options] -- --gin_file=FILE… [--workdir=DIR] …
 
-Starts N processes of block_recurrent.train that train one model together. What stands after -- goes
-to each of them. A single process uses all GPUs of a machine by itself; this script is for trying
-many processes on a CPU, and for one process a GPU.
+Starts N processes of block_recurrent.train that train one model together. Arguments after -- are
+passed to each process. A single process already uses all GPUs of a machine; this script is for
+trying several processes on a CPU, and for running one process per GPU.
 
 options:
-  --processes=N            how many
-  --devices_per_process=N  CPU devices that each process plays (default: 1)
-  --gpus_per_process=N     instead: GPUs of each process; process i has the i-th N of them
-  --port=N                 where the processes find each other (default: any free one)
-  --dry_run                print the commands and start nothing
-  --help                   this text
+  --processes=N            number of processes
+  --devices_per_process=N  simulated CPU devices per process (default: 1)
+  --gpus_per_process=N     use GPUs instead, N per process: process i gets the i-th group of N
+  --port=N                 port of the coordinator (default: any free port)
+  --dry_run                print the commands without running them
+  --help                   show this text
 
-Lines of process i begin with [i]. SIGTERM and Ctrl-C go to all: the run is saved and the exit
-status is 75; the same command continues it. When one process fails, the others are ended and the
-exit status is its own. PYTHON names the Python to use (default: python).
+Output lines of process i begin with [i]. SIGTERM and Ctrl-C are sent to all processes: the run is
+saved, the exit status is 75, and the same command resumes it. If a process fails, the others are
+ended and its exit status is returned. Set PYTHON to select the Python to use (default: python).
 TEXT
 }
 
@@ -48,7 +48,7 @@ while (($#)); do
       shift
       break
       ;;
-    *) fail "unknown option $1 (arguments of the training stand after --; see --help)" ;;
+    *) fail "unknown option $1 (arguments for the training go after --; see --help)" ;;
   esac
   shift
 done
@@ -61,10 +61,10 @@ whole_number --processes "$processes" 1
 [[ ! $port ]] || whole_number --port "$port" 1
 [[ ! $devices || ! $gpus ]] || fail "give --devices_per_process (CPU) or --gpus_per_process, not both"
 (($#)) || fail "no arguments for the training: put them after --, as in -- --gin_file=gin/brt_fixed_gate.gin"
-command -v "$python" >/dev/null || fail "no program $python: activate its environment, or set PYTHON"
+command -v "$python" >/dev/null || fail "$python not found: activate its environment, or set PYTHON"
 
 if [[ ! $port ]] && $dry_run; then
-  port=PORT # a free one, found at the start
+  port=PORT # a free port, chosen at the start
 elif [[ ! $port ]]; then
   port=$("$python" -c 'import socket
 with socket.socket() as s:
@@ -72,7 +72,7 @@ with socket.socket() as s:
     print(s.getsockname()[1])')
 fi
 
-# The environment and the command of process $1, as words of `words`.
+# Set `words` to the environment and the command of process $1.
 command_of() {
   if [[ $gpus ]]; then
     local first=$(($1 * gpus))
@@ -102,7 +102,7 @@ forward() {
   signalled=true
   ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null || true
 }
-# Marks the lines of process $1. Signals are for the processes: it ends when its process has.
+# Prefix the output lines of process $1. It ignores signals and ends after its process.
 prefix() {
   trap '' TERM INT
   local line
@@ -113,17 +113,17 @@ prefix() {
 end_all() { kill -KILL "${pids[@]}" 2>/dev/null || true; }
 trap forward TERM INT
 
-set -m # each process in a group of its own, or Ctrl-C would reach it twice
+set -m # each process gets its own group, otherwise Ctrl-C would reach it twice
 for ((i = 0; i < processes; i++)); do
   command_of "$i"
   "${words[@]}" > >(prefix "$i") 2>&1 &
   pids+=($!)
 done
 set +m
-! $signalled || forward # it came while they were being started
+! $signalled || forward # the signal arrived while the processes were starting
 
-# Waits for all. The first that fails decides; the others then have some seconds to end by
-# themselves, with what they have to say, as they have when it ended well.
+# Wait for all processes. The first failure determines the exit status. Once a process has ended, the
+# others get some time to end by themselves and to print their messages.
 running=("${!pids[@]}")
 status=0 deadline=''
 while ((${#running[@]})); do
@@ -152,5 +152,5 @@ while ((${#running[@]})); do
     ((status != 0 && status != 75)) || status=1
   fi
 done
-wait # for the last lines
+wait # for the last lines of output
 exit "$status"

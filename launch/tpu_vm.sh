@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU: creates it or takes the one that is there, installs, runs, follows the log.
+# Trains on a Cloud TPU: creates or reuses the TPU, installs the package, runs, follows the log.
 
 set -euo pipefail
 
@@ -8,30 +8,30 @@ usage() {
 usage: launch/tpu_vm.sh --name=NAME --zone=ZONE --type=TYPE --repository=URL [options] \
            -- --gin_file=FILE… …
 
-Runs block_recurrent.train on all hosts of a Cloud TPU, through gcloud, and follows the log of the
-first. What stands after -- goes to each process. The same command again continues: it takes the TPU
-that is there, and if the training still runs it only follows the log.
+Runs block_recurrent.train on all hosts of a Cloud TPU with gcloud, and follows the log of the first
+host. Arguments after -- are passed to each process. The same command resumes a run: it reuses an
+existing TPU, and if the training is still running, it only follows the log.
 
 options:
-  --name=NAME       of the TPU VM, and of its queued resource
+  --name=NAME       name of the TPU VM and of its queued resource
   --zone=ZONE       for example us-west4-a
   --type=TYPE       accelerator type, for example v5litepod-8, v5p-16, v6e-8
-  --repository=URL  what to install: a git repository that the TPU's hosts can clone
-  --branch=NAME     of the repository (default: main)
-  --version=NAME    runtime version (default: by the type)
-  --project=NAME    Google Cloud project (default: as gcloud is set)
-  --queued          ask through the queue and wait; needed for most large slices
-  --spot            cheaper, may be taken away; implies --queued
+  --repository=URL  git repository of the package, which the TPU's hosts must be able to clone
+  --branch=NAME     branch of the repository (default: main)
+  --version=NAME    runtime version (default: chosen by the type)
+  --project=NAME    Google Cloud project (default: gcloud's current project)
+  --queued          request the TPU through the queue and wait; needed for most large slices
+  --spot            use a spot TPU: cheaper, but it may be preempted; implies --queued
   --bucket=NAME     Cloud Storage bucket: the run's folder is gs://BUCKET/runs/NAME, and all hosts
-                    mount the bucket at ~/bucket by gcsfuse, for the corpus. A slice of several
-                    hosts needs this, or a folder of the run that all share, named by --workdir=
-                    after --
-  --delete          delete the TPU, and train nothing
-  --dry_run         print the commands and run none
-  --help            this text
+                    mount the bucket at ~/bucket with gcsfuse, for the corpus. A slice of several
+                    hosts needs this, or a shared folder for the run, given by --workdir= after --
+  --delete          delete the TPU instead of training
+  --dry_run         print the commands without running them
+  --help            show this text
 
 The TPU costs money until it is deleted (--delete). The exit status is that of the training's first
-process: 75 after SIGTERM; then, and when a spot TPU was taken away, run the same command again.
+process, and is 75 after SIGTERM. In that case, or if a spot TPU was preempted, run the same command
+again.
 TEXT
 }
 
@@ -61,13 +61,13 @@ while (($#)); do
       shift
       break
       ;;
-    *) fail "unknown option $1 (arguments of the training stand after --; see --help)" ;;
+    *) fail "unknown option $1 (arguments for the training go after --; see --help)" ;;
   esac
   shift
 done
 
 [[ $name ]] || fail "--name=NAME is missing (see --help)"
-[[ $name =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || fail "--name=$name: small letters, digits and -"
+[[ $name =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || fail "--name=$name is not valid: use lower-case letters, digits and -"
 [[ $zone ]] || fail "--zone=ZONE is missing, for example --zone=us-west4-a"
 where+=("--zone=$zone" --quiet)
 if ! $delete; then
@@ -84,9 +84,9 @@ if [[ ! $version ]]; then
   esac
 fi
 $dry_run || command -v gcloud >/dev/null ||
-  fail "no program gcloud: install the Google Cloud CLI, or look at the commands with --dry_run"
+  fail "gcloud not found: install the Google Cloud CLI, or print the commands with --dry_run"
 
-# Runs a command, or prints it.
+# Run a command, or print it with --dry_run.
 run() {
   if $dry_run; then
     printf '%q ' "$@"
@@ -96,9 +96,9 @@ run() {
   fi
 }
 tpus() { run gcloud compute tpus "$@" "${where[@]}"; }
-on_hosts() { tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"; } # hosts, what
+on_hosts() { tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"; } # hosts, command
 
-state_of() { # tpu-vm or queued-resources, where its state stands
+state_of() { # tpu-vm or queued-resources, field of the state
   gcloud compute tpus "$1" describe "$name" "${where[@]}" "--format=value($2)" 2>/dev/null || true
 }
 
@@ -110,7 +110,7 @@ if $delete; then
   exit
 fi
 
-# 1. The TPU.
+# 1. Create the TPU.
 
 create() {
   if $queued; then
@@ -124,12 +124,12 @@ create() {
 }
 
 if $dry_run; then
-  echo "# if there is no TPU $name:"
+  echo "# if the TPU $name does not exist:"
   create
 else
   state=$(state_of tpu-vm state)
   request=$(state_of queued-resources state.state)
-  case $request in # a spot TPU that was taken away leaves these
+  case $request in # states after a spot TPU was preempted
     SUSPENDED | SUSPENDING | FAILED)
       tpus queued-resources delete "$name" --force
       state='' request=''
@@ -149,10 +149,10 @@ else
   done
 fi
 
-# 2. Install on all hosts. What they run is bash; quoted for it by %q.
+# 2. Install on all hosts. They run bash; %q quotes for it.
 
 folder=block_recurrent_$name
-running="test -s $folder/pid && kill -0 \$(cat $folder/pid) 2>/dev/null" # the training, on that host
+running="test -s $folder/pid && kill -0 \$(cat $folder/pid) 2>/dev/null" # whether the training is running on that host
 install="if $running; then exit; fi
 set -e
 if test -d $folder; then
@@ -178,7 +178,7 @@ fi"
 fi
 on_hosts all "$install"
 
-# 3. Run on all hosts, in the background, so that a lost connection ends nothing.
+# 3. Run on all hosts, in the background, so that a lost connection does not end the training.
 
 arguments=("$@")
 if [[ $bucket && " $* " != *' --workdir'* ]]; then
@@ -190,7 +190,7 @@ cd $folder && rm -f status && true >log
 nohup bash -c $(printf %q "${training}; echo \$? >status") >log 2>&1 </dev/null &
 echo \$! >pid"
 
-# 4. Follow the log of the first host until its process ends, and end as that did.
+# 4. Follow the log of the first host until its process ends, and return its exit status.
 
 on_hosts 0 "cd $folder
 tail -n +1 --follow log &

@@ -1,4 +1,4 @@
-"""Tries every fault on real trainings and prints how many were survived: the table of
+"""Tries every fault on real trainings and prints how many runs survived: the table in
 docs/reliability.md.
 
     python tests/fault_report.py [--kills=N] [--seed=S]

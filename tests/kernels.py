@@ -6,7 +6,8 @@ import numpy as np
 
 from block_recurrent import KV
 from block_recurrent.model.window import Window
-from block_recurrent.ops.dot_product import attend, from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
+from block_recurrent.ops.dot_product import attend
 from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
 from block_recurrent.ops.kernels.window_attention import (
     Tilings,
@@ -40,10 +41,10 @@ def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
 
 def plain_attention(queries, tokens, carried, starts, bias, dropout):
     """What `window_attention` computes, with weights W × 2W."""
-    window, heads = carried.keys.shape[1:3]
+    window = carried.keys.shape[1]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    joined = Window(tokens, carried, starts).joined()
-    keys, values = (x.swapaxes(-3, -2) for x in joined)
+    tokens = jax.tree.map(lambda segment: to_blocks_of_heads(segment, window), tokens)
+    keys, values = Window(tokens, carried, starts).joined()
     queries = to_blocks_of_heads(queries, window)
     if bias is None:
         positions = np.arange(2 * window)
@@ -52,8 +53,7 @@ def plain_attention(queries, tokens, carried, starts, bias, dropout):
     padding = ((0, 0), (window - 1, window))
     by_place = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
     bias = by_relative_position(by_place, window, 2 * window)
-    out = from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
-    return out.reshape(*out.shape[:2], heads, -1)
+    return from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
 
 
 def with_gradients(attention, inputs, d_out):
@@ -118,9 +118,8 @@ def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
 def plain_unmasked_attention(queries, keys_values):
     """What `unmasked_attention` computes."""
     keys, values = (x.swapaxes(-3, -2) for x in keys_values)
-    batch, length, heads, _ = queries.shape
-    queries = to_blocks_of_heads(queries, length // len(keys))
-    return from_blocks_of_heads(attend(queries, keys, values)).reshape(batch, length, heads, -1)
+    queries = to_blocks_of_heads(queries, queries.shape[1] // len(keys))
+    return from_blocks_of_heads(attend(queries, keys, values))
 
 
 def rectangle(platform, queries, keys, *tiles):

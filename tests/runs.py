@@ -1,17 +1,18 @@
-"""Tiny training runs in this process, and what makes two of them equal."""
+"""Tiny training runs in this process, and a check that two of them are equal."""
 
 import dataclasses
 import functools
 import json
 import os
 import signal
+from collections.abc import Callable
 from unittest.mock import patch
 
 import jax
 import numpy as np
 
 from block_recurrent.config.options import TrainConfig, WatchConfig
-from block_recurrent.training import trainer
+from block_recurrent.training import setup
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.trainer import Trainer
 
@@ -26,51 +27,52 @@ NOT_COMPILED = (
     "wandb_project",
 )
 TRACED_ONCE = {
-    name: functools.cache(getattr(trainer, name))
+    name: functools.cache(getattr(setup, name))
     for name in ("abstract_model", "make_optimizer", "init_function")
 }
 
 
 class SharingTrainer(Trainer):
-    """A new trainer that runs the functions that another one has compiled from the same parameters.
+    """A trainer that reuses the functions that an earlier one compiled from the same options.
 
-    Tracing and compiling are nearly all of a tiny run's time. That each process comes to the same
-    functions is seen where a plain `Trainer` repeats a run, and where one is killed.
+    Tracing and compiling take nearly all of the time of a tiny run. Other tests show that each
+    process compiles the same functions: a plain `Trainer` repeats a run, and processes are killed.
     """
 
     first = {}
-    writers = {}
+    samplers = {}
 
     def __init__(self, config, workdir):
-        with patch.multiple(trainer, **TRACED_ONCE):
+        with patch.multiple(setup, **TRACED_ONCE):
             super().__init__(config, workdir)
-        self.known = known = self.first.setdefault(self.compiled_from, self)
-        self.init, self.evaluator.initial = known.init, known.evaluator.initial
+        self.evaluator = self.evaluation.evaluator
+        self.compile_once = functools.cache(self.setup.compile_step)
+        known = self.first.setdefault(self._compiled_options(), self)
+        self.setup.init, self.setup.compile_step = known.setup.init, known.compile_once
+        self.evaluator.initial = known.evaluator.initial
         self.evaluator.step = known.evaluator.step
-        self.writer = self.writers.setdefault(self.config, self.writer)
+        self.evaluation.sampler = self.samplers.setdefault(self.config, self.evaluation.sampler)
 
-    @property
-    def compiled_from(self):
-        """The configuration without what no compiled function knows, and rows of evaluation."""
-        unknown = {name: getattr(TrainConfig, name) for name in NOT_COMPILED}
-        train = dataclasses.replace(self.config.train, **unknown)
+    def _compiled_options(self):
+        """The options that decide what is compiled, and the rows of an evaluation."""
+        others = {name: getattr(TrainConfig, name) for name in NOT_COMPILED}
+        train = dataclasses.replace(self.config.train, **others)
         data = dataclasses.replace(self.config.data, path=None)
         rows = self.evaluator.lanes.batch_size
         watch = WatchConfig()
         return dataclasses.replace(self.config, train=train, data=data, watch=watch), rows
 
-    def compile_step(self):
-        if not hasattr(self.known, "step"):
-            self.known.step = super().compile_step()
-        return self.known.step
-
 
 def stop_in_step(number):
-    """A trainer that gets SIGTERM in that step, each time that it comes there."""
+    """A trainer that gets SIGTERM in this step, each time that it reaches it."""
 
     class StoppedTrainer(SharingTrainer):
-        def compile_step(self):
-            compiled = super().compile_step()
+        def __init__(self, config, workdir):
+            super().__init__(config, workdir)
+            self.compile_step, self.setup.compile_step = self.setup.compile_step, self.stopped_step
+
+        def stopped_step(self):
+            compiled = self.compile_step()
 
             def step(state, batch):
                 if state.step == number - 1:
@@ -82,8 +84,20 @@ def stop_in_step(number):
     return StoppedTrainer
 
 
+def after_evaluations(trainer: Trainer, action: Callable[[], object]) -> Trainer:
+    """Makes the trainer call `action` after each evaluation."""
+    evaluate = trainer.evaluation
+
+    def observed(*arguments):
+        evaluate(*arguments)
+        action()
+
+    trainer.evaluation = observed
+    return trainer
+
+
 def metrics(workdir):
-    """The lines of metrics.jsonl without what depends on the clock."""
+    """The lines of metrics.jsonl, without the fields that depend on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         for of_the_clock in ("tokens_per_second", "waiting_for_data"):
@@ -92,9 +106,10 @@ def metrics(workdir):
 
 
 def final_arrays(workdir, config):
-    run = SharingTrainer(config, workdir)
+    """All arrays of the newest checkpoint."""
+    parts = SharingTrainer(config, workdir).setup
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        state, position = checkpoints.restore(run.abstract, run.lanes.initial_position())
+        state, position = checkpoints.restore(parts.abstract, parts.lanes.initial_position())
     return jax.tree.leaves(jax.device_get((state, position)))
 
 

@@ -47,7 +47,7 @@ def order_of(lanes, epoch):
     """The documents that have tokens, in the order of an epoch of lanes with one source."""
     start = lanes.initial_position()
     queue = _Queue(lanes, start._replace(epoch=start.epoch + epoch))
-    taken = [queue.take() for _ in range(np.count_nonzero(lanes.documents.lengths))]
+    taken = [queue.pop() for _ in range(np.count_nonzero(lanes.documents.lengths))]
     assert queue.epoch == [epoch]
     return taken
 

@@ -1,4 +1,4 @@
-"""Compiles a training step and a forward pass ahead of time, and times the compilation."""
+"""Compiles JAX functions ahead of time, and measures the compilation."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def compiled(function, *args, **options):
-    """The compiled function, and what its compilation took: seconds and bytes.
+    """The compiled function, and facts about it: seconds to trace and compile, bytes of memory.
 
     `options` are those of `jax.jit`.
     """
@@ -29,7 +29,7 @@ def compiled(function, *args, **options):
 
 
 def filled(shapes):
-    """Arrays of these shapes with small random numbers, for initializers compile for a minute."""
+    """Arrays of these shapes with small random numbers. (Initializers would compile a minute.)"""
     rng = np.random.default_rng(0)
 
     def fill(leaf):
@@ -41,7 +41,7 @@ def filled(shapes):
 
 
 def device_peak() -> int | None:
-    """Most bytes that the first device has held; None for a CPU, of which JAX does not know."""
+    """Peak bytes on the first device; None for a CPU, where JAX does not know it."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 

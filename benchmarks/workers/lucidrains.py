@@ -1,4 +1,4 @@
-"""Worker: block-recurrent-transformer-pytorch (PyTorch), as installed in its own Python."""
+"""Worker: block-recurrent-transformer-pytorch, as installed in this Python."""
 
 import contextlib
 
@@ -8,7 +8,7 @@ from serve import arguments, serve
 
 
 def build(spec: dict) -> BlockRecurrentTransformer:
-    """Their model, of the sizes given in our terms."""
+    """Their model, with sizes given as ModelConfig fields."""
     m = spec["model"]
     torch.manual_seed(0)
     return BlockRecurrentTransformer(
@@ -27,7 +27,7 @@ def build(spec: dict) -> BlockRecurrentTransformer:
 
 
 def device_peak(device: torch.device) -> int | None:
-    """Most bytes that a GPU has held; None for a CPU."""
+    """Peak bytes on a GPU; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             loss_of_segment()
         wait()
 
-    train()  # the first segment has no memory, the others do: torch.compile sees two programs
+    train()  # torch.compile compiles a first segment, without memory, and a later one
     parameters = sum(p.numel() for p in model.parameters())
     measures = {"train": train, "forward": forward}
     serve(measures, lambda: device_peak(device), parameters=parameters)

@@ -1,4 +1,4 @@
-"""Worker: writing tokens with block-recurrent-transformer-pytorch, by its own `generate`."""
+"""Worker: generation with block-recurrent-transformer-pytorch, by its own `generate`."""
 
 import functools
 
@@ -14,7 +14,7 @@ def main() -> None:
 
     def after_prompt(length):
         prompt = torch.ones(spec["batch_size"], length, dtype=torch.long)
-        # its `length` counts the prompt too
+        # its `length` includes the prompt
         writer.generate(prompt, length + spec["num_tokens"])
 
     serve({f"prompt {n}": functools.partial(after_prompt, n) for n in spec["prompts"]})

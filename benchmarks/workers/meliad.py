@@ -1,8 +1,8 @@
-"""Worker: the authors' code, from a checkout of google-research/meliad that stands on the path.
+"""Worker: the authors' code, from a checkout of google-research/meliad on the path.
 
-The model is what its own gin files make of it (base_memory.gin and a file of recurrent/), with the
-sizes asked for. Its training loop and its data are not needed, nor what they import: those modules
-are replaced by empty ones, so that JAX, Flax, gin-config, einops and absl are enough.
+Its own gin files (base_memory.gin and a file of recurrent/) configure the model, except for the
+sizes. Its training loop and its data pipeline are not needed: mocks replace the modules that they
+import, so that JAX, Flax, gin-config, einops and absl are enough.
 """
 
 import sys
@@ -27,7 +27,7 @@ GATES = {"fixed": "bias", "lstm": "lstm"}
 
 
 def build(spec: dict) -> decoder_stack.DecoderStack:
-    """Their model, of the sizes given in our terms."""
+    """Their model, with sizes given as ModelConfig fields."""
     m = spec["model"]
     folder = Path(decoder_stack.__file__).parent.parent / "configs"
     gin.add_config_file_search_path(str(folder))

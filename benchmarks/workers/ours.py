@@ -1,7 +1,4 @@
-"""Worker: block_recurrent, from whichever source tree stands first on the path."""
-
-import importlib
-from pathlib import Path
+"""Worker: training steps and forward passes of the block_recurrent in the same checkout."""
 
 import jax
 import numpy as np
@@ -10,18 +7,19 @@ from flax import nnx
 from jax_step import compiled, device_peak, filled, num_parameters
 from serve import arguments, serve
 
-import block_recurrent
 from block_recurrent import ModelConfig
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.data.lanes import Batch
+from block_recurrent.freed_memory import keep_freed_memory
 from block_recurrent.model import losses
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training import train_step
+from block_recurrent.training.device_memory import compiler_options
 
 
 def build(spec: dict):
-    """Measures, the compiled step, and facts about it."""
+    """The measures, the compiled step, and facts about it."""
     batch_size, length = spec["batch_size"], spec["segment_length"]
     devices = spec.get("devices", 1)
     jax.config.update("jax_num_cpu_devices", devices)  # before JAX looks for devices
@@ -45,12 +43,14 @@ def build(spec: dict):
     )
     batch = layout.put(batch)
     step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
-    options = {"donate_argnums": 0, "out_shardings": (shardings, layout.replicated)}
-    if config.remat != "none":
-        from block_recurrent.training.step_memory import compiler_options  # not in every tree
-
-        options["compiler_options"] = compiler_options(config.remat, jax.default_backend())
-    step, facts = compiled(step, state, batch, **options)
+    step, facts = compiled(
+        step,
+        state,
+        batch,
+        donate_argnums=0,
+        out_shardings=(shardings, layout.replicated),
+        compiler_options=compiler_options(config.remat, jax.default_backend()),
+    )
     facts["parameters"] = num_parameters(state.params)
     holder = [state]
 
@@ -70,16 +70,15 @@ def build(spec: dict):
 
     measures = {}
     if facts["temporary_bytes"] <= spec.get("max_temporary_bytes", float("inf")):
-        wanted = spec.get("measures", ["train", "forward"])
-        if "train" in wanted:
+        names = spec.get("measures", ["train", "forward"])
+        if "train" in names:
             measures["train"] = train
-        if "forward" in wanted:
+        if "forward" in names:
             measures["forward"] = compiled_forward()
     return measures, step, facts
 
 
 if __name__ == "__main__":
-    if Path(block_recurrent.__file__).with_name("freed_memory.py").exists():  # not in every tree
-        importlib.import_module("block_recurrent.freed_memory").keep_freed_memory()
+    keep_freed_memory()  # as the commands do
     measures, _, facts = build(arguments())
     serve(measures, device_peak, **facts)

@@ -1,4 +1,4 @@
-"""Worker: writing tokens with block_recurrent, after contexts and after prompts."""
+"""Worker: generation with block_recurrent, after contexts and after prompts."""
 
 import functools
 import os
@@ -15,14 +15,14 @@ from block_recurrent.freed_memory import keep_freed_memory
 
 
 def resident_bytes() -> int:
-    """Of this process, now."""
+    """Current resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def contexts(generator: Generator, spec: dict) -> tuple[dict, dict]:
-    """States after each number of tokens, and what they and the process weigh then.
+    """The state after each number of tokens, with its size and the memory of the process then.
 
-    One row reads the text, once; all rows go on from its state.
+    One row reads the text, and all rows continue from copies of its state.
     """
     rng, read, rows = np.random.default_rng(0), 0, spec["batch_size"]
     state, states, memory = generator.start(), {}, {}
@@ -37,7 +37,7 @@ def contexts(generator: Generator, spec: dict) -> tuple[dict, dict]:
 
 
 def main() -> None:
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as the commands do
     spec = arguments()
     model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
     config = ModelConfig(**model)

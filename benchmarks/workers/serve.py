@@ -1,6 +1,6 @@
-"""The far end of a worker: one JSON object a line, over standard input and output.
+"""The worker's side of the protocol: one JSON object per line, over standard input and output.
 
-Standard library only, for it runs in the Python of whichever program is measured.
+Uses only the standard library, since it runs in the Python of the program that is measured.
 """
 
 import json
@@ -10,23 +10,26 @@ import sys
 import time
 from collections.abc import Callable
 
-# Standard output is for answers; what a library prints there goes to standard error.
+# Standard output is for answers. What libraries print there goes to standard error.
 ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
 
 def arguments() -> dict:
-    """What the worker is to build: the JSON object on the command line."""
+    """The spec of what to build: the JSON object on the command line."""
     return json.loads(sys.argv[1])
 
 
 def serve(measures: dict, device_peak: Callable[[], int | None] = lambda: None, **facts) -> None:
-    """Answers each line that names a measure with the seconds it took; `facts` go out first.
+    """Sends `facts`, then runs the measure that each input line names and sends what it took.
 
-    Also the seconds of processor time, over all cores: what a busy machine disturbs least; and the
-    most memory held until then: what `device_peak` says, or else that of the process.
+    An answer has the seconds by the wall clock, the processor seconds over all cores, which a busy
+    machine disturbs least, and the peak memory so far.
 
-    Each of `measures` is a function that ends when its work has ended.
+    Args:
+      measures: functions by name, each of which returns when its work is done.
+      device_peak: returns the peak of the device's memory in bytes; None: use the process's peak.
+      facts: to send first, beside the seconds of the first call of each measure.
     """
     first = {}
     for name, measure in measures.items():

@@ -1,4 +1,4 @@
-"""Looking inside the recurrent layers: gates, attention and states along a text.
+"""Analysis of recurrent layers: gates, attention and states along a text.
 
 May import `model`, `data` and `reporting`.
 """

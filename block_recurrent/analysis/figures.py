@@ -1,4 +1,4 @@
-"""The figures of an analysis: one recurrent layer each."""
+"""The figures of an analysis, each of one recurrent layer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,24 +6,31 @@ import numpy as np
 from jaxtyping import Float
 
 from block_recurrent.analysis.tracing import QUANTILES, gate_names
-from block_recurrent.reporting.plots import BLUE, ORANGE, Figure, band, legend_above, new_figure
+from block_recurrent.reporting.plots import (
+    BLUE,
+    ORANGE,
+    Figure,
+    legend_above,
+    new_figure,
+    quantile_band,
+)
 
 COLORS = {"keep": BLUE, "take": ORANGE}
-LABELS = {"keep": "keep, times the old state", "take": "take, times the new values"}
-MAX_LABELS = 80  # tokens that an axis can name legibly
+LABELS = {"keep": "keep: multiplies the old state", "take": "take: multiplies the new values"}
+MAX_LABELS = 80  # an axis with more token labels is not legible
 
 
 def all_figures(arrays: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, Figure]:
-    """File name without ending → figure.
+    """All figures of one layer, by file name without its ending.
 
     Args:
-      arrays: of one layer, as `tracing.ARRAYS` lists them.
-      labels: the tokens that the last two blocks read.
+      arrays: the layer's arrays, listed in `tracing.ARRAYS`.
+      labels: the input tokens of the last two blocks.
     """
     own = labels[len(labels) // 2 :]
     last = {kind: weights[-1].mean(axis=0) for kind, weights in arrays.items() if "s_to_" in kind}
     return {
-        "gates": gates(arrays),
+        "gates": gate_values(arrays),
         "state_change": state_change(arrays, len(own)),
         "states_read": states_read(arrays, len(own)),
         "states_to_tokens": heat_map(last["states_to_tokens"], "token read", "state", labels),
@@ -32,10 +39,10 @@ def all_figures(arrays: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict
     }
 
 
-def gates(arrays: Mapping[str, np.ndarray]) -> Figure:
-    """Left how often a gate has which value, right the values of each state over its units."""
+def gate_values(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Left: histogram of each gate's values. Right: their quantiles over units, by state."""
     names = gate_names(arrays)
-    sides = shown(arrays)
+    sides = distinct_multipliers(arrays)
     figure, axes = new_figure(len(names), 2, panel=(4.5, 3.0))
     for (left, right), gate in zip(axes, names, strict=True):
         for name in sides:
@@ -44,35 +51,37 @@ def gates(arrays: Mapping[str, np.ndarray]) -> Figure:
             shares = counts / counts.sum()
             left.stairs(shares, arrays["gate_edges"], color=color, label=LABELS[name])
             quantiles = np.quantile(arrays[f"{gate}_{name}"], QUANTILES, axis=1)
-            band(right, np.arange(quantiles.shape[1]), quantiles, color, LABELS[name])
+            quantile_band(right, np.arange(quantiles.shape[1]), quantiles, color, LABELS[name])
         left.set(xlabel=f"value of the {gate.replace('_', ' ')}", ylabel="share of values")
         right.set(xlabel="state", ylabel=gate.replace("_", " "), ylim=(-0.02, 1.02))
     legend_above(figure)
     return figure
 
 
-def shown(values: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Of 'keep' and 'take' both only where they differ by more than take = 1 − keep."""
-    ends = {gate: (values[f"{gate}_keep"], values[f"{gate}_take"]) for gate in gate_names(values)}
-    # Quantiles of 1 − keep come in the opposite order.
-    mirrored = all(np.allclose(np.sort(keep), np.sort(1 - take)) for keep, take in ends.values())
+def distinct_multipliers(values: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The multipliers to show: 'keep' alone if take = 1 − keep, else both."""
+    pairs = {gate: (values[f"{gate}_keep"], values[f"{gate}_take"]) for gate in gate_names(values)}
+    # `values` may be quantiles, and those of 1 − keep are in reverse order: compare sorted values.
+    mirrored = all(np.allclose(np.sort(keep), np.sort(1 - take)) for keep, take in pairs.values())
     return ("keep",) if mirrored else ("keep", "take")
 
 
 def gates_over_training(
     steps: Sequence[int], values: Mapping[str, Float[np.ndarray, "C Q"]]
 ) -> Figure:
-    """Quantiles of each gate's values over states and units, at the checkpoints.
+    """Plot quantiles of each gate's values over states and units at every checkpoint.
 
     Args:
-      steps: of the checkpoints.
+      steps: steps of the checkpoints.
       values: '<gate>_keep' and '<gate>_take' → their `tracing.QUANTILES` at each checkpoint.
     """
     names = gate_names(values)
     figure, axes = new_figure(len(names), panel=(7.0, 2.8))
     for ax, gate in zip(axes[:, 0], names, strict=True):
-        for name in shown(values):
-            band(ax, steps, values[f"{gate}_{name}"].T, COLORS[name], LABELS[name], marker="o")
+        for name in distinct_multipliers(values):
+            quantile_band(
+                ax, steps, values[f"{gate}_{name}"].T, COLORS[name], LABELS[name], marker="o"
+            )
         ax.set(ylabel=gate.replace("_", " "), ylim=(-0.02, 1.02), xticks=steps)
     axes[-1, 0].set_xlabel("step")
     legend_above(figure)
@@ -80,17 +89,17 @@ def gates_over_training(
 
 
 def state_change(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure:
-    """How the states move along the document."""
+    """Plot how the states change along the document."""
     figure, axes = new_figure(3, panel=(7.0, 2.3))
     norm = np.maximum(arrays["norm"], 1e-9)
     series = {
-        "change in W tokens,\nover the state's norm": arrays["norm_of_change"] / norm,
-        "cosine to the state\nW tokens before": arrays["cosine_to_previous"],
+        "change in W tokens,\nrelative to the norm": arrays["norm_of_change"] / norm,
+        "cosine to the state\nW tokens earlier": arrays["cosine_to_previous"],
         "cosine to the\ninitial state": arrays["cosine_to_initial"],
     }
     tokens = window_length * np.arange(1, len(norm) + 1)
     for ax, (name, values) in zip(axes[:, 0], series.items(), strict=True):
-        band(ax, tokens, np.quantile(values, QUANTILES, axis=1), BLUE, name)
+        quantile_band(ax, tokens, np.quantile(values, QUANTILES, axis=1), BLUE, name)
         ax.set_ylabel(name)
         ax.sharex(axes[0, 0])
     axes[-1, 0].set_xlabel("tokens read")
@@ -98,7 +107,7 @@ def state_change(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure
 
 
 def states_read(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure:
-    """Which states the tokens attend to, along the document."""
+    """Plot which states the tokens attend to, along the document."""
     values = arrays["read_by_tokens"].T
     extent = (0.0, float(window_length * values.shape[1]), len(values) - 0.5, -0.5)
     return heat_map(values, "tokens read", "state", extent=extent)
@@ -111,15 +120,16 @@ def heat_map(
     labels: Sequence[str] = (),
     extent: tuple[float, ...] | None = None,
 ) -> Figure:
-    """Attention as brightness, with its scale; `labels` name the columns if they are few."""
+    """Plot attention as brightness; `labels` name the columns if there are not too many."""
     figure, [[ax]] = new_figure(panel=(10.0, 4.2) if labels or extent else (5.6, 4.6))
     style = {"aspect": "auto", "cmap": "viridis", "interpolation": "nearest"}
-    most = max(values.max(), 2 * values.mean())  # even attention is no brighter than the middle
+    # Uniform attention appears at most half as bright as the maximum of the scale.
+    most = max(values.max(), 2 * values.mean())
     image = ax.imshow(values, vmin=0, vmax=most, extent=extent, **style)
     ax.set(xlabel=across, ylabel=down)
     if 0 < len(labels) <= MAX_LABELS:
-        turned = 90 if max(map(len, labels)) > 1 else 0
-        ax.set_xticks(range(len(labels)), labels, fontsize=8, family="monospace", rotation=turned)
+        angle = 90 if max(map(len, labels)) > 1 else 0
+        ax.set_xticks(range(len(labels)), labels, fontsize=8, family="monospace", rotation=angle)
         ax.tick_params("x", length=0)
     figure.colorbar(image, label="attention, mean over heads", shrink=0.9, pad=0.02)
     return figure

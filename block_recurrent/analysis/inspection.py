@@ -1,4 +1,4 @@
-"""Looking inside the recurrent layers: gates, attention and states, block by block."""
+"""Gates, attention and states of the recurrent layers, block by block."""
 
 from typing import NamedTuple
 
@@ -9,28 +9,26 @@ from jaxtyping import Array, Float, Int
 from block_recurrent.model.layers import RecurrentLayer
 from block_recurrent.model.recurrent_cell import RecurrentCell
 from block_recurrent.model.transformer import BlockRecurrentTransformer
-from block_recurrent.ops.attention import heads_first
-from block_recurrent.ops.dot_product import attend, merge_heads
 from block_recurrent.types import KV, LayerState, ModelState
 
 
 class GateValues(NamedTuple):
-    """What a gate multiplies the state by (keep), and what is new (take): x·keep + y·take."""
+    """Multipliers of a gate, x·keep + y·take: of the old state x, and of the new values y."""
 
     keep: Float[Array, "B S D"]
     take: Float[Array, "B S D"]
 
 
-class Look(NamedTuple):
-    """What a recurrent layer does in one block.
+class LayerActivity(NamedTuple):
+    """What a recurrent layer computes in one block.
 
     Attributes:
-      entering: the state that the block's tokens read.
+      entering: the state before the block, which the block's tokens attend to.
       leaving: the state after the block.
-      gates: by name, 'output_gate' and 'ffn_gate', those that the configuration has.
+      gates: the gates that the configuration has: 'output_gate', 'ffn_gate', or both.
       states_to_states: attention weights; rows sum to 1.
-      states_to_tokens: likewise, over the block before and this one.
-      tokens_to_states: likewise.
+      states_to_tokens: attention weights over the tokens of the previous block and this one.
+      tokens_to_states: attention weights of the block's tokens over the states.
     """
 
     entering: Float[Array, "B S D"]
@@ -41,13 +39,16 @@ class Look(NamedTuple):
     tokens_to_states: Float[Array, "B H W S"]
 
 
-def look_at_block(
+def inspect_block(
     model: BlockRecurrentTransformer, tokens: Int[Array, "B W"], state: ModelState
-) -> tuple[dict[int, Look], ModelState]:
-    """Runs one block through the model. Returns looks at its recurrent layers, by their index.
+) -> tuple[dict[int, LayerActivity], ModelState]:
+    """Run one block through the model, and record its recurrent layers.
 
-    A model that runs block by block computes what it computes over whole segments, so that one
-    block is all there is to follow, with feedback and without.
+    Running a model block by block gives the same results as running it on whole segments, with
+    feedback and without.
+
+    Returns:
+      The activity of each recurrent layer by layer index, and the model's state after the block.
     """
     x = model.embed(tokens)
     states = None
@@ -55,41 +56,40 @@ def look_at_block(
         source = model.config.recurrent_indices[-1]
         read = model.layers[source].cell.read(state[source].recurrent)
         states = jax.tree.map(lambda leaf: leaf[None], read)
-    looks, after = {}, []
+    activities, after = {}, []
     for index, (layer, before) in enumerate(zip(model.layers, state, strict=True)):
         if before.recurrent is not None:
-            looks[index] = look_at_layer(layer, x, before)
+            activities[index] = inspect_layer(layer, x, before)
         x, layer_state = layer(x, before, states=states)
         after.append(layer_state)
-    return looks, tuple(after)
+    return activities, tuple(after)
 
 
-def look_at_layer(layer: RecurrentLayer, x: Float[Array, "B W D"], before: LayerState) -> Look:
-    """One recurrent layer in one block: `x` is what enters it, `before` its state."""
+def inspect_layer(
+    layer: RecurrentLayer, x: Float[Array, "B W D"], before: LayerState
+) -> LayerActivity:
+    """Record one recurrent layer in one block, from its input `x` and the state `before` it."""
     cell, state = layer.cell, before.recurrent
     heads = layer.attention.project(layer.attention_norm(x))
     window, _ = layer.attention.extend(heads.tokens, before.cache, None)
     h = cell.with_ids(state)
     tokens = jax.tree.map(lambda leaf: leaf[0], window.joined())
-    seen = heads.state_queries, cell.queries(h), cell.keys_values(h), tokens
-    state_queries, (queries, token_queries), states, tokens = heads_first(seen, cell.kernel)
-    attended = merge_heads(attend(queries, *states), attend(token_queries, *tokens))
-    return Look(
+    queries, token_queries = cell.queries(h)
+    states, attended = cell.attend(h, tokens)
+    return LayerActivity(
         entering=state,
         leaving=cell.update(state, attended),
         gates=gate_values(cell, state, attended),
         states_to_states=attention_weights(queries, states),
         states_to_tokens=attention_weights(token_queries, tokens),
-        tokens_to_states=attention_weights(
-            state_queries.reshape(len(x), *state_queries.shape[-3:]), states
-        ),
+        tokens_to_states=attention_weights(heads.state_queries[0], states),
     )
 
 
 def gate_values(
     cell: RecurrentCell, x: Float[Array, "B S D"], attended: Float[Array, "B S HK2"]
 ) -> dict[str, GateValues]:
-    """The gates of `RecurrentCell.update`, which has the same branches."""
+    """The gates of `RecurrentCell.update`, whose branches this function repeats."""
 
     def values(gate, u):
         return GateValues(*(jnp.broadcast_to(each, x.shape) for each in gate.multipliers(u)))
@@ -104,7 +104,7 @@ def gate_values(
 
 
 def attention_weights(queries: Float[Array, "B H Q K"], keys_values: KV) -> Float[Array, "B H Q V"]:
-    """softmax(queries · keysᵀ), which `attend` never keeps."""
+    """softmax(queries · keysᵀ), which `attend` does not return."""
     logits = jnp.einsum(
         "BHQK,BHVK->BHQV", queries, keys_values.keys, preferred_element_type=jnp.float32
     )

@@ -1,4 +1,4 @@
-"""What an analysis writes: figures, arrays and a summary."""
+"""Write the results of an analysis: figures, arrays and a summary."""
 
 import json
 from pathlib import Path
@@ -20,22 +20,22 @@ def write_analysis(
     trace: Trace,
     history: dict[int, dict[int, dict[str, list[float]]]],
 ):
-    """Writes the figures and numbers of every recurrent layer, and analysis.json.
+    """Write the figures and arrays of every recurrent layer, and analysis.json.
 
     Args:
-      folder: made if it is not there.
-      model: of the run.
-      text: what was read.
-      trace: of the newest checkpoint.
+      folder: where to write; created if missing.
+      model: configuration of the run's model.
+      text: the text that the model read.
+      trace: trace of the newest checkpoint.
       history: step → layer → `gate_quantiles`, for all checkpoints.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make --output={folder} ({error.strerror})") from error
+        raise UserError(f"cannot create --output={folder} ({error.strerror})") from error
     window = model.window_length
     labels = [label(token, text.vocabulary) for token in text.inputs[-2 * window :].tolist()]
-    labels = ["·"] * (2 * window - len(labels)) + labels  # before a text of one block are zeros
+    labels = ["·"] * (2 * window - len(labels)) + labels  # a text of one block is preceded by zeros
     for layer, arrays in trace.items():
         values = {
             name: np.array([history[step][layer][name] for step in history])
@@ -60,15 +60,17 @@ def write_analysis(
     (folder / "analysis.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(trace)} recurrent layer(s) over {len(text.inputs):,} tokens of {text.name}: "
-        f"figures and numbers in {folder}"
+        f"figures and arrays in {folder}"
     )
 
 
 def label(token: int, vocabulary: Vocabulary) -> str:
-    """A token as an axis can show it."""
+    """A printable label of a token, for an axis."""
     if isinstance(vocabulary, OtherVocabulary):
         return str(token)
     text = vocabulary.decode([token]).decode("utf-8", "replace")
-    text = "".join(letter if ord(letter) < 0x250 else "□" for letter in text)  # fonts have Latin
+    text = "".join(
+        letter if ord(letter) < 0x250 else "□" for letter in text
+    )  # the font has only Latin letters
     shown = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     return shown.replace("$", r"\$") if shown.isprintable() and shown else "·"

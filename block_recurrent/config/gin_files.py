@@ -1,36 +1,38 @@
-"""Gin files: where they are looked up, and the bindings in them.
+"""Gin files: where they are found, the bindings in them, and the values of macros.
 
-Only gin's syntax is read here; `configs.py` knows which parameters exist.
+Of gin-config only the parser is used: the gin state of a program that imports this package, its
+bindings, macros and configurables, is neither read nor changed. `run_config` knows which
+parameters exist.
 """
 
-import difflib
+import dataclasses
 import io
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gin
 from gin import config_parser
 
 from block_recurrent.errors import UserError
+from block_recurrent.fields import nearest
 from block_recurrent.files.paths import AnyPath, in_bucket, workdir_path
 
 PACKAGE = Path(__file__).parent.parent
-# setup.py installs gin/ inside the package; a clone has it beside the package.
+# An installed package contains gin/; in a clone it lies beside the package.
 SHIPPED = PACKAGE if (PACKAGE / "gin").is_dir() else PACKAGE.parent
 COMMAND_LINE = "--gin_bindings"
 CONSTANTS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 
 
 class Binding(NamedTuple):
-    """One ``section.name = value``, or one macro ``NAME = value``, where section is "".
+    """One ``section.name = value``, or one macro ``NAME = value``, whose section is "".
 
     Attributes:
-      section: the configurable, "train" for example.
+      section: for example "train".
       name: the parameter, or the macro.
-      value: a literal; macros inside it are gin's references.
-      place: where it stands, for messages.
+      value: of Python; a `Macro` or a `Reference` stands for itself, also in a list or tuple.
+      place: file and line, for messages.
     """
 
     section: str
@@ -39,13 +41,33 @@ class Binding(NamedTuple):
     place: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """``%NAME`` in a value."""
+
+    name: str
+
+    def __repr__(self):
+        return f"%{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """``@name`` in a value: a function, which no parameter takes, since a configuration is data."""
+
+    name: str
+
+    def __repr__(self):
+        return f"@{self.name}"
+
+
 def shipped() -> list[str]:
     """The gin files that come with the package, named as on the command line."""
     return sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("gin/**/*.gin"))
 
 
 def find(name: str, beside: AnyPath | None = None) -> AnyPath:
-    """Looks in the current folder, then in `beside`, then among the shipped files; or in a bucket.
+    """The file of that name: in a bucket, or in the current folder, in `beside`, or shipped.
 
     Raises:
       UserError: it is in none of them.
@@ -58,18 +80,18 @@ def find(name: str, beside: AnyPath | None = None) -> AnyPath:
     for path in places:
         if path.is_file():
             return path
-    near = difflib.get_close_matches(name, shipped(), n=1)
-    mend = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped())}"
+    close = nearest(name, shipped())
+    hint = f"did you mean {close}?" if close else f"choose from {', '.join(shipped())}"
     raise UserError(
-        f"no gin file '{name}' in {Path.cwd()} or among those shipped with block_recurrent: {mend}"
+        f"no gin file '{name}' in {Path.cwd()} or among those shipped with block_recurrent: {hint}"
     )
 
 
 def read(gin_files: Sequence[str], bindings: Sequence[str]) -> Iterator[Binding]:
-    """The bindings of the files, includes in their places, then the single ones, in order.
+    """The bindings of the files and their includes, then the single bindings, in this order.
 
     Raises:
-      UserError: a file is missing, or something in it is no plain data.
+      UserError: a file is missing, or contains more than bindings and includes.
     """
     for name in gin_files:
         yield from _read_file(find(name), ())
@@ -77,9 +99,54 @@ def read(gin_files: Sequence[str], bindings: Sequence[str]) -> Iterator[Binding]
         yield from _parse(text, COMMAND_LINE, None, ())
 
 
+def macros_in(value: Any) -> Iterator[str]:
+    """The names of the macros in the value of a binding."""
+    if isinstance(value, Macro):
+        yield value.name
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from macros_in(item)
+
+
+def evaluate(binding: Binding, macros: Mapping[str, Binding]) -> Binding:
+    """The binding with the values of its macros, whose places are added to its own.
+
+    Raises:
+      UserError: a macro is not set, or refers to itself.
+    """
+    places = [binding.place]
+
+    def value_of(value: Any, path: tuple[Binding, ...]) -> Any:
+        if isinstance(value, Macro):
+            macro = _macro(value.name, path, macros)
+            places.append(macro.place)
+            return value_of(macro.value, (*path, macro))
+        if isinstance(value, list | tuple):
+            return type(value)([value_of(item, path) for item in value])
+        return value
+
+    value = value_of(binding.value, (binding,))
+    return binding._replace(value=value, place=", macro from ".join(places))
+
+
+def _macro(name: str, path: tuple[Binding, ...], macros: Mapping[str, Binding]) -> Binding:
+    """The binding of a macro; `path` leads from a parameter to where it is used."""
+    if name not in macros:
+        close = nearest(name, macros)
+        hint = f"did you mean %{close}?" if close else f"set {name} = …"
+        raise UserError(f"{path[-1].place}: the macro {name} is not set: {hint}")
+    if macros[name] in path:
+        names = [each.name for each in path[path.index(macros[name]) :]]
+        raise UserError(
+            f"{macros[name].place}: the macro {name} refers to itself "
+            f"({' → '.join([*names, name])}): give it a value"
+        )
+    return macros[name]
+
+
 def _read_file(path: AnyPath, including: tuple[AnyPath, ...]) -> Iterator[Binding]:
     if path.resolve() in including:
-        raise UserError(f"{path} includes itself: take the include out of it")
+        raise UserError(f"{path} includes itself: remove that include")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -104,55 +171,50 @@ def _parse(
                 raise UserError(f"{here}: {error}") from error
             yield from _read_file(path, including)
         elif isinstance(statement, config_parser.ImportStatement):
-            raise UserError(f"{here}: a configuration is data: take the import out")
+            raise UserError(f"{here}: a configuration is data, not code: remove the import")
         elif isinstance(statement, config_parser.BindingStatement):
             yield _binding(statement, here)
 
 
 def _statements(text: str, place: Callable[[int], str]) -> list:
-    """Gin's statements, and its errors in one line that says where and what."""
+    """Gin's statements; its syntax errors in one line that says where and what to write."""
     try:
         return list(config_parser.ConfigParser(io.StringIO(text), _Delegate()))
     except SyntaxError as error:
-        number, mend = error.lineno, _mend(error.msg)
+        number, fix = error.lineno, _fix(error.msg)
         cause = error
     except tokenize.TokenError as error:
-        number, mend = error.args[1][0], "close the bracket or the quotes"
+        number, fix = error.args[1][0], "close the bracket or the quotes"
         cause = error
     lines = text.rstrip().splitlines()
     number = min(number, len(lines))
     line = lines[number - 1].strip()
-    raise UserError(f"{place(number)}: cannot read '{line}': {mend}") from cause
+    raise UserError(f"{place(number)}: cannot read '{line}': {fix}") from cause
 
 
-def _mend(message: str) -> str:
+def _fix(message: str) -> str:
     """What to write instead, from gin's message about the syntax."""
     _, found, token = message.partition("Failed to parse token ")
     if not found:
-        return "write section.parameter = value, text in quotes"
+        return "write section.parameter = value, strings in quotes"
     word = token.strip("'")
-    return f"{word} is no value, write {CONSTANTS.get(word.lower(), repr(word))}"
+    return f"{word} is not a value, write {CONSTANTS.get(word.lower(), repr(word))}"
 
 
 def _binding(statement: config_parser.BindingStatement, place: str) -> Binding:
     section, name = statement.selector, statement.arg_name
     if statement.scope:
-        raise UserError(f"{place}: gin's scopes are not used here: take '{statement.scope}/' out")
+        raise UserError(f"{place}: gin's scopes are not supported: remove '{statement.scope}/'")
     if not name:
         section, name = "", section
     return Binding(section, name, statement.value, place)
 
 
-class _Delegate(gin.config.ParserDelegate):
-    """Keeps a reference to a function as a value that no parameter takes: a config is data."""
+class _Delegate(config_parser.ParserDelegate):
+    """Makes the values for which gin's parser has no literal."""
 
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool):
-        return _Reference(scoped_configurable_name)
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_configurable_name)
 
-
-class _Reference:
-    def __init__(self, name: str):
-        self.name = name
-
-    def __repr__(self):
-        return f"@{self.name}"
+    def macro(self, macro_name: str) -> Macro:
+        return Macro(macro_name)

@@ -1,4 +1,4 @@
-"""What people see in a terminal: the entry of every command, and its progress.
+"""What a user sees in the terminal: arguments and errors of the commands, and progress bars.
 
 May import `errors`, `freed_memory` and `files`.
 """

@@ -1,4 +1,4 @@
-"""What the command-line programs share."""
+"""What all commands share: parsing arguments, reporting errors, exit statuses."""
 
 import argparse
 import logging
@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from block_recurrent.errors import UserError
+from block_recurrent.files.paths import workdir_path
 from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
@@ -20,9 +21,31 @@ EXIT_STATUS = (
 )
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The arguments of ``python -m block_recurrent.COMMAND``. A mistake in them is a `UserError`.
+
+    Args:
+      command: its name.
+      description: what it does; printed by --help, as are the rest.
+      examples: indented command lines.
+      notes: more to say, with the exit statuses.
+    """
+
+    def __init__(self, command: str, description: str, examples: str, notes: str = EXIT_STATUS):
+        super().__init__(
+            prog=f"python -m block_recurrent.{command}",
+            description=description,
+            epilog=f"{notes}\n\nexamples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str):
+        raise UserError(f"{message} (--help lists all arguments)")
+
+
 def run_main(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
-    # Orbax warns of what it was asked to do, and all of them raise the errors that they log.
+    # Orbax warns about what it was asked to do, and all of them raise the errors that they log.
     for name in ("absl", "asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     keep_freed_memory()
@@ -38,9 +61,9 @@ def run_main(main: Callable[[], int | None]):
 
 
 def leave(status: int):
-    """Exits; one of several processes at once, without waiting for the others to end well.
+    """Exits. One of several processes exits at once, without shutting down the others.
 
-    They wait for this one in some collective operation. When it is gone, that fails in them too.
+    They are waiting for it in a collective operation, which fails in them when it is gone.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush(), sys.stderr.flush()
@@ -48,13 +71,22 @@ def leave(status: int):
     sys.exit(status)
 
 
+def add_workdir_argument(
+    parser: argparse._ActionsContainer, *, required: bool = False, description: str = "the run"
+):
+    """Adds --workdir to a parser or a group of it."""
+    parser.add_argument(
+        "--workdir", type=_workdir, required=required, metavar="DIR", help=description
+    )
+
+
 def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, example: str):
-    """--gin_file and --gin_bindings.
+    """Adds --gin_file and --gin_bindings.
 
     Args:
-      parser: gets them.
-      required: whether at least one file must be named.
-      example: of a binding.
+      parser: to add them to.
+      required: whether at least one file must be given.
+      example: a binding, for --help.
     """
     parser.add_argument(
         "--gin_file",
@@ -63,17 +95,25 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
         required=required,
         metavar="FILE",
         help="configuration; later files override earlier ones. Looked up in the current folder, "
-        "then among the files that come with the package",
+        "then among the files shipped with the package",
     )
     parser.add_argument(
         "--gin_bindings",
         action="append",
         default=[],
         metavar="BINDING",
-        help=f"a single parameter, as {example}; overrides the files",
+        help=f"a single parameter, such as {example}; overrides the files",
     )
 
 
 def default_workdir(gin_files: list[str]) -> epath.Path:
     """runs/<name of the first gin file>."""
     return epath.Path("runs") / Path(gin_files[0]).stem
+
+
+def _workdir(text: str) -> epath.Path:
+    """`workdir_path`; argparse shows the message of this exception, and of no other."""
+    try:
+        return workdir_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

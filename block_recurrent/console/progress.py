@@ -1,10 +1,10 @@
-"""Tells a person how far a training or a preparation is."""
+"""Progress of a training run or of `prepare_data`: a bar in a terminal, lines of text elsewhere."""
 
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,14 +21,67 @@ SECONDS_BETWEEN_LINES = 5
 SECONDS_BETWEEN_FRAMES = 0.2
 
 
-class Progress:
-    """Tells a person how the run goes: a bar in a terminal, else a line at each `update`.
+class _Display:
+    """Numbers beside a bar in a terminal, or in lines of text elsewhere.
 
-    Use it as a context, so that the terminal gets its cursor back whatever happens.
+    Use it as a context manager, so that the terminal gets its cursor back after an exception.
+
+    Args:
+      columns: what the bar shows before the numbers.
+      total: the value of `completed` at the end.
+      completed: its value at the start.
+      stream: where to print; None: standard output.
+      clock: returns seconds, from any origin.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[ProgressColumn | str],
+        total: int,
+        completed: int,
+        stream: io.TextIOBase | None,
+        clock: Callable[[], float],
+    ):
+        self._stream = stream or sys.stdout
+        self._clock, self._started = clock, clock()
+        self._bar = start_bar(self._stream, *columns, total=total, completed=completed)
+
+    def note(self, text: str):
+        """Prints a line, above the bar if there is one."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar:
+            self._bar.stop()
+
+    def _show(self, completed: int | float, numbers: list[str], line_start: str):
+        """Moves the bar, or prints a line that starts with `line_start`."""
+        if self._bar:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=completed, numbers="  ".join(numbers))
+        else:
+            self.note("  ".join([line_start, *numbers]))
+
+    def _time_left(self, share: float) -> list[str]:
+        """As ["45 s left"], when this `share` of the work is done; [] before the start."""
+        if share <= 0:
+            return []
+        seconds = self._clock() - self._started
+        return [f"{duration(seconds * (1 - share) / share)} left"]
+
+
+class Progress(_Display):
+    """Progress of a training run; without a terminal, one line per `update`.
 
     Args:
       num_steps: of the whole run.
-      first_step: steps done before, by the runs that this one continues.
+      first_step: steps already done by earlier processes of the same run.
       stream: where to print; None: standard output.
       clock: returns seconds, from any origin.
     """
@@ -41,51 +94,26 @@ class Progress:
         stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._num_steps, self._first_step = num_steps, first_step
-        self._stream = stream or sys.stdout
-        self._clock, self._started = clock, clock()
         columns = "step", MofNCompleteColumn(), BarColumn(20)
-        self._bar = start_bar(self._stream, *columns, total=num_steps, completed=first_step)
+        super().__init__(columns, num_steps, first_step, stream, clock)
+        self._num_steps, self._first_step = num_steps, first_step
 
     def update(self, step: int, metrics: Mapping[str, Any]):
-        """Shows "loss", "bits_per_byte" and "tokens_per_second", those that there are."""
-        numbers = "  ".join([*describe(metrics), *self._time_left(step)])
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
-        else:
-            width = len(str(self._num_steps))
-            self.note(f"step {step:>{width}}/{self._num_steps}  {numbers}")
-
-    def note(self, text: str):
-        """Prints a line, above the bar if there is one."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
-
-    def close(self):
-        """Takes the bar away."""
-        if self._bar:
-            self._bar.stop()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    def _time_left(self, step: int) -> list[str]:
-        done = step - self._first_step
-        if done <= 0:
-            return []
-        seconds = (self._clock() - self._started) / done * (self._num_steps - step)
-        return [f"{duration(seconds)} left"]
+        """Shows those of "loss", "bits_per_byte" and "tokens_per_second" that are in `metrics`."""
+        formats = {
+            "loss": "loss {:.3f}",
+            "bits_per_byte": "{:.3f} bits/byte",
+            "tokens_per_second": "{:,.0f} tokens/s",
+        }
+        numbers = [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
+        share = (step - self._first_step) / max(self._num_steps - self._first_step, 1)
+        width = len(str(self._num_steps))
+        line_start = f"step {step:>{width}}/{self._num_steps}"
+        self._show(step, numbers + self._time_left(share), line_start)
 
 
-class PrepareProgress:
-    """A bar in a terminal, else a line every few seconds.
-
-    Use it as a context, so that the terminal gets its cursor back whatever happens.
+class PrepareProgress(_Display):
+    """Progress of `prepare_data`; without a terminal, one line every few seconds.
 
     Args:
       stream: where to print; None: standard output.
@@ -98,47 +126,31 @@ class PrepareProgress:
         stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stream = stream or sys.stdout
-        self._clock, self._started = clock, clock()
-        self._bar = start_bar(self._stream, TaskProgressColumn(), BarColumn(20), total=1)
+        super().__init__((TaskProgressColumn(), BarColumn(20)), 1, 0, stream, clock)
         self._pause = SECONDS_BETWEEN_FRAMES if self._bar else SECONDS_BETWEEN_LINES
         self._next = self._started + self._pause
 
     def update(self, documents: int, tokens: int, share: float):
-        """Shows what this process and those that it has started have written.
+        """Shows what all processes together have written, unless the last update was just now.
 
         Args:
-          documents: up to now.
-          tokens: up to now.
-          share: of all that they have to do, from 0 to 1.
+          documents: written so far.
+          tokens: written so far.
+          share: of the whole work, from 0 to 1.
         """
         now = self._clock()
         if now < self._next or not tokens:
             return
         self._next = now + self._pause
-        seconds = now - self._started
-        numbers = [f"{documents:,} documents", f"{tokens:,} tokens"]
-        numbers.append(f"{tokens / max(seconds, 1e-3):,.0f} tokens/s")
-        if share > 0:
-            numbers.append(f"{duration(seconds * (1 - share) / share)} left")
-        text = "  ".join(numbers)
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=share, numbers=text)
-        else:
-            print(f"{share:4.0%}  {text}", file=self._stream, flush=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        if self._bar:
-            self._bar.stop()
+        rate = tokens / max(now - self._started, 1e-3)
+        numbers = [f"{documents:,} documents", f"{tokens:,} tokens", f"{rate:,.0f} tokens/s"]
+        self._show(share, numbers + self._time_left(share), f"{share:4.0%}")
 
 
 def start_bar(
     stream: io.TextIOBase, *columns: ProgressColumn | str, total: int, completed: int = 0
 ) -> Bar | None:
-    """A bar with a last column for `numbers`, its one task begun; None where no terminal is."""
+    """Starts a bar with one task, whose field `numbers` is shown last; None without a terminal."""
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
         return None
     numbers = TextColumn("{task.fields[numbers]}")
@@ -146,16 +158,6 @@ def start_bar(
     bar.add_task("", total=total, completed=completed, numbers="")
     bar.start()
     return bar
-
-
-def describe(metrics: Mapping[str, Any]) -> list[str]:
-    """The metrics a person watches, as "loss 2.310"."""
-    formats = {
-        "loss": "loss {:.3f}",
-        "bits_per_byte": "{:.3f} bits/byte",
-        "tokens_per_second": "{:,.0f} tokens/s",
-    }
-    return [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
 
 
 def duration(seconds: float) -> str:

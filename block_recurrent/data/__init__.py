@@ -1,4 +1,4 @@
 """Documents to batches: corpora, vocabularies, token stores, and the lanes that feed training.
 
-May import `config` and `files`. What writes token stores is in `data.prepare`.
+May import `config` and `files`. Token stores are written in `data.prepare`.
 """

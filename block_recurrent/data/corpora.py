@@ -1,22 +1,21 @@
-"""Corpora, as documents of tokens."""
+"""Loads the corpus that a configuration names, as documents of tokens."""
 
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.documents import Documents
-from block_recurrent.data.embedded import load_standard_library
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.recall import SPLITS, RecallDocuments
 from block_recurrent.data.store import open_stores
-from block_recurrent.data.text_files import load_text_files
+from block_recurrent.data.text_files import load_standard_library, load_text_files
 from block_recurrent.errors import UserError
 
 
 def load_documents(config: DataConfig) -> dict[str, Documents]:
-    """The documents of each split: "train", "held_out", and in a store perhaps others.
+    """The documents of each split: "train", "held_out", and whatever else a token store has.
 
     Opens no document yet.
 
     Raises:
-      UserError: a corpus that is not there, is damaged, or has another vocabulary.
+      UserError: the corpus is missing or damaged, or has another vocabulary than the model.
     """
     loaders = {
         "standard_library": _standard_library,
@@ -24,15 +23,12 @@ def load_documents(config: DataConfig) -> dict[str, Documents]:
         "store": _token_stores,
         "recall": _recall,
     }
-    if config.corpus not in loaders:
-        choices = ", ".join(map(repr, loaders))
-        raise UserError(f"data.corpus = '{config.corpus}' is unknown: choose from {choices}")
     documents = loaders[config.corpus](config)
     found = documents["train"].vocabulary.name
     if config.vocabulary not in (None, found):
         raise UserError(
-            f"the corpus has the vocabulary {found}, and the model learnt {config.vocabulary}: "
-            "name the corpus that it learnt from, or one prepared with the same vocabulary"
+            f"the corpus has the vocabulary {found}, but the model was trained with "
+            f"{config.vocabulary}: use the model's corpus, or one prepared with its vocabulary"
         )
     return documents
 
@@ -40,8 +36,8 @@ def load_documents(config: DataConfig) -> dict[str, Documents]:
 def _standard_library(config: DataConfig) -> dict[str, Documents]:
     if config.path is not None:
         raise UserError(
-            f"data.path = '{config.path}' is for data.corpus = 'text_files', but the corpus "
-            "is 'standard_library': set the one or leave out the other"
+            f"data.path = '{config.path}' has no effect on data.corpus = 'standard_library': set "
+            "data.corpus = 'text_files', or remove data.path"
         )
     return load_standard_library(config.held_out_per_mille)
 
@@ -59,19 +55,19 @@ def _token_stores(config: DataConfig) -> dict[str, Documents]:
     if len(weights) != len(config.stores):
         raise UserError(
             f"data.weights = {config.weights} has {len(weights)} numbers for {len(config.stores)} "
-            "stores: give one for each, or () for all as they are"
+            "stores: give one per store, or () to weight each store by its size"
         )
     splits: dict[str, list] = {}
     for folder, weight in zip(config.stores, weights, strict=True):
         for split, parts in open_stores(folder).items():
-            # A store that is a mixture itself divides its weight, or its tokens, by its own.
+            # If the store is itself a mixture, its weight (or its size) is shared among its parts.
             tokens = sum(store.num_tokens for store, _ in parts)
             share = (tokens if weight is None else weight) / sum(part for _, part in parts)
             splits.setdefault(split, []).extend((store, part * share) for store, part in parts)
     for split in ("train", "held_out"):
         if split not in splits:
             raise UserError(
-                f"the stores {config.stores} have no split {split}: prepare one that has"
+                f"the stores {config.stores} have no split {split}: add a store that has one"
             )
     return {split: Mixture(*zip(*parts, strict=True)) for split, parts in splits.items()}
 

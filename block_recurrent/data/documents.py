@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int64, Integer
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
 
-PIECE = 2**20  # bytes read at a time, where a whole document may be too many
+CHUNK_BYTES = 2**20  # read at a time, where a whole document may not fit in memory
 
 
 @runtime_checkable
@@ -22,14 +22,14 @@ class Documents(Protocol):
     """Documents by index, in a fixed order.
 
     Attributes:
-      names: one a document, unique.
-      lengths: tokens a document, its end included.
+      names: one per document, unique.
+      lengths: tokens of each document, with its end token.
       num_tokens: sum of the lengths.
-      num_bytes: bytes of all documents before they became tokens.
-      num_words: words of all documents, as white space parts them.
-      num_characters: characters of all documents, as UTF-8 has them; None where nobody has counted.
-      vocabulary: what the tokens mean.
-      fingerprint: a number that another collection would not have.
+      num_bytes: bytes of all documents before tokenization.
+      num_words: words of all documents, separated by white space.
+      num_characters: UTF-8 characters of all documents; None if they have not been counted.
+      vocabulary: of the tokens.
+      fingerprint: a number that identifies this collection.
     """
 
     names: Sequence[str]
@@ -42,25 +42,26 @@ class Documents(Protocol):
     fingerprint: int
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
-        """Tokens start … stop − 1 of one document, or those of them that there are."""
+        """Tokens start … stop − 1 of a document; fewer if the document ends before `stop`."""
 
     def loss_weights(
         self, document: int, start: int, stop: int
     ) -> Float32[np.ndarray, " length"] | Literal[1]:
-        """Of the same tokens in the loss: 1, or 0 where nothing is asked."""
+        """Weights of the same tokens in the loss: 1 for targets, 0 for tokens not to predict."""
 
 
 class ByteDocuments:
-    """Documents whose tokens are their bytes: contents in memory, or files read piece by piece.
+    """Documents whose tokens are their bytes, from memory or from files.
 
-    A file is opened for every read and never kept: that costs microseconds, holds no memory and no
-    handles, and, unlike a memory map, survives a file that another program cuts short.
+    A file is opened for each read and closed again. That costs microseconds, and needs no memory
+    and no file handles in between. A memory map would crash the process if another program
+    truncated the file; here that is an error message.
 
     Args:
-      sources: name → contents, or the path of the file that holds them.
+      sources: name → contents, or name → path of the file with the contents.
 
     Raises:
-      UserError: a file is missing, here or later, or has become shorter since.
+      UserError: a file is missing, now or when it is read, or was truncated since.
     """
 
     def __init__(self, sources: Mapping[str, bytes | Path]):
@@ -88,12 +89,12 @@ class ByteDocuments:
 
     @functools.cached_property
     def _text_counts(self) -> tuple[int, int]:
-        """Words and characters; all the documents are read the first time that somebody asks."""
+        """Words and characters. The first access reads all documents."""
         counters = []
         for document, size in enumerate(self._sizes.tolist()):
             counters.append(TextCounter())
-            for start in range(0, size, PIECE):
-                counters[-1].add(self._read(document, start, min(start + PIECE, size)))
+            for start in range(0, size, CHUNK_BYTES):
+                counters[-1].add(self._read(document, start, min(start + CHUNK_BYTES, size)))
         return sum(one.words for one in counters), sum(one.characters for one in counters)
 
     @functools.cached_property
@@ -112,12 +113,12 @@ class ByteDocuments:
         return 1
 
     def raw(self, document: int) -> bytes:
-        """One document whole, as bytes."""
+        """All bytes of a document."""
         return self._read(document, 0, int(self._sizes[document]))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "ByteDocuments":
         """The documents at `indices`, in that order."""
-        chosen = copy.copy(self)  # not a new one, which would ask the file system for sizes again
+        chosen = copy.copy(self)  # the constructor would ask the file system for all sizes again
         chosen.names = [self.names[i] for i in indices]
         chosen._sources = [self._sources[i] for i in indices]
         chosen._sizes, chosen.lengths = self._sizes[indices], self.lengths[indices]
@@ -137,22 +138,22 @@ class ByteDocuments:
             raise _unreadable(source, error) from error
         if len(data) < stop - start:
             raise UserError(
-                f"{source} has become shorter than the {self._sizes[document]} bytes it had at "
-                "the start: restore it, or start a new run on the files as they are now"
+                f"{source} is shorter than the {self._sizes[document]} bytes that it had at the "
+                "start: restore it, or start a new run with the current files"
             )
         return data
 
 
 class TextCounter:
-    """Counts the words and characters of a text that comes in pieces.
+    """Counts the words and characters of a text that is given in chunks.
 
-    Words are runs of bytes that are no white space: ``len(text.split())`` of Python's bytes, what
-    `wc -w` counts. Characters are those of UTF-8, each counted by its first byte; so a text need
-    not be decoded, nor be valid UTF-8.
+    Words are runs of bytes without white space: ``len(text.split())`` for Python's bytes, the count
+    of `wc -w`. Characters are UTF-8 characters, counted by their first bytes. The text need not be
+    decoded, nor be valid UTF-8.
 
     Attributes:
-      words: begun so far.
-      characters: begun so far.
+      words: started so far.
+      characters: started so far.
     """
 
     def __init__(self):
@@ -160,19 +161,20 @@ class TextCounter:
         self._after_space = True
 
     def add(self, text: bytes):
-        """The next piece; a word or character may run on from the piece before."""
+        """Adds the next chunk. A word or character may continue from the chunk before."""
         if not text:
             return
         codes = np.frombuffer(text, np.uint8)
         space = (codes == ord(" ")) | (codes - ord("\t") < 5)  # one of \t \n \v \f \r
         begins = np.count_nonzero(space[:-1] > space[1:])
         self.words += int(begins) + bool(self._after_space and not space[0])
-        self.characters += int(np.count_nonzero(codes & 0xC0 != 0x80))  # 10…: goes on with one
+        continues = codes & 0xC0 == 0x80  # 0b10…: a later byte of a character
+        self.characters += int(np.count_nonzero(~continues))
         self._after_space = bool(space[-1])
 
 
 def fingerprint(parts: Iterable[str]) -> int:
-    """63 bits that depend on every part."""
+    """A 63-bit hash of all parts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode("utf-8", "surrogateescape") + b"\n")
@@ -180,7 +182,7 @@ def fingerprint(parts: Iterable[str]) -> int:
 
 
 def is_held_out(name: str, per_mille: int) -> bool:
-    """Whether the document is kept from training: decided by its name alone, on every machine."""
+    """Whether a document is held out. Depends on its name alone, so all machines agree."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") * 1000 < per_mille * 2**64
 
@@ -197,11 +199,11 @@ def split_held_out(documents: ByteDocuments, per_mille: int) -> dict[str, ByteDo
 def choose_held_out(
     names: Sequence[str], sizes: Sequence[int] | np.ndarray, per_mille: int
 ) -> Bool[np.ndarray, " documents"]:
-    """Which of two or more documents are held out: some, and not all.
+    """Which of two or more documents to hold out: at least one, and not all.
 
-    Where the names leave nothing held out, as is likely below some 1000 / per_mille documents, the
-    document of median size is (not the smallest, often a mere README, nor the largest, worth most
-    in training); where they leave nothing for training, the largest is trained on.
+    `is_held_out` decides. With fewer than about 1000 / per_mille documents it may choose none. Then
+    the document of median size is held out: the smallest is often just a README, and the largest is
+    worth most in training. If it chooses all of them, the largest is used for training.
     """
     if not 1 <= per_mille <= 999:
         raise UserError(f"data.held_out_per_mille = {per_mille}: choose from 1 to 999")
@@ -225,6 +227,6 @@ def _num_bytes(source: bytes | Path) -> int:
 
 def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(
-        f"cannot read {path} ({error.strerror}): restore it, or start a new run on the files "
-        "as they are now"
+        f"cannot read {path} ({error.strerror}): restore it, or start a new run with the current "
+        "files"
     )

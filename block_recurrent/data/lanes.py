@@ -1,4 +1,4 @@
-"""Lanes: row i of every batch continues the document that row i held in the batch before."""
+"""Lanes: document streams, one per row. Row i of a batch continues row i of the batch before."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,16 @@ from block_recurrent.data.documents import Documents
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.errors import UserError
 
-NONE = -1  # as a document: the row holds none
+NO_DOCUMENT = -1  # in place of an index
 
 
 class Batch(NamedTuple):
-    """One segment of every lane, or of some of them.
+    """One segment of every lane, or of the lanes of one host.
 
     Attributes:
-      inputs: the tokens shifted by one, after a 0 at a document's start; 0 on padding.
-      targets: what to predict at each place; 0 on padding.
-      weights: of the losses: 0 on padding and where nothing is asked, 1 elsewhere.
+      inputs: the tokens shifted by one, with 0 as the first input of a document; 0 on padding.
+      targets: the token to predict at each position; 0 on padding.
+      weights: of the losses: 1, or 0 on padding and on tokens that are not to be predicted.
       starts: where a block of W tokens begins a new document.
     """
 
@@ -31,15 +31,15 @@ class Batch(NamedTuple):
 
 
 class LanePosition(NamedTuple):
-    """Where the lanes stand before a batch: all there is to resume from, on any number of hosts.
+    """The state of the lanes before a batch: all that is needed to resume, on any number of hosts.
 
     Attributes:
       corpus: the fingerprint of the documents.
-      epoch: passes begun over each source of the mixture, less one.
-      next_document: how many documents of the epoch's order rows have taken from each source.
+      epoch: the current epoch of each source of the mixture, from 0.
+      next_document: how many documents of this epoch have been taken from each source.
       taken: tokens of all documents ever taken from each source.
-      document: the index that each row is in the middle of, or −1.
-      offset: tokens of it that the row has read.
+      document: index of the document that each row is in the middle of, or −1.
+      offset: tokens of that document that the row has read.
     """
 
     corpus: Int64[np.ndarray, ""]
@@ -51,10 +51,10 @@ class LanePosition(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A piece of a document and its place in a batch."""
+    """`count` tokens of a document from `offset` on, and where they go in a batch."""
 
     row: int
-    place: int
+    column: int
     document: int
     offset: int
     count: int
@@ -63,22 +63,23 @@ class Span(NamedTuple):
 class Lanes:
     """Lays documents out in rows of segments.
 
-    Rows take the next document of one queue for all as they finish theirs. A document starts at a
-    block boundary, the rest of its last block is padding, and every token of it, the first and the
-    end included, is a target exactly once. Both the queue and the batch depend on nothing but the
-    seed and the position.
+    When a row has finished its document, it takes the next one from a queue that all rows share. A
+    document starts at a block boundary, and the rest of its last block is padding. Every token,
+    including the first and the end token, is a target exactly once. Queue and batch depend only on
+    the seed and the position.
 
     Args:
-      documents: one collection, or a `Mixture` of several; documents without tokens are left out.
+      documents: one collection, or a `Mixture` of several; documents without tokens are skipped.
       batch_size: rows B of the global batch.
-      segment_length: tokens T of a row in one batch.
-      window_length: tokens W of a block.
-      seed: of the order of documents, another one in every epoch.
-      shuffle: False orders the longest first, so that in evaluation the rows end together.
-      repeat: False reads the documents once; rows then run out of them, and are padding.
+      segment_length: tokens T per row and batch.
+      window_length: tokens W per block.
+      seed: of the order of documents, which differs from epoch to epoch.
+      shuffle: False: the longest documents first, so that in evaluation all rows end at about the
+        same time.
+      repeat: False: read the documents once; rows without a document are then padding.
 
     Raises:
-      UserError: no documents, or lengths that do not fit each other.
+      UserError: no documents, or a segment length that the window length does not divide.
     """
 
     def __init__(
@@ -96,33 +97,36 @@ class Lanes:
         if not isinstance(documents, Mixture):
             documents = Mixture([documents], [1.0])
         if not all(source.num_tokens for source in documents.sources):
-            raise UserError("the corpus has no documents: name another by data.path or data.glob")
+            raise UserError(
+                "the corpus has no documents: set data.path, data.glob or data.stores to others"
+            )
         self.documents, self.batch_size = documents, batch_size
         self.segment_length, self.window_length = segment_length, window_length
         self.seed, self.shuffle, self.repeat = seed, shuffle, repeat
         self.counts = [len(source.lengths) for source in documents.sources]
 
     def initial_position(self) -> LanePosition:
-        """Before the first batch."""
+        """The position before the first batch."""
         return LanePosition(
             np.array(self.documents.fingerprint, np.int64),
             *np.zeros((3, len(self.counts)), np.int64),
-            document=np.full(self.batch_size, NONE, np.int64),
+            document=np.full(self.batch_size, NO_DOCUMENT, np.int64),
             offset=np.zeros(self.batch_size, np.int64),
         )
 
     def exhausted(self, position: LanePosition) -> bool:
-        """Whether nothing is left to read; never so with `repeat`."""
+        """Whether all documents have been read; always False with `repeat`."""
         all_taken = bool(np.all(np.asarray(position.next_document) == self.counts))
-        return not self.repeat and all_taken and bool(np.all(np.asarray(position.document) == NONE))
+        all_finished = bool(np.all(np.asarray(position.document) == NO_DOCUMENT))
+        return not self.repeat and all_taken and all_finished
 
     def read(self, position: LanePosition, rows: slice = slice(None)) -> tuple[Batch, LanePosition]:
-        """The batch at `position`, which stays as it is, and the position after it.
+        """The batch at `position`, and the position after it. Does not change `position`.
 
         Args:
           position: of the global batch.
-          rows: those that the batch is to hold, for a host that feeds only its own devices. The
-            position after it is that of the global batch whatever they are.
+          rows: of the global batch that the result has; a host reads those of its own devices. The
+            position after it is that of the global batch in any case.
 
         Raises:
           UserError: the position belongs to other lanes, or a file cannot be read any more.
@@ -142,25 +146,25 @@ class Lanes:
         return batch, after
 
     def _plan(self, position: LanePosition) -> tuple[list[Span], LanePosition]:
-        """What to copy where: known from lengths alone, without reading a token."""
-        self._check(position)
+        """The spans of the global batch, from lengths alone: reads no token."""
+        self._check_position(position)
         queue = _Queue(self, position)
         documents = np.array(position.document, np.int64)
         offsets = np.array(position.offset, np.int64)
         lengths = self.documents.lengths
         spans = []
         for row in range(self.batch_size):
-            document, offset, place = int(documents[row]), int(offsets[row]), 0
-            while place < self.segment_length:
-                if document == NONE:
-                    document, offset = queue.take(), 0
-                    if document == NONE:
+            document, offset, column = int(documents[row]), int(offsets[row]), 0
+            while column < self.segment_length:
+                if document == NO_DOCUMENT:
+                    document, offset = queue.pop(), 0
+                    if document == NO_DOCUMENT:
                         break
                 left = int(lengths[document]) - offset
-                count = min(left, self.segment_length - place)
-                spans.append(Span(row, place, document, offset, count))
-                place += -(-count // self.window_length) * self.window_length
-                document, offset = (NONE, 0) if count == left else (document, offset + count)
+                count = min(left, self.segment_length - column)
+                spans.append(Span(row, column, document, offset, count))
+                column += -(-count // self.window_length) * self.window_length
+                document, offset = (NO_DOCUMENT, 0) if count == left else (document, offset + count)
             documents[row], offsets[row] = document, offset
         after = LanePosition(
             np.array(position.corpus, np.int64),
@@ -171,41 +175,41 @@ class Lanes:
         return spans, after
 
     def _copy(self, span: Span, batch: Batch, row: int):
-        """Writes one piece of a document into a row of the batch."""
-        _, place, document, offset, count = span
-        # Within a document the first input is the token before the piece.
+        """Writes a span into a row of the batch."""
+        _, column, document, offset, count = span
+        # Within a document, the first input is the token before the span.
         before = min(offset, 1)
         tokens = self.documents.tokens(document, offset - before, offset + count)
         size = self.documents.vocabulary.size
         if tokens.max() >= size or tokens.min() < 0:
+            wrong = tokens.min() if tokens.min() < 0 else tokens.max()
             raise UserError(
-                f"{self.documents.names[document]} holds the token {tokens.max()} or a negative "
-                f"one, but its vocabulary has {size}: prepare the corpus again, with its own"
+                f"{self.documents.names[document]} contains the token {wrong}, but its vocabulary "
+                f"has {size} tokens: prepare the corpus again with the vocabulary of its tokens"
             )
-        places = slice(place, place + count)
-        batch.inputs[row, place + 1 - before : place + count] = tokens[:-1]
-        batch.targets[row, places] = tokens[before:]
-        batch.weights[row, places] = self.documents.loss_weights(document, offset, offset + count)
+        columns = slice(column, column + count)
+        batch.inputs[row, column + 1 - before : column + count] = tokens[:-1]
+        batch.targets[row, columns] = tokens[before:]
+        batch.weights[row, columns] = self.documents.loss_weights(document, offset, offset + count)
         if offset == 0:
-            batch.starts[row, place // self.window_length] = True
+            batch.starts[row, column // self.window_length] = True
 
-    def _check(self, position: LanePosition):
-        """Refuses a position of another batch size or another corpus."""
+    def _check_position(self, position: LanePosition):
+        """Refuses a position of another batch size or of another corpus."""
         rows = len(np.asarray(position.document))
         if rows != self.batch_size:
             raise UserError(
                 f"the position in the data has {rows} rows, but the batch size is "
-                f"{self.batch_size}: resume with the batch size of before, or start a new run"
+                f"{self.batch_size}: resume with a batch size of {rows}, or start a new run"
             )
         if int(position.corpus) != self.documents.fingerprint:
             raise UserError(
-                "the corpus is not the one that this run has read up to now: restore it as it was, "
-                "or start a new run"
+                "the corpus has changed since this run started: restore it, or start a new run"
             )
 
 
 class _Queue:
-    """The documents that no row has taken yet, over the epochs."""
+    """The documents that no row has taken yet, epoch after epoch."""
 
     def __init__(self, lanes: Lanes, position: LanePosition):
         self.lanes, self.mixture = lanes, lanes.documents
@@ -213,40 +217,38 @@ class _Queue:
         self.next = [int(document) for document in position.next_document]
         self.taken = [int(tokens) for tokens in position.taken]
 
-    def take(self) -> int:
-        """The next document that has tokens, or −1 where there is none."""
-        while (source := self._most_behind()) != NONE:
+    def pop(self) -> int:
+        """The index of the next document that has tokens, or −1 if no document is left."""
+        while (source := self._next_source()) is not None:
             if self.next[source] == self.lanes.counts[source]:
                 self.epoch[source], self.next[source] = self.epoch[source] + 1, 0
-            document = self._document(source)
+            document = self._next_document(source)
             self.next[source] += 1
             length = int(self.mixture.lengths[document])
             self.taken[source] += length
             if length:
                 return document
-        return NONE
+        return NO_DOCUMENT
 
-    def _most_behind(self) -> int:
-        """The source that has given least for its weight, of those that have documents left."""
-        shares = [
-            (taken / weight, source)
-            for source, (taken, weight) in enumerate(
-                zip(self.taken, self.mixture.weights, strict=True)
-            )
+    def _next_source(self) -> int | None:
+        """Of the sources with documents left, the one with the fewest tokens taken per weight."""
+        tokens_per_weight = {
+            source: self.taken[source] / weight
+            for source, weight in enumerate(self.mixture.weights)
             if self.lanes.repeat or self.next[source] < self.lanes.counts[source]
-        ]
-        return min(shares, default=(0, NONE))[1]
+        }
+        return min(tokens_per_weight, key=tokens_per_weight.get, default=None)
 
-    def _document(self, source: int) -> int:
-        """The next one in the order of the source's epoch, which is computed, not stored."""
-        count, place = self.lanes.counts[source], self.next[source]
+    def _next_document(self, source: int) -> int:
+        """The next document in the source's order, which is computed for each epoch, not stored."""
+        count, index = self.lanes.counts[source], self.next[source]
         if self.lanes.shuffle:
             seeds = np.random.SeedSequence([self.lanes.seed, source, self.epoch[source]])
             seed = int(seeds.generate_state(1)[0])
-            place = index_shuffle(place, max_index=count - 1, seed=seed, rounds=4)
+            index = index_shuffle(index, max_index=count - 1, seed=seed, rounds=4)
         else:
-            place = int(self.mixture.longest_first[source][place])
-        return self.mixture.firsts[source] + place
+            index = int(self.mixture.longest_first[source][index])
+        return self.mixture.offsets[source] + index
 
 
 def _check_lengths(batch_size: int, segment_length: int, window_length: int, seed: int):
@@ -257,5 +259,5 @@ def _check_lengths(batch_size: int, segment_length: int, window_length: int, see
         ("seed", seed, 0),
     ]:
         if value < least:
-            raise UserError(f"{name} = {value} is too small: choose {least} or more")
+            raise UserError(f"{name} = {value} is too small: it must be at least {least}")
     check_segment(segment_length, window_length)

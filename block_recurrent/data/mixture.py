@@ -1,4 +1,4 @@
-"""Several collections of documents, each read in a share of its own."""
+"""Several collections of documents, mixed by weights."""
 
 import functools
 from collections.abc import Sequence
@@ -12,30 +12,31 @@ from block_recurrent.errors import UserError
 
 
 class Mixture:
-    """Documents of several sources in a row, with the weight that each has in training.
+    """The documents of several sources, one source after another, with the sources' weights.
 
     Args:
-      sources: at least one, of one vocabulary.
-      weights: one a source: the tokens that training reads of each are in this proportion.
+      sources: at least one; all have the same vocabulary.
+      weights: one per source. In training, the numbers of tokens read from the sources are in this
+        proportion.
 
     Attributes:
-      firsts: the index of each source's first document.
+      offsets: the index of each source's first document.
 
     Raises:
-      UserError: weights that are not positive or not one a source, or vocabularies that differ.
+      UserError: the weights are not positive, or not one per source, or the vocabularies differ.
     """
 
     def __init__(self, sources: Sequence[Documents], weights: Sequence[float]):
         if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
             raise UserError(
-                f"data.weights = {tuple(weights)}: give {len(sources)} positive numbers, one for "
-                "each store"
+                f"data.weights = {tuple(weights)}: give {len(sources)} positive numbers, one per "
+                "store"
             )
         vocabularies = sorted({source.vocabulary.name for source in sources})
         if len(vocabularies) > 1:
             raise UserError(
-                f"the sources of a mixture have the vocabularies {' and '.join(vocabularies)}: "
-                "prepare them with the same one"
+                f"the stores have different vocabularies ({', '.join(vocabularies)}): prepare them "
+                "with the same one"
             )
         self.sources, self.weights = list(sources), list(weights)
         self.vocabulary = sources[0].vocabulary
@@ -43,7 +44,7 @@ class Mixture:
         self.lengths: Int64[np.ndarray, " documents"] = (
             lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
         )
-        self.firsts = [0, *np.cumsum([len(one) for one in lengths[:-1]]).tolist()]
+        self.offsets = [0, *np.cumsum([len(one) for one in lengths[:-1]]).tolist()]
 
     @property
     def names(self) -> list[str]:
@@ -68,7 +69,7 @@ class Mixture:
 
     @property
     def bytes_per_token(self) -> float:
-        """In the proportion in which training reads the sources."""
+        """Mean over the tokens that training reads, by the sources' weights."""
         rates = [source.num_bytes / source.num_tokens for source in self.sources]
         return float(np.average(rates, weights=self.weights))
 
@@ -79,20 +80,20 @@ class Mixture:
 
     @functools.cached_property
     def longest_first(self) -> list[Int64[np.ndarray, " documents"]]:
-        """The documents of each source by length, as indices in the source."""
+        """Of each source, the indices of its documents, longest first."""
         return [np.argsort(-source.lengths, kind="stable") for source in self.sources]
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
-        source, document = self._source(document)
+        source, document = self._locate(document)
         return source.tokens(document, start, stop)
 
     def loss_weights(
         self, document: int, start: int, stop: int
     ) -> Float32[np.ndarray, " length"] | Literal[1]:
-        source, document = self._source(document)
+        source, document = self._locate(document)
         return source.loss_weights(document, start, stop)
 
-    def _source(self, document: int) -> tuple[Documents, int]:
-        """The source of a document, and its index there."""
-        index = int(np.searchsorted(self.firsts, document, side="right")) - 1
-        return self.sources[index], document - self.firsts[index]
+    def _locate(self, document: int) -> tuple[Documents, int]:
+        """The source of a document, and its index in that source."""
+        index = int(np.searchsorted(self.offsets, document, side="right")) - 1
+        return self.sources[index], document - self.offsets[index]

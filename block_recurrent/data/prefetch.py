@@ -1,4 +1,4 @@
-"""Reading batches in the background, while the devices are at work."""
+"""Reads batches in a background thread, while the devices compute."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ import grain
 
 from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 
-AHEAD = 4  # batches that wait, read, for their step
+BUFFER_SIZE = 4  # batches read ahead of the current step
 
 
 @contextlib.contextmanager
@@ -22,17 +22,18 @@ def prefetch(
         with prefetch(lanes, position, put=layout.put) as batches:
             batch, position = next(batches)
 
-    The position that comes with a batch says where *that* one ends, whatever has been read ahead.
-    An error of the reader, a `UserError` for instance, is raised by `next`.
+    The position belongs to the batch that it comes with, however many batches have been read ahead.
+    `next` raises the reader's errors, such as `UserError`.
 
     Args:
-      lanes: what is read.
+      lanes: to read from.
       position: where to begin.
-      rows: of each batch.
-      put: is done to a batch by that thread; to bring it to the devices takes time on the host.
+      rows: of the global batch; see `Lanes.read`.
+      put: is applied to each batch in the background thread. Copying a batch to the devices there
+        saves the main thread that time.
     """
     reader = grain.experimental.ThreadPrefetchIterDataset(
-        _Segments(lanes, position, rows, put), prefetch_buffer_size=AHEAD
+        _LanesDataset(lanes, position, rows, put), prefetch_buffer_size=BUFFER_SIZE
     )
     batches = iter(reader)
     try:
@@ -41,8 +42,8 @@ def prefetch(
         batches.close()
 
 
-class _Segments(grain.IterDataset):
-    """The lanes as grain's datasets are."""
+class _LanesDataset(grain.IterDataset):
+    """The lanes as a grain dataset."""
 
     def __init__(
         self,
@@ -54,21 +55,21 @@ class _Segments(grain.IterDataset):
         super().__init__()
         self.lanes, self.position, self.rows, self.put = lanes, position, rows, put
 
-    def __iter__(self) -> "_SegmentsIterator":
-        return _SegmentsIterator(self)
+    def __iter__(self) -> "_LanesIterator":
+        return _LanesIterator(self)
 
 
-class _SegmentsIterator(grain.DatasetIterator):
-    def __init__(self, segments: _Segments):
+class _LanesIterator(grain.DatasetIterator):
+    def __init__(self, dataset: _LanesDataset):
         super().__init__()
-        self.segments, self.position = segments, segments.position
+        self.dataset, self.position = dataset, dataset.position
 
     def __next__(self) -> tuple[Batch, LanePosition]:
-        lanes, rows = self.segments.lanes, self.segments.rows
+        lanes, rows = self.dataset.lanes, self.dataset.rows
         if lanes.exhausted(self.position):
             raise StopIteration
         batch, self.position = lanes.read(self.position, rows)
-        return self.segments.put(batch), self.position
+        return self.dataset.put(batch), self.position
 
     def get_state(self) -> dict:
         return self.position._asdict()

@@ -1,4 +1,4 @@
-"""Reading a token store: documents whose tokens lie ready on disk."""
+"""Reads a token store: documents whose tokens are on disk."""
 
 import functools
 import json
@@ -28,24 +28,24 @@ from block_recurrent.data.vocabularies import (
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.files.checksums import find_difference, sha256
 
-COLUMNS = 3  # of a row of .documents: tokens, bytes, words
+COLUMNS = 3  # of .documents: tokens, bytes, words
 
 
 class TokenStore:
     """One split of a store, as `Documents`.
 
-    Tokens are read by position when they are asked for and never kept, so that memory does not grow
-    with the store: 16 bytes a document stay. Unlike a memory map, that survives a file which
-    another program cuts short.
+    Tokens are read from the file at each call and not kept. Memory use is 16 bytes per document,
+    whatever the number of tokens. A memory map would crash the process if another program truncated
+    the file; here that is an error message.
 
     Args:
-      folder: the store.
+      folder: of the store.
       split: 'train', 'held_out', …
-      metadata: its store.json.
+      metadata: the store's store.json.
 
     Raises:
-      UserError: a file is missing or not as it was written, as far as sizes and the checksums of
-        small files tell; `verify` reads all.
+      UserError: a file is missing or has changed since it was written. Only sizes, and the
+        checksums of small files, are checked; `verify` checks everything.
     """
 
     def __init__(self, folder: Path, split: str, metadata: Mapping[str, Any]):
@@ -53,47 +53,48 @@ class TokenStore:
         self.vocabulary = _vocabulary(folder, metadata["vocabulary"])
         self.num_tokens, self.num_bytes = counts["tokens"], counts["bytes"]
         self.num_words = counts["words"]
-        self.num_characters = counts.get("characters")  # which older stores lack
+        self.num_characters = counts.get("characters")  # older stores lack it
         self.fingerprint = fingerprint([json.dumps(metadata, sort_keys=True), split])
         self._type = token_type(self.vocabulary.size)
         self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]
         files = metadata["files"]
-        lengths = [_read_shard(folder, split, shard, files) for shard in range(counts["shards"])]
-        # Of each shard's tokens as the run has met them; all are read much later.
-        self._stamps = [_stamp(os.stat(tokens)) for tokens, _, _ in self._shards]
+        lengths = [_read_lengths(folder, split, shard, files) for shard in range(counts["shards"])]
+        # Sizes and times of the tokens files now, to notice later that one was modified.
+        self._versions = [_file_version(os.stat(tokens)) for tokens, _, _ in self._shards]
         offsets = [np.cumsum(numbers) - numbers for numbers in lengths]
-        # Of each shard the first document, of each document its place in the shard's tokens.
-        self._firsts = np.cumsum([0, *(len(numbers) for numbers in lengths[:-1])])
+        # The first document of each shard, and where each document starts in its shard's tokens.
+        self._first_documents = np.cumsum([0, *(len(numbers) for numbers in lengths[:-1])])
         self.lengths: Int64[np.ndarray, " documents"] = np.concatenate(lengths)
         self._offsets = np.concatenate(offsets)
         self._open_files: dict[int, int] = {}
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """Of all documents; read when asked for."""
+        """Names of all documents; the first access reads them."""
         lines = (line for _, _, path in self._shards for line in path.read_text().splitlines())
         return [json.loads(line) for line in lines]
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         stop = min(stop, int(self.lengths[document]))
         tokens = np.empty(max(stop - start, 0), self._type)
-        shard = int(np.searchsorted(self._firsts, document, side="right")) - 1
-        place = (int(self._offsets[document]) + start) * self._type.itemsize
+        shard = int(np.searchsorted(self._first_documents, document, side="right")) - 1
+        byte_offset = (int(self._offsets[document]) + start) * self._type.itemsize
+        path, _, _ = self._shards[shard]
         try:
-            count = os.preadv(self._file(shard), [tokens], place)
+            count = os.preadv(self._file(shard), [tokens], byte_offset)
         except OSError as error:
-            raise _damaged(self._shards[shard][0], error.strerror) from error
+            raise _damaged(path, error.strerror) from error
         if count < tokens.nbytes:
-            raise _damaged(self._shards[shard][0], "it has become shorter")
-        if _stamp(os.fstat(self._file(shard))) != self._stamps[shard]:
-            raise _damaged(self._shards[shard][0], "it was written to after this run had opened it")
+            raise _damaged(path, "it was truncated after this run opened it")
+        if _file_version(os.fstat(self._file(shard))) != self._versions[shard]:
+            raise _damaged(path, "it was modified after this run opened it")
         return tokens
 
     def loss_weights(self, document: int, start: int, stop: int) -> Literal[1]:
         return 1
 
     def _file(self, shard: int) -> int:
-        """The descriptor of a shard's tokens, open from the first read on."""
+        """The descriptor of a shard's tokens file, which the first read opens."""
         if shard not in self._open_files:
             self._open_files[shard] = os.open(self._shards[shard][0], os.O_RDONLY)
         return self._open_files[shard]
@@ -103,16 +104,11 @@ class TokenStore:
             os.close(descriptor)
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    """What changes when a file is written to."""
-    return status.st_size, status.st_mtime_ns
-
-
 def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]:
-    """The stores of a folder, each with its weight, by split: a mixture has several.
+    """The stores in a folder with their weights, by split. A mixture has several stores.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: no store is there, or it is damaged.
     """
     found: dict[str, list[tuple[TokenStore, float]]] = {}
     try:
@@ -123,23 +119,23 @@ def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"the metadata in {folder} describe no token store ({first_line(error)}): prepare it "
-            "again"
+            f"the metadata in {folder} does not describe a token store ({first_line(error)}): "
+            "prepare the store again"
         ) from error
     return found
 
 
 def verify(folder: str | Path) -> Iterator[str]:
-    """Reads every byte of a store and yields a line for every file that is not as it was written.
+    """Reads every byte of a store and yields a line for each file that has changed.
 
     Raises:
-      UserError: there is no store.
+      UserError: no store is there.
     """
     for store, metadata, _ in _stores(Path(folder)):
         for name, written in metadata["files"].items():
             if found := find_difference(store / Path(name).name, written):
                 yield found
-            elif name.endswith(".json"):  # of a shard, which describes files of its own
+            elif name.endswith(".json"):  # the metadata of a shard, with checksums of its files
                 files = read_shard_metadata(store / name)["files"]
                 found = (
                     find_difference(store / Path(name).name, file) for name, file in files.items()
@@ -157,26 +153,31 @@ def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
         yield folder / name, read_metadata(folder / name), weight
 
 
-def _read_shard(
+def _read_lengths(
     folder: Path, split: str, shard: int, files: Mapping[str, Any]
 ) -> Int64[np.ndarray, " documents"]:
-    """Tokens of each document of a shard. Every file must have its size, small ones their bytes."""
+    """Tokens of each document of a shard. Checks all sizes, and the checksums of small files."""
     description = shard_metadata(folder, split, shard)
     metadata = read_shard_metadata(description)
     if sha256(description) != files[description.name]["sha256"]:
-        raise _damaged(description, "it holds other bytes than were written")
+        raise _damaged(description, "it contains other bytes than were written")
     tokens, documents, names = shard_files(folder, split, shard)
     for path in (tokens, documents, names):
         written = metadata["files"][path.name]["bytes"]
         size = path.stat().st_size if path.is_file() else 0
         if size != written:
-            raise _damaged(path, f"{size:,} bytes are there, and {written:,} were written")
+            raise _damaged(path, f"it has {size:,} bytes instead of {written:,}")
     if sha256(documents) != metadata["files"][documents.name]["sha256"]:
-        raise _damaged(documents, "it holds other bytes than were written")
+        raise _damaged(documents, "it contains other bytes than were written")
     table = np.fromfile(documents, "<i8").reshape(-1, COLUMNS)
     if (table < 0).any():
-        raise _damaged(documents, "it holds a negative number")
+        raise _damaged(documents, "it contains a negative number")
     return np.ascontiguousarray(table[:, 0])
+
+
+def _file_version(status: os.stat_result) -> tuple[int, int]:
+    """Size and modification time, which change when a file is written to."""
+    return status.st_size, status.st_mtime_ns
 
 
 def _vocabulary(folder: Path, described: Mapping[str, Any]) -> Vocabulary:
@@ -187,8 +188,8 @@ def _vocabulary(folder: Path, described: Mapping[str, Any]) -> Vocabulary:
     return OtherVocabulary(described["size"])
 
 
-def _damaged(path: Path, what: str) -> UserError:
+def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
-        f"the token store is damaged: {path}: {what}; restore it or prepare it again (python -m "
-        "block_recurrent.prepare_data)"
+        f"the token store is damaged: {path}: {reason}; restore it, or prepare the store again "
+        "(python -m block_recurrent.prepare_data)"
     )

@@ -1,16 +1,16 @@
-"""The files of a token store.
+"""The file format of a token store.
 
 A store is a folder::
 
     store.json                metadata: format, task, vocabulary, counts and checksums; written last
-    vocabulary.model          the SentencePiece model, where that made the tokens
-    train-00000.tokens        ids, little-endian, uint16 or, from 65,537 ids on, uint32
-    train-00000.documents     int64, little-endian, a row a document: tokens, bytes, words
-    train-00000.names         a JSON string a line, one a document
+    vocabulary.model          the SentencePiece model, if the tokens come from one
+    train-00000.tokens        ids, little-endian: uint16, or uint32 if there are more than 65,536
+    train-00000.documents     int64, little-endian, one row per document: tokens, bytes, words
+    train-00000.names         one JSON string per document and line
     train-00000.json          counts and checksums of this shard
 
-or, for a mixture, a folder of stores and a store.json with their weights. It holds no paths, no
-code and no time stamps: the same documents make the same bytes.
+The store of a mixture is a folder of stores, with a store.json that holds their weights. A store
+contains no paths, no code and no time stamps: the same documents give the same bytes.
 """
 
 import json
@@ -25,7 +25,7 @@ from block_recurrent.errors import UserError
 FORMAT = 1
 METADATA = "store.json"
 VOCABULARY_MODEL = "vocabulary.model"
-# Of splits, of the parts of a mixture and of files: none leads out of the folder.
+# Names of splits, of files and of the parts of a mixture. No such name leads out of the folder.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
 
@@ -35,33 +35,33 @@ def token_type(vocab_size: int) -> np.dtype:
 
 
 def shard_files(folder: Path, split: str, shard: int) -> tuple[Path, Path, Path]:
-    """Tokens, documents and names of a shard."""
+    """The files with a shard's tokens, documents and names."""
     stem = f"{split}-{shard:05}"
     return folder / f"{stem}.tokens", folder / f"{stem}.documents", folder / f"{stem}.names"
 
 
 def shard_metadata(folder: Path, split: str, shard: int) -> Path:
-    """Counts and checksums of a shard, there once the shard is whole."""
+    """The file with a shard's counts and checksums, which is written when the shard is complete."""
     return folder / f"{split}-{shard:05}.json"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """store.json of a store or of a mixture.
+    """Reads store.json of a store or of a mixture.
 
     Raises:
-      UserError: there is none, or one that this version cannot read.
+      UserError: it is missing, or this version cannot read it.
     """
     path = folder / METADATA
     if not path.is_file():
         raise UserError(
             f"no token store in {folder} (no {METADATA}): make one with python -m "
-            f"block_recurrent.prepare_data --output={folder}, or name another by data.stores"
+            f"block_recurrent.prepare_data --output={folder}, or set data.stores to another folder"
         )
     metadata = read_json(path)
     if metadata.get("format") != FORMAT:
         raise UserError(
-            f"{path} has format {metadata.get('format')!r}, and this version reads {FORMAT}: "
-            "prepare the store again"
+            f"{path} has format {metadata.get('format')!r}, but this version reads format "
+            f"{FORMAT}: prepare the store again"
         )
     for kind in ("splits", "mixture", "files"):
         _check_names(path, metadata.get(kind, {}))
@@ -69,20 +69,20 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_shard_metadata(path: Path) -> dict[str, Any]:
-    """The description of a shard. Raises UserError where it is none."""
+    """Reads a shard's counts and checksums. Raises UserError if the file has something else."""
     metadata = read_json(path)
     _check_names(path, metadata.get("files"))
     return metadata
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError where the file holds anything else."""
+    """Reads a JSON object. Raises UserError if the file has anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): prepare the store again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: prepare the store again")
+        raise UserError(f"{path} is not a JSON object: prepare the store again")
     return content
 
 
@@ -91,4 +91,4 @@ def _check_names(path: Path, names: Any):
         raise UserError(f"{path} does not describe a token store: prepare the store again")
     for name in names:
         if not NAME.fullmatch(name):
-            raise UserError(f"{path} holds the name {name!r}: prepare the store again")
+            raise UserError(f"{path} contains the invalid name {name!r}: prepare the store again")

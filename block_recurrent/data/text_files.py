@@ -1,6 +1,7 @@
-"""A corpus from any folder: one file, one document, its bytes as they are."""
+"""Corpora of text files, one document per file: any folder, or Python's standard library."""
 
 import os
+import sysconfig
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,14 +11,17 @@ import numpy as np
 from block_recurrent.data.documents import ByteDocuments, split_held_out
 from block_recurrent.errors import UserError
 
+INSTALLED = ("site-packages", "dist-packages", "__pycache__")
+MACHINE_SPECIFIC = ("_sysconfigdata", "sitecustomize.", "usercustomize.")  # starts of names
+
 
 def load_text_files(
     path: str | Path, glob: str = "**/*", held_out_per_mille: int = 20
 ) -> dict[str, ByteDocuments]:
-    """The files of a folder that match, as "train" and "held_out"; see `split_held_out`.
+    """The matching files of a folder, as "train" and "held_out"; see `split_held_out`.
 
-    A document's name is its path in the folder, with '/' on every system, and documents are sorted
-    by name. Empty files are left out.
+    A document's name is its path in the folder, with '/' on every system. Documents are sorted by
+    name. Empty files are left out.
 
     Args:
       path: the folder; '~' is the home folder.
@@ -28,10 +32,30 @@ def load_text_files(
       UserError: no such folder, a file that cannot be read, or fewer than two documents.
     """
     folder = Path(path).expanduser()
-    names = matching_files(folder, glob)
-    documents = ByteDocuments({name: folder / name for name in names})
-    documents = documents.select(np.flatnonzero(documents.lengths > 1))
-    check_number(documents.names, folder, glob)
+    documents = _without_empty(folder, matching_files(folder, glob))
+    check_number_of_documents(documents.names, folder, glob)
+    return split_held_out(documents, held_out_per_mille)
+
+
+def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocuments]:
+    """Every .py file of the running Python's standard library, as "train" and "held_out".
+
+    This is the default corpus, because every machine has it. A document's name is its path in the
+    library, so the same files are held out under every version. Some systems omit parts (Debian
+    omits `test`): compare numbers only between equal installations. Installed packages are left
+    out, and files that contain paths of the machine.
+
+    Raises:
+      UserError: this Python has no source files.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    found = files_under(folder, enter=_is_library) if folder.is_dir() else ()  # it may be a zip
+    documents = _without_empty(folder, [name for name in found if _is_source(name)])
+    if len(documents.names) < 2:
+        raise UserError(
+            f"no source files of Python's standard library in {folder}: set data.corpus = "
+            "'text_files' and data.path to a folder of text"
+        )
     return split_held_out(documents, held_out_per_mille)
 
 
@@ -39,14 +63,14 @@ def matching_files(folder: Path, glob: str) -> list[str]:
     """Paths in `folder` of its regular files that match, '/' between their parts, sorted.
 
     Args:
-      folder: where to look. Links to files are followed, links to folders are not, so that no loop
-        can arise; broken links and whatever is no regular file are left out.
+      folder: where to look. Links to files are followed. Links to folders are not, so there can be
+        no loop. Broken links and special files are left out.
       glob: pattern of paths in the folder, '/' between its parts; a part '**' stands for any
-        number of folders. Files and folders whose names begin with a dot match only a part that
-        begins with a dot itself.
+        number of folders. A file or folder whose name begins with a dot only matches a part that
+        begins with a dot.
 
     Raises:
-      UserError: no such folder, none of its files matches, or one cannot be read.
+      UserError: no such folder, no file matches, or a file cannot be read.
     """
     _check_folder(folder)
     patterns = [part for part in glob.split("/") if part not in ("", ".")]
@@ -54,18 +78,18 @@ def matching_files(folder: Path, glob: str) -> list[str]:
     names = [
         name
         for name in files_under(folder, enter=lambda name: dotted or not name.startswith("."))
-        if matches(name.split("/"), patterns)
+        if _matches(name.split("/"), patterns)
     ]
     if not names:
         raise UserError(
             f"no file in {folder} matches data.glob = '{glob}': "
-            "change the pattern ('**/*' takes every file) or data.path"
+            "change the pattern ('**/*' matches every file) or data.path"
         )
     for name in names:
         if not os.access(folder / name, os.R_OK):
             raise UserError(
-                f"no permission to read {folder / name}: "
-                "permit it (chmod +r), or leave it out by data.glob"
+                f"no permission to read {folder / name}: make it readable (chmod +r), or exclude "
+                "it with data.glob"
             )
     return names
 
@@ -80,8 +104,8 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
 
     def refuse(error: OSError):
         raise UserError(
-            f"cannot list the folder {error.filename} ({error.strerror}): permit it (chmod +rx), "
-            "or move it away"
+            f"cannot list the folder {error.filename} ({error.strerror}): make it readable "
+            "(chmod +rx), or move it elsewhere"
         ) from error
 
     found = []
@@ -93,37 +117,51 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
     return sorted(found)
 
 
-def matches(parts: list[str], patterns: list[str]) -> bool:
+def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
+    """Raises UserError for fewer than two names, which are those of documents with text."""
+    if not names:
+        raise UserError(
+            f"every file in {folder} that matches data.glob = '{glob}' is empty: "
+            "set data.path or data.glob to other files"
+        )
+    if len(names) == 1:
+        raise UserError(
+            f"{names[0]} is the only document in {folder} for data.glob = '{glob}', but "
+            "training and evaluation need one each: split it into two files or more"
+        )
+
+
+def _without_empty(folder: Path, names: Sequence[str]) -> ByteDocuments:
+    documents = ByteDocuments({name: folder / name for name in names})
+    return documents.select(np.flatnonzero(documents.lengths > 1))
+
+
+def _matches(parts: list[str], patterns: list[str]) -> bool:
     """Whether the parts of a path match those of a glob; a leading dot only matches a dot."""
     if not patterns:
         return not parts
-    if patterns[0] == "**" and matches(parts, patterns[1:]):
+    if patterns[0] == "**" and _matches(parts, patterns[1:]):
         return True
     if not parts or (parts[0].startswith(".") and not patterns[0].startswith(".")):
         return False
     if patterns[0] == "**":
-        return matches(parts[1:], patterns)
-    return fnmatchcase(parts[0], patterns[0]) and matches(parts[1:], patterns[1:])
+        return _matches(parts[1:], patterns)
+    return fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
 def _check_folder(folder: Path):
     if not folder.exists():
-        raise UserError(f"data.path = '{folder}' does not exist: name a folder of text files")
+        raise UserError(f"data.path = '{folder}' does not exist: set it to a folder of text files")
     if not folder.is_dir():
         raise UserError(
-            f"data.path = '{folder}' is a file: name its folder, and the file by data.glob"
+            f"data.path = '{folder}' is a file: set data.path to its folder, and data.glob to the "
+            "name of the file"
         )
 
 
-def check_number(documents: Sequence[str], folder: Path, glob: str):
-    """Raises UserError for fewer than two documents, which are those that are not empty."""
-    if not documents:
-        raise UserError(
-            f"every file in {folder} that matches data.glob = '{glob}' is empty: "
-            "name another folder by data.path, or other files by data.glob"
-        )
-    if len(documents) == 1:
-        raise UserError(
-            f"{documents[0]} is the only document in {folder} for data.glob = '{glob}', but "
-            "training and evaluation need one each: split it into two files or more"
-        )
+def _is_library(folder: str) -> bool:
+    return folder not in INSTALLED and not folder.startswith("config-")
+
+
+def _is_source(name: str) -> bool:
+    return name.endswith(".py") and not name.rsplit("/", 1)[-1].startswith(MACHINE_SPECIFIC)

@@ -1,4 +1,4 @@
-"""Vocabularies: between bytes and token ids."""
+"""Vocabularies: convert between bytes and token ids."""
 
 import functools
 import hashlib
@@ -11,55 +11,55 @@ from jaxtyping import Integer, UInt16
 
 from block_recurrent.errors import UserError
 
-PADDING = 0  # also what a model reads before a document's first token
+PADDING = 0  # also the input before a document's first token
 END = 1  # the last token of every document
 UNKNOWN = 2
-SPECIAL = 3  # ids before the first byte
+NUM_SPECIAL = 3  # ids before that of byte 0
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What the rest of the package asks of a vocabulary; ids are below `size`.
+    """What the package needs of a vocabulary. Ids are below `size`.
 
     Attributes:
       size: number of ids.
-      name: tells it from any other vocabulary.
+      name: unique to this vocabulary.
     """
 
     size: int
     name: str
 
     def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
-        """The ids of `text`, with no end of document."""
+        """The ids of `text`, without an end token."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes that `ids` stand for; special ids stand for none."""
+        """The bytes of `ids`; special ids have none."""
 
 
 class ByteVocabulary:
     """seqio's ByteVocabulary: byte b is id b + 3, after padding (0), end (1) and unknown (2).
 
-    The size is the paper's 260, one more than is ever used.
+    The size is 260 as in the paper; the last id is never used.
     """
 
     size = 260
     name = "bytes"
 
     def encode(self, text: bytes) -> UInt16[np.ndarray, " length"]:
-        return np.add(np.frombuffer(text, np.uint8), SPECIAL, dtype=np.uint16)
+        return np.add(np.frombuffer(text, np.uint8), NUM_SPECIAL, dtype=np.uint16)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         ids = np.asarray(ids, np.int64)
-        is_byte = (ids >= SPECIAL) & (ids < SPECIAL + 256)
-        return (ids[is_byte] - SPECIAL).astype(np.uint8).tobytes()
+        is_byte = (ids >= NUM_SPECIAL) & (ids < NUM_SPECIAL + 256)
+        return (ids[is_byte] - NUM_SPECIAL).astype(np.uint8).tobytes()
 
 
 class SentencePieceVocabulary:
-    """A SentencePiece model, for example the one of T5 with its 32,000 pieces.
+    """A SentencePiece model, such as T5's with 32,000 pieces.
 
     Args:
-      path: the .model file; read when it is needed, which training does not.
-      size: of its ids, those that were added to the model's pieces included.
+      path: the .model file. It is read when it is first needed; training does not need it.
+      size: number of ids, including those added to the model's pieces.
     """
 
     def __init__(self, path: Path, size: int):
@@ -93,7 +93,7 @@ class SentencePieceVocabulary:
 
 
 class OtherVocabulary:
-    """One that only its seqio Task knows: a model can be trained on its ids, and no more.
+    """A custom vocabulary of a seqio Task. The package knows its ids, but cannot encode or decode.
 
     Args:
       size: number of ids.
@@ -110,20 +110,28 @@ class OtherVocabulary:
 
     def _unknown(self) -> UserError:
         return UserError(
-            "the token store was made with a vocabulary of one's own, which it does not hold: "
-            "encode and decode with that, or prepare it with bytes or SentencePiece"
+            "the token store has a custom vocabulary, with which text can be neither encoded nor "
+            "decoded here: use your own code for that, or prepare the store with bytes or a "
+            "SentencePiece model"
         )
 
 
 def encode_prompt(
     prompt: bytes, vocabulary: Vocabulary, name: str
 ) -> Integer[np.ndarray, " length"]:
-    """The tokens of a prompt. Raises UserError, which calls it `name`, if characters have none."""
+    """The tokens of a prompt. Raises UserError for characters that the vocabulary does not have.
+
+    Args:
+      prompt: UTF-8.
+      vocabulary: of the model.
+      name: what the error message calls the prompt.
+    """
     tokens = vocabulary.encode(prompt)
     if UNKNOWN in tokens:
         characters = sorted(set(prompt.decode("utf-8", "replace")))
         unknown = [one for one in characters if UNKNOWN in vocabulary.encode(one.encode())]
         raise UserError(
-            f"{name} has characters that the model's vocabulary lacks: {' '.join(unknown)}"
+            f"{name} has characters that are not in the model's vocabulary ({' '.join(unknown)}): "
+            "remove or replace them"
         )
     return tokens

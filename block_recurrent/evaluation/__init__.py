@@ -1,4 +1,4 @@
-"""How well a model predicts documents: scores, loss by position, the worth of the memory, reports.
+"""Evaluation: scores, loss by distance, how much the recurrent state helps, and reports.
 
-May import `model`, `data`, `parallel` and `reporting`.
+May import `model`, `data`, `config`, `parallel`, `files` and `reporting`.
 """

@@ -11,13 +11,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from block_recurrent.model.losses import TokenScores
 
-NUM_BINS = 32  # as many as int32 has distances for
+NUM_BINS = 32  # enough for every distance that an int32 can hold
 
 
 class Profile(NamedTuple):
-    """Nats, tokens and correct ones by how far they stand from the start of their document.
+    """Sums over tokens, binned by distance from the start of the document.
 
     Bin 0 holds the first token of every document, bin k the distances 2^(k − 1) … 2^k − 1.
+
+    Attributes:
+      nats: the loss.
+      tokens: number of tokens.
+      correct: number of tokens that the model ranked first.
     """
 
     nats: Float[Array | np.ndarray, "32"]
@@ -26,24 +31,24 @@ class Profile(NamedTuple):
 
     @property
     def bits_per_token(self) -> float:
-        """Over all bins."""
+        """Mean loss over all bins, in bits."""
         return float(self.nats.sum() / self.tokens.sum()) / math.log(2)
 
 
-def first_of_bins() -> Int[np.ndarray, "32"]:
-    """The least distance of each bin."""
+def bin_starts() -> Int[np.ndarray, "32"]:
+    """The smallest distance in each bin."""
     return np.concatenate([[0], 2 ** np.arange(NUM_BINS - 1)])
 
 
 def distances(
     starts: Bool[Array, "B N"], before: Int[Array, " B"], window_length: int
 ) -> Int[Array, "B T"]:
-    """Tokens between the start of its document and each place of a segment.
+    """Distance of each token of a segment from the start of its document, in tokens.
 
     Args:
-      starts: where a block begins a document.
-      before: tokens of its document that each row has read before the segment.
-      window_length: W, tokens of a block.
+      starts: whether a block begins a document.
+      before: number of tokens that each row has read of its document before this segment.
+      window_length: tokens per block, W.
     """
     rows, num_blocks = starts.shape
     blocks = jnp.arange(num_blocks)
@@ -56,7 +61,10 @@ def distances(
 def make_profile(
     scores: TokenScores, weights: Float[Array, "B T"], distance: Int[Array, "B T"]
 ) -> Profile:
-    """Weighted sums, bin by bin: one sum, as over devices each is an all-reduce."""
+    """Weighted sums in each bin.
+
+    They are computed as one sum, because across devices every sum is an all-reduce.
+    """
     bins = NUM_BINS - jax.lax.clz(distance)  # the number of binary digits
     in_bin = bins[..., None] == jnp.arange(NUM_BINS)
     summands = jnp.stack([scores.nats * weights, weights, scores.correct * weights])
@@ -64,12 +72,12 @@ def make_profile(
 
 
 def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str, list]]:
-    """Tokens, bits a token and accuracy by distance, for JSON.
+    """Tokens, bits per token and accuracy by distance, for JSON.
 
-    Bins without tokens are left out at the ends and null in between.
+    Empty bins are left out at both ends, and null in between.
 
     Args:
-      profiles: of the same tokens, by name: 'carried', and perhaps others.
+      profiles: 'carried', and optionally other memories, over the same tokens.
     """
     tokens = profiles["carried"].tokens
     bins = slice(np.flatnonzero(tokens)[0], np.flatnonzero(tokens)[-1] + 1)
@@ -79,15 +87,15 @@ def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str
         return [value / count if count else None for value, count in pairs]
 
     return {
-        "first": first_of_bins()[bins].tolist(),
-        "last": [*(first_of_bins()[1:] - 1).tolist(), 2**31 - 1][bins],
+        "first": bin_starts()[bins].tolist(),
+        "last": [*(bin_starts()[1:] - 1).tolist(), 2**31 - 1][bins],
         "tokens": tokens[bins].astype(int).tolist(),
         "bits_per_token": {name: means(p.nats / math.log(2)) for name, p in profiles.items()},
         "accuracy": {name: means(p.correct) for name, p in profiles.items()},
     }
 
 
-def total(profiles: Sequence[Profile]) -> Profile:
-    """The sum of the profiles, in float64."""
+def sum_profiles(profiles: Sequence[Profile]) -> Profile:
+    """Sum of the profiles, in float64."""
     parts = zip(*jax.device_get(profiles), strict=True)
     return Profile(*(np.sum(each, axis=0, dtype=np.float64) for each in parts))

@@ -1,4 +1,4 @@
-"""The report of an evaluation: its numbers as JSON, and a page of HTML that needs nothing else."""
+"""The report of an evaluation: its numbers as JSON, and a self-contained HTML page."""
 
 import base64
 import html
@@ -9,24 +9,25 @@ from typing import Any
 
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.evaluation.figures import (
+    memory_worth_by_distance,
     score_by_distance,
     training_history,
-    worth_by_distance,
 )
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.reporting.metrics_log import step_of
 from block_recurrent.reporting.plots import Figure, png
 
-WORTH = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
+WORTH_METRICS = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
 CAPTIONS = {
-    "bits_per_token": "Loss by place in the document. Dotted: how far the attention of one layer "
-    "sees (W), and of all layers together; what is known from farther back can only come from the "
-    "state.",
-    "accuracy": "Accuracy by place in the document: how often the token was the most likely one.",
-    "worth": "What the recurrent state is worth: bits a token lost when it is cleared at every "
-    "segment of {} tokens, or replaced by what another document has left. Keys and values of the "
-    "last window stay. At zero the model does not use its state.",
+    "bits_per_token": "Loss by position in the document. The dotted lines mark how far attention "
+    "reaches in one layer (W) and through all layers together. Information from farther back can "
+    "only come from the recurrent state.",
+    "accuracy": "Accuracy by position in the document: how often the token was the most likely "
+    "one.",
+    "worth": "Memory worth by position: the bits per token lost when the recurrent state is "
+    "cleared at every segment of {} tokens, or replaced by that of another document. Keys and "
+    "values of the last window are kept. At zero the model does not use its state.",
     "history": "Over training. Held-out documents are scored at every evaluation.",
 }
 STYLE = """
@@ -44,21 +45,21 @@ def write_report(
     profile: Profile,
     memories: Mapping[str, Profile],
 ):
-    """Writes the page, and its numbers beside it under the same name with .json.
+    """Write the HTML page, and its numbers to the same path with the ending .json.
 
     Args:
-      path: of the page.
+      path: the page.
       workdir: the run's folder, for its name and its metrics.jsonl.
-      config: of the run.
-      result: the scalars of the evaluation.
-      profile: its loss by distance.
-      memories: the loss of the same documents with each memory; empty without recurrent layers.
+      config: configuration of the run.
+      result: scalar results of the evaluation.
+      profile: loss by distance.
+      memories: loss of the same documents with each memory; empty without recurrent layers.
     """
     result = dict(result)
     if memories:
         result["memory_segment_length"] = config.train.segment_length
         carried = memories["carried"].bits_per_token
-        for memory, name in WORTH.items():
+        for memory, name in WORTH_METRICS.items():
             if memory in memories:
                 result[name] = memories[memory].bits_per_token - carried
     result["by_distance"] = distance_table({"carried": profile, **memories})
@@ -70,7 +71,7 @@ def write_report(
 
 
 def read_history(workdir: AnyPath) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where the run's folder has lost it."""
+    """The lines of metrics.jsonl; empty if the file is missing."""
     path = workdir / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -84,12 +85,12 @@ def page(
     result: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
 ) -> str:
-    """The page: figures, numbers, and how to read them.
+    """The HTML page: figures, their captions, and tables.
 
     Args:
-      title: names the run.
-      config: of the run.
-      result: what the JSON holds.
+      title: heading of the page.
+      config: configuration of the run.
+      result: the content of the JSON file.
       history: the lines of metrics.jsonl.
     """
     by_distance = result["by_distance"]
@@ -99,13 +100,13 @@ def page(
     ]
     if len(by_distance["bits_per_token"]) > 1:
         caption = CAPTIONS["worth"].format(result["memory_segment_length"])
-        figures.append(_figure(worth_by_distance(by_distance, config.model), caption))
+        figures.append(_figure(memory_worth_by_distance(by_distance, config.model), caption))
     if history:
         figures.append(_figure(training_history(history), CAPTIONS["history"]))
     scalars = {name: value for name, value in result.items() if name != "by_distance"}
-    places = zip(by_distance["first"], by_distance["last"], strict=True)
+    bins = zip(by_distance["first"], by_distance["last"], strict=True)
     columns = {
-        "place in the document": [f"{first + 1:,} – {last + 1:,}" for first, last in places],
+        "position in the document": [f"{first + 1:,} – {last + 1:,}" for first, last in bins],
         "tokens": by_distance["tokens"],
         **{f"bits, {name}": bits for name, bits in by_distance["bits_per_token"].items()},
     }
@@ -115,7 +116,7 @@ def page(
 <body><h1>{title}</h1>
 {_table({"": list(scalars), "value": list(scalars.values())})}
 {"".join(figures)}
-<h2>Bits a token by place in the document</h2>
+<h2>Bits per token by position in the document</h2>
 {_table(columns)}
 </body></html>
 """

@@ -1,4 +1,4 @@
-"""Files that several rooms read and write: paths on disk or in a bucket, atomic writes, checksums.
+"""File access that several rooms share: paths on disk or in a bucket, writes, checksums, locks.
 
 May import `errors`.
 """

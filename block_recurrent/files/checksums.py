@@ -1,4 +1,4 @@
-"""Checksums of files, written with them, so that damage is seen before it is read."""
+"""Checksums of the files in a folder, to detect damage before reading them."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ CHECKSUMS = "checksums.json"
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file."""
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -24,22 +24,22 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def find_difference(path: Path, written: Mapping[str, Any]) -> str | None:
-    """What of a file is not as `description` has found it; None: nothing."""
+    """How a file differs from its `describe_file`, in words; None if it does not."""
     if not path.is_file():
         return f"{path} is missing"
     if path.stat().st_size != written["bytes"]:
-        return f"{path} has {path.stat().st_size:,} bytes, and {written['bytes']:,} were written"
+        return f"{path} has {path.stat().st_size:,} bytes, but {written['bytes']:,} were written"
     if sha256(path) != written["sha256"]:
-        return f"{path} holds other bytes than were written"
+        return f"{path} contains other bytes than were written"
     return None
 
 
 def write_checksums(folder: Path, but: Container[str] = ()):
-    """Writes checksums.json: the description of every file in the folder and below.
+    """Writes checksums.json: `describe_file` of every file in the folder and below.
 
     Args:
-      folder: that is to be sealed.
-      but: names of files that may still change.
+      folder: the folder.
+      but: names of files to leave out, since they may still change.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in but)
     names = [str(path.relative_to(folder)) for path in files]
@@ -50,7 +50,7 @@ def write_checksums(folder: Path, but: Container[str] = ()):
 
 
 def is_description(written: object) -> bool:
-    """Whether it is what `description` gives."""
+    """Whether it has the form of `describe_file`."""
     match written:
         case {"bytes": int(), "sha256": str()}:
             return True
@@ -58,7 +58,7 @@ def is_description(written: object) -> bool:
 
 
 def read_checksums(path: Path) -> dict[str, dict[str, Any]] | None:
-    """What `seal` has written, by the files' names; None: it is something else."""
+    """What `write_checksums` wrote, by the files' names; None if it is something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -70,18 +70,20 @@ def read_checksums(path: Path) -> dict[str, dict[str, Any]] | None:
 def find_damage(
     folder: Path, part: int = 0, parts: int = 1, but: Container[str] = ()
 ) -> str | None:
-    """What in a sealed folder is not as it was; None: all is. Files added since do not count.
+    """What has changed in a folder since `write_checksums`, in words; None if nothing has.
+
+    Files added since do not count.
 
     Args:
-      folder: with a checksums.json.
-      part: which part of the files to look at, from 0.
-      parts: into how many they are divided.
-      but: names of folders in it to leave out.
+      folder: contains checksums.json.
+      part: index of the part of the files to check.
+      parts: number of parts into which the files are divided.
+      but: names of subfolders to leave out.
     """
     path = folder / CHECKSUMS
     try:
         if (checksums := read_checksums(path)) is None:
-            return f"{path} holds no checksums"
+            return f"{path} contains no checksums"
         names = sorted(name for name in checksums if name.split("/")[0] not in but)[part::parts]
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda name: find_difference(folder / name, checksums[name]), names)

@@ -1,4 +1,4 @@
-"""A lock file, so that no two processes write to one folder."""
+"""A lock file that keeps two processes from writing to the same folder."""
 
 import contextlib
 import errno
@@ -6,24 +6,28 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
-# What file systems without locks answer, such as some network mounts.
+from block_recurrent.files.paths import AnyPath
+
+# Errors of file systems without locks, such as some network mounts.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class LockedError(Exception):
-    """Another process holds the lock; the message names it, as "process 17 on host"."""
+    """Another process holds the lock. The message names it: "process 17 on host"."""
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Holds the lock while entered. The file exists, and names this process, for as long.
+def file_lock(path: AnyPath) -> Iterator[None]:
+    """Holds the lock inside the context. Meanwhile the file exists and names this process.
 
-    The lock is the operating system's (flock), and ends with the process, however that ends.
-    Between hosts it holds where their file system carries locks, as NFS does unless it is mounted
-    with nolock.
+    The lock is the operating system's (flock), which releases it when the process ends, however it
+    ends. It works between hosts if their file system supports locks, as NFS does unless mounted
+    with nolock. On a file system without locks there is none.
+
+    Args:
+      path: of the lock file, on disk.
 
     Raises:
       LockedError: another process holds it.
@@ -37,8 +41,8 @@ def file_lock(path: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked(path: Path) -> BinaryIO:
-    """The file, locked, and with its holder's name in it."""
+def _locked(path: AnyPath) -> BinaryIO:
+    """The open file, locked, with the name of this process in it."""
     while True:
         file = open(path, "a+b", buffering=0)
         try:
@@ -56,4 +60,4 @@ def _locked(path: Path) -> BinaryIO:
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return file
-        file.close()  # its holder has just ended, and removed it
+        file.close()  # another process has just released the lock and removed the file

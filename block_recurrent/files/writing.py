@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that grow, on disk or in a bucket."""
+"""Atomic writes, and files to append to, on disk or in a bucket."""
 
 import contextlib
 import io
@@ -17,11 +17,11 @@ INTERVAL = 60  # seconds between two copies
 
 @contextlib.contextmanager
 def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
-    """A file to write to. Once the context ends well it stands at `path`; else nothing is left."""
+    """A file to write to. It appears at `path` when the context ends without an exception."""
     if in_bucket(path):
         file = io.BytesIO()
         yield file
-        path.write_bytes(file.getvalue())  # objects are never there in part
+        path.write_bytes(file.getvalue())  # objects are written atomically
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,16 +37,16 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
 
 
 class Mirror:
-    """Where to append to the files of a run's folder: on disk, the folder itself.
+    """A folder for files to append to, even if the run's folder is in a bucket.
 
-    Objects in a bucket cannot be appended to. There, `folder` is a temporary one on this machine,
-    and `update` copies the files that have grown, each as a whole: an object is complete at every
-    moment, and as old as the last copy.
+    On disk, `folder` is the run's folder itself. Objects in a bucket cannot be appended to: there
+    `folder` is a temporary folder on this machine, and `update` copies every file that has grown.
+    An object in the bucket is always complete, and as old as the last copy.
 
     Args:
       workdir: the folder of the run.
-      begin_with: files of it that are to be in `folder`, if they are there.
-      clock: returns seconds, from any origin.
+      begin_with: names of existing files of the run that appending continues.
+      clock: returns seconds since an arbitrary moment.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Mirror:
                     (self.folder / name).write_bytes((workdir / name).read_bytes())
 
     def update(self, *, least: int = INTERVAL):
-        """Copies, if the last copy is `least` seconds old."""
+        """Copies to the bucket, if the last copy is at least `least` seconds old."""
         if self._temporary is None or self._clock() - self._last < least:
             return
         self._last = self._clock()
@@ -78,7 +78,7 @@ class Mirror:
                 self._copied[path] = len(content)
 
     def close(self):
-        """Copies the rest; the files must be closed."""
+        """Copies what is new since the last copy; the files must be closed."""
         if self._temporary is not None:
             self.update(least=0)
             self._temporary.cleanup()

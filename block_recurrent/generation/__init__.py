@@ -1,4 +1,4 @@
-"""Prompts in, tokens out.
+"""Generation: reads prompts and writes tokens.
 
 May import `model`, `data` and `files`.
 """

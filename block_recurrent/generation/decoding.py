@@ -1,4 +1,4 @@
-"""The state between two tokens, and how it enters the next block."""
+"""The state between two tokens, and how the model moves on to the next block."""
 
 from typing import NamedTuple
 
@@ -6,26 +6,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from block_recurrent.generation.token_step import Rings, states_to_read
+from block_recurrent.generation.token_step import RingBuffers, states_to_read
 from block_recurrent.model.recurrent_cell import scan_blocks
 from block_recurrent.model.transformer import BlockRecurrentTransformer
-from block_recurrent.model.window import Window, as_block
-from block_recurrent.ops.attention import HEADS_AXIS
+from block_recurrent.model.window import Window
 from block_recurrent.types import KV, LayerState, ModelState
 
-BEGIN = 0  # what a model reads before the first token of a document: `data.vocabularies.PADDING`
+BEGIN = 0  # the input before the first token of a document: `data.vocabularies.PADDING`
 
 
 class DecodingState(NamedTuple):
-    """What a model knows of the documents it is in, one a row: constant in their length.
+    """Everything a model knows of its documents, one per row. Its size does not depend on length.
 
-    A block is W tokens; under full attention it is a segment, the whole of what is seen.
+    A block is W tokens or, under full attention, a segment.
 
     Attributes:
-      memory: the model's state before the block that is being read or written.
-      block: the tokens of that block, `BEGIN` as the first of the document; the last one has only
-        been written, and is read to predict the next.
-      length: tokens of the document, `BEGIN` and that last one included.
+      memory: the model's state before the current block.
+      block: the tokens of the current block; `BEGIN` precedes the document's first token. The last
+        one has been written but not yet read.
+      length: tokens of the document, including `BEGIN` and the last one.
     """
 
     memory: ModelState
@@ -34,49 +33,47 @@ class DecodingState(NamedTuple):
 
     @property
     def unread(self) -> Int[Array, " B"]:
-        """The place in the block of the token that is to be read next."""
+        """The position in the block of the next token to read."""
         return (self.length - 1) % self.block.shape[1]
 
 
 def initial_decoding_state(
     model: BlockRecurrentTransformer, batch_size: int, block_length: int
 ) -> DecodingState:
-    """Rows at the beginning of a document."""
-    config = model.config
-    memory = model.initial_state(batch_size)
-    if config.attention == "full":
-        shape = batch_size, config.num_heads, block_length, config.head_size
-        unseen = KV(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-        memory = tuple(LayerState(unseen, None) for _ in memory)
+    """Rows at the start of a document."""
+    memory = tuple(
+        state._replace(cache=layer.attention.zeros(batch_size, block_length))
+        for layer, state in zip(model.layers, model.initial_state(batch_size), strict=True)
+    )
     block = jnp.full((batch_size, block_length), BEGIN, jnp.int32)
     return DecodingState(memory, block, jnp.ones(batch_size, jnp.int32))
 
 
 class Writing(NamedTuple):
-    """A `DecodingState`, and what follows from it.
+    """A `DecodingState`, and what is derived from it for writing.
 
     Attributes:
-      state: of all rows; those that are `done` stay as they are.
+      state: of all rows; rows that are `done` do not change.
       states: `states_to_read` in the block.
-      rings: the tokens before the unread one; of no account in rows that are done.
+      rings: the tokens before the unread one; ignored in rows that are done.
       done: rows that have stopped.
     """
 
     state: DecodingState
     states: tuple[KV | None, ...]
-    rings: Rings
+    rings: RingBuffers
     done: Bool[Array, " B"]
 
 
 def begin_writing(
     model: BlockRecurrentTransformer, state: DecodingState, after: ModelState
 ) -> Writing:
-    """What writing needs besides the state.
+    """Derives from the state what writing needs.
 
     Args:
       model: the model.
       state: where to begin.
-      after: the model's state after the block, whatever its last tokens are.
+      after: the model's state after the whole block, including unwritten tokens at its end.
     """
     window = state.block.shape[1]
     cut = jax.vmap(lambda row, first: jax.lax.dynamic_slice_in_dim(row, first, window, axis=1))
@@ -90,13 +87,13 @@ def begin_writing(
         for before, own in zip(state.memory, after, strict=True)
     )
     newest = jax.tree.map(lambda leaf: leaf[:, -1:], layers)
-    rings = Rings(layers, newest, jnp.int32(window - 1))
+    rings = RingBuffers(layers, newest, jnp.int32(window - 1))
     done = jnp.zeros(state.length.shape, bool)
     return Writing(state, states_to_read(model, state.memory), rings, done)
 
 
 def append(state: DecodingState, new: Int[Array, " B"], done: Bool[Array, " B"]) -> DecodingState:
-    """One token more in the rows that are not done."""
+    """Appends one token to the rows that are not done."""
     place = state.length % state.block.shape[1]
     here = (jnp.arange(state.block.shape[1]) == place[:, None]) & ~done[:, None]
     block = jnp.where(here, new[:, None], state.block)
@@ -107,12 +104,12 @@ def next_block(
     model: BlockRecurrentTransformer,
     memory: ModelState,
     states: tuple[KV | None, ...],
-    rings: Rings,
+    rings: RingBuffers,
     full: Bool[Array, " B"],
 ) -> tuple[ModelState, tuple[KV | None, ...]]:
-    """The model's state after the block that fills the rings, and the states to read from then on.
+    """The model's state after the block in the ring buffers, and the states to read from then on.
 
-    Row by row, and only in those where it is `full`: the others stand elsewhere in their blocks.
+    Works row by row, and only on rows whose block is `full`; other rows are within their blocks.
     """
     full_first = jnp.argsort(~full)
 
@@ -126,7 +123,7 @@ def next_block(
             return leaf.reshape(full.size, -1, *leaf.shape[1:])[row]
 
         layers, newest = jax.tree.map(take_ring, (rings.layers, rings.newest))
-        after = read_block(model, take(carry[0]), Rings(layers, newest, rings.slot))
+        after = read_block(model, take(carry[0]), RingBuffers(layers, newest, rings.slot))
         new = after, states_to_read(model, after)
         return jax.tree.map(
             lambda leaf, own: jax.lax.dynamic_update_slice_in_dim(leaf, own, row, 0), carry, new
@@ -135,14 +132,16 @@ def next_block(
     return jax.lax.fori_loop(0, full.sum(), update, (memory, states))
 
 
-def read_block(model: BlockRecurrentTransformer, memory: ModelState, rings: Rings) -> ModelState:
-    """The model's state of one row after a block whose tokens fill the rings."""
+def read_block(
+    model: BlockRecurrentTransformer, memory: ModelState, rings: RingBuffers
+) -> ModelState:
+    """The model's state of one row after the block in the ring buffers."""
     after = []
     for layer, before, ring in zip(model.layers, memory, rings.written(), strict=True):
         own = KV(*(jnp.roll(leaf, -1 - rings.slot, axis=1)[None] for leaf in ring))
         recurrent = before.recurrent
         if recurrent is not None:
-            block = as_block(own, HEADS_AXIS[layer.attention.kernel])
+            block = jax.tree.map(lambda leaf: leaf[None], own)
             window = Window(block, before.cache, None)
             recurrent, _ = scan_blocks(layer.cell, recurrent, window.joined())
         after.append(LayerState(own, recurrent))
@@ -150,7 +149,7 @@ def read_block(model: BlockRecurrentTransformer, memory: ModelState, rings: Ring
 
 
 def select_rows(rows: Bool[Array, " B"], one: ModelState, other: ModelState) -> ModelState:
-    """`one` in these rows, `other` in the rest."""
+    """`one` in these rows, `other` elsewhere."""
 
     def select(a, b):
         return jnp.where(rows.reshape(-1, *(1,) * (a.ndim - 1)), a, b)

@@ -1,4 +1,4 @@
-"""Reading prompts and writing tokens, for a batch of documents of any length."""
+"""Read prompts and write tokens, for a batch of documents of any length."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,17 +20,18 @@ from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.writing import write_tokens
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
-READ_AT_ONCE = 8192  # tokens of all rows, about, in one call while a prompt is read
-WRITE_AT_ONCE = 32  # tokens a row between two pieces of a stream
-
+READ_AT_ONCE = 8192  # about this many tokens, over all rows, in one call that reads a prompt
+WRITE_AT_ONCE = 32  # tokens per row in a piece of a stream
 
 Prompt = Sequence[int] | np.ndarray | jax.Array
 
 
 class Piece(NamedTuple):
-    """The next tokens of a stream: of each row those that are new, none once it has ended.
+    """The next tokens of a stream, and the state after them.
 
-    `state` is the one after them. It is used up when the next piece is asked for.
+    Attributes:
+      tokens: the new tokens of each row; empty for a row that has ended.
+      state: donated to the next step of the stream: do not use it after asking for another piece.
     """
 
     tokens: list[Int[np.ndarray, " new"]]
@@ -38,44 +39,41 @@ class Piece(NamedTuple):
 
 
 class Generator:
-    """Reads and writes documents with a model, in memory and time a token that do not grow::
+    """Generates text with a model, at constant memory and time per token::
 
         generator = Generator(model)
         rows = generator.generate([prompt, other_prompt], num_tokens=100, seed=1)
 
         state = generator.read(generator.start(batch_size=2), [prompt, other_prompt])
         for tokens, state in generator.stream(state, num_tokens=100):
-            ...                                         # tokens: a list of int32 arrays, one a row
+            ...                               # tokens: a list of int32 arrays, one per row
 
-    A prompt is read in parallel, many blocks at once; then tokens are written one by one in a
-    compiled loop. Documents begin as in training, with token 0 before their first one. The
-    parameters are the model's at the time when the generator is made; `params` may be set to others
-    of the same shapes, and nothing is compiled again.
+    A prompt is read in parallel, many blocks at once. Tokens are then written one by one in a
+    compiled loop. As in training, every document begins with token 0, which the generator adds.
+
+    The generator keeps the parameters that the model has when the generator is created. To use
+    others of the same shapes, assign to `params`; nothing is compiled again.
 
     Args:
-      model: with sliding-window attention; with full attention a document is read and written in
-        segments, as in training, and nothing is carried from one to the next.
-      segment_length: of full attention, in tokens, a multiple of the window length; elsewhere the
-        model's window says all, and this is not looked at.
+      model: a model with attention. With full attention, a document is read and written in
+        segments, as in training, and nothing is carried from one segment to the next.
+      segment_length: tokens per segment, a multiple of the window length. Required with full
+        attention, ignored otherwise.
 
     Raises:
-      UserError: an LSTM, or full attention without a segment length that suits.
+      UserError: the model is an LSTM, or has full attention and the segment length is missing or
+        not a multiple of the window length.
     """
 
     def __init__(self, model: BlockRecurrentTransformer, *, segment_length: int | None = None):
-        self.config = config = model.config
-        if config.layer == "lstm":
-            raise UserError("an LSTM is trained and scored here, and writes nothing: name another")
+        if model.config.layer == "lstm":
+            raise UserError(
+                "an LSTM can be trained and evaluated, but cannot generate: use another model"
+            )
+        self.config = model.config
+        self.block_length = model.config.context_length(segment_length)
         graphdef, params = nnx.split(model)
         self.params = nnx.to_pure_dict(params)
-        self.block_length = config.window_length
-        if config.attention == "full":
-            if not segment_length or segment_length % config.window_length:
-                raise UserError(
-                    f"segment_length = {segment_length}: with attention = 'full' give a multiple "
-                    f"of the window_length {config.window_length}, the context of the model"
-                )
-            self.block_length = segment_length
 
         def start(params, batch_size):
             return initial_decoding_state(
@@ -116,7 +114,7 @@ class Generator:
         seed: int = 0,
         stop_tokens: Sequence[int] = (),
     ) -> list[Int[np.ndarray, " new"]]:
-        """The tokens after each prompt, as `stream` writes them."""
+        """Write `num_tokens` tokens after each prompt, as `stream` does, and return them."""
         state = self.read(self.start(len(prompts)), prompts)
         pieces = self.stream(
             state, num_tokens, sampling=sampling, seed=seed, stop_tokens=stop_tokens
@@ -125,38 +123,41 @@ class Generator:
         return [np.concatenate(row) for row in rows] or [np.zeros(0, np.int32)] * len(prompts)
 
     def start(self, batch_size: int = 1) -> DecodingState:
-        """Documents at their beginning, one a row."""
+        """The state at the beginning of a document in every row."""
         return self._start(self.params, batch_size)
 
     def read(self, state: DecodingState, prompts: Sequence[Prompt]) -> DecodingState:
-        """The state after some more tokens in each row, of any number; `state` is used up.
+        """Read a prompt of any length in each row, and return the state after it.
 
-        Only a few shapes are compiled: powers of two of blocks.
+        The buffers of `state` are donated: do not use it again. Prompts are read in pieces of a
+        power of two of blocks, so that only a few shapes are compiled.
 
         Raises:
-          UserError: not one prompt a row, or a token that the model does not have.
+          UserError: the number of prompts is not the number of rows, or a prompt contains a token
+            outside the vocabulary.
         """
-        known = self._known(state, prompts)
+        texts = self._append_prompts(state, prompts)
         length = self.block_length
-        whole = np.array([(row.size - 1) // length for row in known])
-        # Under full attention no block tells the next one anything.
-        taken = whole if self.config.attention == "full" else np.zeros_like(whole)
-        most = max(1, READ_AT_ONCE // (length * len(known)))
+        num_blocks = np.array([(text.size - 1) // length for text in texts])  # that are complete
+        # Full attention carries nothing from one block to the next.
+        skip = self.config.segment_is_context
+        num_read = num_blocks if skip else np.zeros_like(num_blocks)
+        max_blocks = max(1, READ_AT_ONCE // (length * len(texts)))
         memory = state.memory
-        while (left := whole - taken).any():
-            blocks = 1 << (min(most, int(left.max())).bit_length() - 1)
-            rows = left >= blocks
-            tokens = np.zeros((len(known), blocks * length), np.int32)
+        while (remaining := num_blocks - num_read).any():
+            count = 1 << (min(max_blocks, int(remaining.max())).bit_length() - 1)
+            rows = remaining >= count
+            tokens = np.zeros((len(texts), count * length), np.int32)
             for index in np.flatnonzero(rows):
-                tokens[index] = known[index][taken[index] * length :][: tokens.shape[1]]
+                tokens[index] = texts[index][num_read[index] * length :][: tokens.shape[1]]
             memory = self._read(self.params, memory, tokens, rows)
-            taken = taken + blocks * rows
-        block = np.zeros((len(known), length), np.int32)
-        for index, row in enumerate(known):
-            rest = row[whole[index] * length :]
+            num_read = num_read + count * rows
+        block = np.zeros((len(texts), length), np.int32)
+        for index, text in enumerate(texts):
+            rest = text[num_blocks[index] * length :]
             block[index, : rest.size] = rest
-        grown = np.array([len(prompt) for prompt in prompts], np.int32)
-        return DecodingState(memory, jnp.asarray(block), state.length + grown)
+        num_new = np.array([len(prompt) for prompt in prompts], np.int32)
+        return DecodingState(memory, jnp.asarray(block), state.length + num_new)
 
     def stream(
         self,
@@ -167,39 +168,42 @@ class Generator:
         seed: int = 0,
         stop_tokens: Sequence[int] = (),
     ) -> Iterator[Piece]:
-        """Writes `num_tokens` more in each row, some at a time; `state` is used up.
+        """Write `num_tokens` tokens in each row, and yield them in pieces.
 
-        A row ends early after one of the `stop_tokens`, which it returns too. The same seed gives
-        the same tokens, also when they are written in several goes, one after the other.
+        The buffers of `state` are donated: do not use it again. A row ends early after one of the
+        `stop_tokens`, which is part of the result. The same seed gives the same tokens, even if
+        they are written by several calls, each continuing from the state of the one before.
         """
         key, stop_tokens = jax.random.key(seed), tuple(stop_tokens)
         sampling = sampling or Sampling()
         lengths = np.asarray(state.length)
         ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
         if num_tokens < 1:
-            return  # and `state` is as it was
+            return  # before `state` is donated
         writing = self._begin(self.params, state)
-        while not done.all() and (left := int((ends - lengths)[~done].max())) > 0:
-            limit = min(left, WRITE_AT_ONCE)
+        while not done.all() and (remaining := int((ends - lengths)[~done].max())) > 0:
+            limit = min(remaining, WRITE_AT_ONCE)
             tokens, writing = self._write(self.params, writing, key, limit, sampling, stop_tokens)
             before = lengths
             tokens, lengths, done = jax.device_get((tokens, writing.state.length, writing.done))
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
             yield Piece(new, writing.state)
 
-    def _known(self, state, prompts) -> list[Int[np.ndarray, " known"]]:
-        """Of each row the tokens of its block and those of its prompt."""
+    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
+        """The tokens in the block of each row, followed by its prompt."""
         blocks, unread = np.asarray(state.block), np.asarray(state.unread)
         if len(prompts) != len(blocks):
-            raise UserError(f"{len(prompts)} prompts for {len(blocks)} rows: give one for each")
-        known = []
-        for block, last, prompt in zip(blocks, unread, prompts, strict=True):
+            raise UserError(
+                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
+            )
+        texts = []
+        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
             tokens = np.asarray(prompt, np.int32).reshape(-1)
-            wrong = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
-            if wrong.size:
+            invalid = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
+            if invalid.size:
                 raise UserError(
-                    f"a prompt has the token {wrong[0]}: the model has tokens from 0 to "
+                    f"a prompt contains token {invalid[0]}: the model's tokens are 0 to "
                     f"{self.config.vocab_size - 1}"
                 )
-            known.append(np.concatenate([block[: last + 1], tokens]))
-        return known
+            texts.append(np.concatenate([block[: position + 1], tokens]))
+        return texts

@@ -1,4 +1,4 @@
-"""Decoding states on disk, to go on from: a long document is read once."""
+"""Save and load decoding states, so that a long document is read only once."""
 
 import dataclasses
 import hashlib
@@ -18,17 +18,17 @@ from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
 from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS
 
-MODEL = "model"  # the entry that says which model the state is of
+MODEL = "model"  # the entry that describes the model
 
 
 def save_state(path: Path, state: DecodingState, generator: Generator):
-    """Writes an .npz file, whole or not at all.
+    """Write the state to an .npz file, atomically.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
-    arrays = {name: _bits(np.asarray(leaf)) for name, leaf in _named(state).items()}
-    arrays[MODEL] = np.array(json.dumps(_description(generator)))
+    arrays = {name: _storable(np.asarray(leaf)) for name, leaf in _leaves_by_path(state).items()}
+    arrays[MODEL] = np.array(json.dumps(_describe_model(generator)))
     try:
         with atomic_write(path) as file:
             np.savez(file, **arrays)
@@ -39,10 +39,10 @@ def save_state(path: Path, state: DecodingState, generator: Generator):
 
 
 def load_state(path: Path, generator: Generator) -> DecodingState:
-    """A saved state of the same model.
+    """Load a state that the same model saved.
 
     Raises:
-      UserError: there is none, or it is another model's.
+      UserError: the file cannot be read, or belongs to another model.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -51,10 +51,11 @@ def load_state(path: Path, generator: Generator) -> DecodingState:
     except OSError as error:
         raise UserError(f"cannot read the state {path} ({error.strerror or error})") from error
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no saved state, or is damaged: save it again") from error
-    _check_model(path, description, _description(generator))
+        raise UserError(f"{path} is not a saved state, or is damaged: save it again") from error
+    _check_model(path, description, _describe_model(generator))
     abstract = jax.eval_shape(lambda: generator.start(len(arrays["length"])))
-    leaves = [jnp.asarray(arrays[name].view(leaf.dtype)) for name, leaf in _named(abstract).items()]
+    expected = _leaves_by_path(abstract)
+    leaves = [jnp.asarray(arrays[name].view(leaf.dtype)) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
@@ -62,39 +63,41 @@ def _check_model(path: Path, saved: dict[str, Any], here: dict[str, Any]):
     different = [name for name in here if saved.get(name) != here[name]]
     if different == ["parameters"]:
         raise UserError(
-            f"the state {path} is of the same architecture with other parameters, perhaps an "
-            "earlier checkpoint's: read the text again with this one"
+            f"the state {path} comes from the same architecture with other parameters, perhaps "
+            "from an earlier checkpoint: read the text again with this model"
         )
     if different:
         values = (f"{name}: {saved.get(name)} in the file, {here[name]} here" for name in different)
         values = "; ".join(value for value in values if not value.startswith("parameters"))
-        raise UserError(f"the state {path} is another model's ({values}): read the text again")
+        raise UserError(
+            f"the state {path} comes from another model ({values}): read the text again"
+        )
 
 
-def _description(generator: Generator) -> dict[str, Any]:
-    """What must be equal for a state to mean the same: the architecture and the parameters."""
+def _describe_model(generator: Generator) -> dict[str, Any]:
+    """Architecture and parameter digest, which must match for a state to be valid."""
     config = dataclasses.asdict(generator.config)
     config = {name: value for name, value in config.items() if name not in NON_ARCHITECTURE_FIELDS}
     config |= {"recurrent_layers": list(generator.config.recurrent_indices)}
-    if generator.config.attention == "full":
+    if generator.config.segment_is_context:
         config |= {"segment_length": generator.block_length}
-    sums = jax.device_get(jax.jit(_sums)(generator.params))
-    digest = hashlib.sha256(json.dumps([int(one) for one in sums]).encode()).hexdigest()
+    sums = jax.device_get(jax.jit(_bit_sums)(generator.params))
+    digest = hashlib.sha256(json.dumps([int(each) for each in sums]).encode()).hexdigest()
     return config | {"parameters": digest}
 
 
-def _sums(params: dict[str, Any]) -> list[Num[Array, ""]]:
-    """The sum of each array's bits: as good as a checksum of gigabytes, and where they are."""
+def _bit_sums(params: dict[str, Any]) -> list[Num[Array, ""]]:
+    """The sum of each array's bits: a checksum that is computed on the device."""
     bits = (jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params))
     return [jnp.sum(leaf, dtype=jnp.uint32) for leaf in bits]
 
 
-def _named(state: DecodingState) -> dict[str, Any]:
-    """The leaves by their paths, as memory/0/cache/keys."""
+def _leaves_by_path(state: DecodingState) -> dict[str, Any]:
+    """The leaves by their paths, such as memory/0/cache/keys."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _bits(array: np.ndarray) -> np.ndarray:
-    """NumPy's files know no bfloat16."""
+def _storable(array: np.ndarray) -> np.ndarray:
+    """The array, with bfloat16 as uint16 because .npz files do not support it."""
     return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array

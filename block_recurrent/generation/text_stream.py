@@ -1,4 +1,4 @@
-"""Text from tokens as they come: never half a character."""
+"""Decode a stream of tokens to text, without ever splitting a character."""
 
 from collections.abc import Sequence
 
@@ -6,42 +6,43 @@ import numpy as np
 
 from block_recurrent.data.vocabularies import Vocabulary
 
-LONGEST = 4  # bytes of a character in UTF-8
+MAX_CHARACTER_BYTES = 4  # in UTF-8
 
 
 class TextStream:
-    """Turns tokens into text that can be shown at once.
+    """Turns tokens into text that can be shown immediately.
 
-    A token may be part of a character, and where a piece begins with a space depends on the piece
-    before it. So tokens are decoded together with the ones before them, and held back while they
-    end within a character.
+    A token may be only part of a character, and whether a SentencePiece token begins with a space
+    depends on the token before it. So new tokens are decoded together with the preceding ones, and
+    held back while they end inside a character.
 
     Args:
-      vocabulary: of the tokens.
-      before: tokens that stand before the first one, if there are any.
+      vocabulary: decodes the tokens.
+      before: the tokens that precede the first one, if any.
     """
 
     def __init__(self, vocabulary: Vocabulary, before: Sequence[int] | np.ndarray = ()):
         self.vocabulary = vocabulary
-        self.shown, self.held = [int(token) for token in before][-LONGEST:], []
+        self.context = [int(token) for token in before][-MAX_CHARACTER_BYTES:]
+        self.pending = []
 
     def add(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """The text that is certain now."""
+        """Add tokens, and return the text that is complete now."""
         text = []
         for token in tokens:
-            self.held.append(int(token))
-            new = self._new()
-            if not new.endswith("\ufffd") or len(self.held) == LONGEST:
+            self.pending.append(int(token))
+            new = self._decode_pending()
+            if not new.endswith("\ufffd") or len(self.pending) == MAX_CHARACTER_BYTES:
                 text.append(new)
-                self.shown, self.held = (self.shown + self.held)[-LONGEST:], []
+                self.context = (self.context + self.pending)[-MAX_CHARACTER_BYTES:]
+                self.pending = []
         return "".join(text)
 
     def end(self) -> str:
-        """What was held back."""
-        return self._new()
+        """Return the text that was held back."""
+        return self._decode_pending()
 
-    def _new(self) -> str:
-        """The text of the tokens held, after those shown."""
-        before = self.vocabulary.decode(self.shown)
-        both = self.vocabulary.decode(self.shown + self.held)
+    def _decode_pending(self) -> str:
+        before = self.vocabulary.decode(self.context)
+        both = self.vocabulary.decode(self.context + self.pending)
         return both[len(before) :].decode("utf-8", "replace")

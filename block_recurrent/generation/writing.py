@@ -1,4 +1,4 @@
-"""The compiled loop that writes tokens."""
+"""The compiled loops that write tokens."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,12 +9,21 @@ from jaxtyping import Array, Float, Int, Key
 
 from block_recurrent.generation.decoding import Writing, append, next_block
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.token_step import places, read_token
+from block_recurrent.generation.token_step import RingPositions, read_token, ring_positions
 from block_recurrent.model.transformer import BlockRecurrentTransformer
+from block_recurrent.types import KV
+
+NOISE_AT_ONCE = 1 << 22  # random numbers drawn together: 16 MiB, however many rows and tokens
 
 
 class Progress(NamedTuple):
-    """What the loops carry: the tokens written so far, and how many columns of them."""
+    """What the loops carry.
+
+    Attributes:
+      tokens: the tokens written so far, in the first `count` columns.
+      count: number of columns written.
+      writing: the state of all rows.
+    """
 
     tokens: Int[Array, "B size"]
     count: Int[Array, ""]
@@ -31,37 +40,75 @@ def write_tokens(
     sampling: Sampling,
     stop_tokens: tuple[int, ...],
 ) -> tuple[Int[Array, "B size"], Writing]:
-    """Writes up to `limit` ≤ `size` tokens, fewer when all rows are done."""
-    in_order = places(model, writing.state.block.shape[1])
-    noise = gumbel_noise(key, writing.state.length, size, model.config.vocab_size)
+    """Write up to `limit` ≤ `size` tokens per row; fewer when every row is done.
 
-    def write(progress, states):
-        tokens, count, (state, _, rings, done) = progress
-        unread = state.unread
-        token = jnp.take_along_axis(state.block, unread[:, None], axis=1)[:, 0]
-        logits, rings = read_token(model, token, rings, in_order, unread, states)
-        new = sampling(logits, noise[count])
-        state = append(state, new, done)
-        tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, count))
-        for stop in stop_tokens:
-            done = done | (new == stop)
-        return Progress(tokens, count + 1, Writing(state, (), rings, done))
+    There are three nested loops: over pieces that share a draw of noise, over block ends, and over
+    tokens.
+    """
+    rows, vocab_size = writing.done.size, model.config.vocab_size
+    in_order = ring_positions(model, writing.state.block.shape[1])
+    piece = min(size, max(1, NOISE_AT_ONCE // (rows * vocab_size)))
 
-    tokens = jnp.zeros((writing.done.size, size), jnp.int32)
-    progress = jax.lax.while_loop(
-        lambda progress: (progress.count < limit) & ~progress.writing.done.all(),
-        lambda progress: write_to_block_end(model, write, limit, progress),
-        Progress(tokens, jnp.zeros((), jnp.int32), writing),
-    )
+    def unfinished(progress):
+        return (progress.count < limit) & ~progress.writing.done.all()
+
+    def write_piece(progress):
+        first = progress.count
+        end = jnp.minimum(limit, first + piece)
+        # XLA removes this where the temperature is 0.
+        noise = gumbel_noise(key, progress.writing.state.length, piece, vocab_size)
+
+        def write(progress, states):
+            own_noise = noise[progress.count - first]
+            return write_token(model, progress, states, in_order, own_noise, sampling, stop_tokens)
+
+        return jax.lax.while_loop(
+            lambda progress: unfinished(progress) & (progress.count < end),
+            lambda progress: write_to_block_end(model, write, end, progress),
+            progress,
+        )
+
+    tokens = jnp.zeros((rows, size), jnp.int32)
+    progress = Progress(tokens, jnp.zeros((), jnp.int32), writing)
+    progress = jax.lax.while_loop(unfinished, write_piece, progress)
     return progress.tokens, progress.writing
+
+
+def write_token(
+    model: BlockRecurrentTransformer,
+    progress: Progress,
+    states: tuple[KV | None, ...],
+    in_order: RingPositions,
+    noise: Float[Array, "B L"],
+    sampling: Sampling,
+    stop_tokens: tuple[int, ...],
+) -> Progress:
+    """Read the newest token of each row, and write the next one."""
+    tokens, count, (state, _, rings, done) = progress
+    unread = state.unread
+    token = jnp.take_along_axis(state.block, unread[:, None], axis=1)[:, 0]
+    logits, rings = read_token(model, token, rings, in_order, unread, states)
+    new = sampling(logits, noise)
+    state = append(state, new, done)
+    tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, count))
+    for stop in stop_tokens:
+        done = done | (new == stop)
+    return Progress(tokens, count + 1, Writing(state, (), rings, done))
 
 
 def write_to_block_end(
     model: BlockRecurrentTransformer, write: Callable, limit: Int[Array, ""], progress: Progress
 ) -> Progress:
-    """Goes on until a block is full in some row, or to the limit.
+    """Write until the block of some row is full, or `limit` tokens are written.
 
-    Memory and states are constants meanwhile, which the loop over tokens does not carry.
+    The memory and the recurrent states do not change within a block, so the loop over tokens closes
+    over them instead of carrying them.
+
+    Args:
+      model: the model.
+      write: (progress, states) → progress, one token later.
+      limit: largest `progress.count`.
+      progress: where to begin.
     """
     state, states, *_ = progress.writing
     window = state.block.shape[1]
@@ -77,24 +124,28 @@ def write_to_block_end(
         full = ~progress.writing.done & (progress.writing.state.unread == window - 1)
         return write(progress, states), full
 
-    light = progress._replace(writing=_with(progress.writing, (), ()))
-    progress, full = jax.lax.while_loop(before_end, step, (light, jnp.zeros(steps.shape, bool)))
+    stripped = progress._replace(writing=_with_memory(progress.writing, (), ()))
+    progress, full = jax.lax.while_loop(before_end, step, (stripped, jnp.zeros(steps.shape, bool)))
     memory, states = next_block(model, state.memory, states, progress.writing.rings, full)
-    return progress._replace(writing=_with(progress.writing, memory, states))
+    return progress._replace(writing=_with_memory(progress.writing, memory, states))
 
 
-def _with(writing: Writing, memory: tuple, states: tuple) -> Writing:
+def _with_memory(writing: Writing, memory: tuple, states: tuple) -> Writing:
     return writing._replace(state=writing.state._replace(memory=memory), states=states)
 
 
 def gumbel_noise(
     key: Key[Array, ""], length: Int[Array, " B"], size: int, vocab_size: int
 ) -> Float[Array, "size B L"]:
-    """Noise of the next tokens: by row and place in the document, however these are reached."""
+    """Noise for the next `size` tokens.
 
-    def noise(row, place):
-        own = jax.random.fold_in(jax.random.fold_in(key, row), place)
-        return jax.random.gumbel(own, (vocab_size,))
+    It depends only on the key, the row and the position in the document, so the same seed gives the
+    same tokens however the work is divided into calls.
+    """
+
+    def noise(row, position):
+        own_key = jax.random.fold_in(jax.random.fold_in(key, row), position)
+        return jax.random.gumbel(own_key, (vocab_size,))
 
     rows, ahead = jnp.arange(length.size), jnp.arange(size)
     return jax.vmap(jax.vmap(noise), (None, 0))(rows, length + ahead[:, None])

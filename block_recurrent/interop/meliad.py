@@ -1,4 +1,4 @@
-"""Models of given weights: of arrays by name, or of the authors' code (google-research/meliad)."""
+"""Models from weights of the authors' code (google-research/meliad)."""
 
 from collections.abc import Mapping
 
@@ -66,7 +66,6 @@ def model_config_from_meliad(config: Mapping) -> ModelConfig:
     elif config["skip_ffn"]:
         configuration = "skip"
     fields = {name: config[name] for name in SAME}
-    fields["recurrent_layers"] = tuple(fields["recurrent_layers"])
     return ModelConfig(
         **fields, gate=GATES[config["gate"]], configuration=configuration, dropout_rate=0.0
     )

@@ -1,10 +1,10 @@
-"""A model in one file that other programs read: safetensors, the configuration in its header."""
+"""A model in one safetensors file, with its configuration in the header."""
 
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
 from block_recurrent.errors import UserError, first_line
-from block_recurrent.fields import conform
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.transformer import BlockRecurrentTransformer
+from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 
 CONFIG = "block_recurrent.ModelConfig"  # in the header
 
@@ -28,13 +27,13 @@ def save_model(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     **about: str,
 ):
-    """Writes parameters, named as 'layers.0.ffn.hidden.kernel', and configuration, or nothing.
+    """Writes parameters, named like 'layers.0.ffn.hidden.kernel', and configuration, atomically.
 
     Args:
       path: of the file.
-      model: what to save.
+      model: to save.
       dtype: of the parameters in the file.
-      about: more for the header, which `load_model` gives back.
+      about: more entries for the header, which `load_model` returns.
 
     Raises:
       UserError: it cannot be written.
@@ -53,12 +52,12 @@ def save_model(
 
 
 def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, str]]:
-    """The model of a file of `save_model`, its parameters in float32, and what was said about it.
+    """Reads a file of `save_model`: the model, with parameters in float32, and the `about` entries.
 
-    Reading such a file runs nothing that is in it.
+    Reading the file runs no code from it.
 
     Raises:
-      UserError: there is no such file, or it is of another kind.
+      UserError: the file does not exist or is not such a model.
     """
     try:
         with safe_open(path, "flax") as file:
@@ -67,9 +66,7 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
     try:
-        kinds = get_type_hints(ModelConfig)
-        fields = json.loads(about.pop(CONFIG)).items()
-        config = ModelConfig(**{name: conform(value, kinds[name]) for name, value in fields})
+        config = ModelConfig(**json.loads(about.pop(CONFIG)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds no configuration of this version ({first_line(error)}): make it with "
@@ -86,19 +83,17 @@ def model_from_arrays(
     params: Mapping[str, ArrayLike],
     name: Callable[[jax.tree_util.KeyPath], str],
 ) -> BlockRecurrentTransformer:
-    """Builds a model of these parameters.
+    """Builds a model from its parameters.
 
     Args:
       config: the architecture.
       params: arrays by name.
-      name: of the parameter at a path of the model.
+      name: maps a path in the model to the parameter's name.
 
     Raises:
       UserError: a parameter is missing, superfluous or of another shape.
     """
-    graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
-    )
+    graphdef, abstract = abstract_model(config)
     left = dict(params)
 
     def take(keys, old):
@@ -111,11 +106,10 @@ def model_from_arrays(
             )
         return jnp.asarray(new, old.dtype)
 
-    pure = jax.tree_util.tree_map_with_path(take, nnx.to_pure_dict(state))
+    taken = jax.tree_util.tree_map_with_path(take, abstract)
     if left:
         raise UserError(f"the weights hold {min(left)}, which this configuration has no place for")
-    nnx.replace_by_pure_dict(state, pure)
-    return nnx.merge(graphdef, state)
+    return nnx.merge(graphdef, taken)
 
 
 def _name(keys: jax.tree_util.KeyPath) -> str:

@@ -8,60 +8,64 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from block_recurrent.model.linear import linear
+from block_recurrent.fields import check_fields, check_value
+from block_recurrent.model.config import Kernel, ModelConfig
+from block_recurrent.model.feed_forward import linear
 from block_recurrent.model.window import Heads, Window
-from block_recurrent.ops.attention import choose_kernel, fused_attention, fused_read
-from block_recurrent.ops.dot_product import (
-    attend,
+from block_recurrent.ops.attention import choose_kernel, unmasked_attention, window_attention
+from block_recurrent.ops.blocks import (
     from_blocks_of_heads,
+    merge_heads,
     to_blocks_of_heads,
     to_heads,
 )
 from block_recurrent.ops.dropout import dropout_multiplier
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
-from block_recurrent.ops.positions import (
-    HIDDEN,
-    MAX_DISTANCE,
-    NUM_BUCKETS,
-    by_relative_position,
-    rotate,
-    t5_bucket,
-)
+from block_recurrent.ops.positions import MAX_DISTANCE, NUM_BUCKETS, t5_bucket
 from block_recurrent.types import KV
 
 
 class T5RelativeBias(nnx.Module):
-    """A learned bias a head and bucket of distance (Raffel et al. 2020, section 2.1)."""
-
-    reach = MAX_DISTANCE  # from here on all distances share a bias
+    """A learned bias per head and bucket of distance (Raffel et al. 2020, section 2.1)."""
 
     def __init__(self, num_heads: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
         self.table = nnx.Param(init(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
 
     def __call__(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
-        return self.table[:, t5_bucket(np.maximum(distance, 0))]
-
-
-attend_twice = jax.checkpoint(attend)  # here, for layers to be alike
+        return self.table[:, t5_bucket(distance)]
 
 
 class SlidingWindowAttention(nnx.Module):
-    """Every token attends to exactly the W tokens before it, itself not among them.
+    """Every token attends to exactly the W tokens before it, not to itself.
 
-    logit = |scale_h| · (q · k + position bias), with q and k of unit length: queries of a block
-    see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of
-    the paper). With `read_states`, tokens also attend, by queries of their own, to the keys and
-    values of the recurrent states, and both results are projected together. With `remat`, the
-    gradient computes the attention weights again; `kernel` is what computes the band
-    (`ModelConfig.attention_kernel`).
+    logit = |scale_h| · (q · k + position bias), with q and k of unit length: the queries of a block
+    see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of the
+    paper). With `read_states`, tokens also attend to the recurrent states, with a second set of
+    queries, and both results are projected together.
 
-    Example, in a model of one's own::
+    Example, in your own model::
 
         attention = SlidingWindowAttention(256, num_heads=4, head_size=64, window_length=128,
                                            rngs=nnx.Rngs(0))
         cache = attention.initial_cache(batch_size)
         y, cache = attention(x, cache)          # x, y: [B, N·128, 256]
+
+    Args:
+      embedding_size: width D of inputs and outputs.
+      num_heads: attention heads H.
+      head_size: width K of a head.
+      window_length: W, in tokens.
+      positions: 't5' (learned relative bias) or 'rope'.
+      read_states: whether tokens also attend to recurrent states.
+      dropout_rate: fraction of attention weights dropped where a key is given.
+      remat: compute the attention weights again for the gradient.
+      dtype: of the computation.
+      kernel: `ModelConfig.attention_kernel`.
+      rngs: keys of the initial parameters.
+
+    Raises:
+      UserError: an argument has a wrong type or value.
     """
 
     def __init__(
@@ -79,26 +83,40 @@ class SlidingWindowAttention(nnx.Module):
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
+        check_fields(
+            ModelConfig,
+            embedding_size=embedding_size,
+            num_heads=num_heads,
+            head_size=head_size,
+            window_length=window_length,
+            positions=positions,
+            dropout_rate=dropout_rate,
+            dtype=dtype,
+        )
+        check_value("kernel", kernel, Kernel)
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size
         self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
-        self.kernel = choose_kernel(kernel, window_length, head_size, dtype)
+        self.kernel = choose_kernel(kernel, {"window_length": window_length}, head_size, dtype)
         self.query = dense(embedding_size, width)
         self.key = dense(embedding_size, width)
         self.value = dense(embedding_size, width)
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
-        self.read_states = read_states
-        self.core = attend_twice if remat else attend
+        self.read_states, self.remat = read_states, remat
         if read_states:
             self.state_query = dense(embedding_size, width)
             self.state_scale = nnx.Param(jnp.ones(num_heads))
         self.output = dense(width * (1 + read_states), embedding_size)
 
     def initial_cache(self, batch_size: int) -> KV | None:
-        """The cache of a document's start: zeros, which *are* attended to."""
-        shape = (batch_size, self.num_heads, self.window_length, self.head_size)
+        """The cache at the start of a document: zeros, which *are* attended to."""
+        return self.zeros(batch_size, self.window_length)
+
+    def zeros(self, batch_size: int, length: int) -> KV:
+        """Keys and values ``[B, H, length, K]`` of no tokens."""
+        shape = (batch_size, self.num_heads, length, self.head_size)
         return KV(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
     def __call__(
@@ -110,17 +128,21 @@ class SlidingWindowAttention(nnx.Module):
         states: KV | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV]:
-        """Attention with its output projection, and the cache of the last W tokens.
+        """Attends and projects; returns the cache of the last W tokens too.
 
-        `starts` is True where a block begins a document: it then sees zeros before it. `states`,
-        ``[N, B, H, S, K]``, fused ``[N, B, S, H, K]``, are what each block reads (`read_states`).
+        Args:
+          x: a segment; T is a multiple of W.
+          cache: keys and values of the W tokens before, ``[B, H, W, K]``.
+          starts: where a block begins a document, and sees zeros before it.
+          states: keys and values that each block reads, ``[N, B, H, S, K]`` (`read_states`).
+          dropout_key: switches dropout on.
         """
         heads = self.project(x)
         window, cache = self.extend(heads.tokens, cache, starts)
         return self.attend(heads, window, states, dropout_key=dropout_key), cache
 
     def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
-        """Queries (times |scale|), keys and values; queries and keys have unit length."""
+        """Queries (times |scale|), keys and values by block; queries and keys have unit length."""
 
         def heads(linear):
             return to_heads(linear(x), self.num_heads)
@@ -129,10 +151,10 @@ class SlidingWindowAttention(nnx.Module):
         if self.read_states:
             state_queries = scaled_l2_normalize(heads(self.state_query), self.state_scale[...])
         tokens = KV(l2_normalize(heads(self.key)), heads(self.value))
-        result, length = Heads(queries, tokens, state_queries), block_length or self.window_length
-        if self.kernel == "pallas":
-            return result
-        return jax.tree.map(lambda leaf: to_blocks_of_heads(leaf, length), result)
+        length = block_length or self.window_length
+        return jax.tree.map(
+            lambda leaf: to_blocks_of_heads(leaf, length), Heads(queries, tokens, state_queries)
+        )
 
     def extend(self, tokens: KV, cache: KV, starts: Bool[Array, "B N"] | None) -> tuple[Window, KV]:
         """What each block sees, and the cache for the next segment."""
@@ -148,34 +170,27 @@ class SlidingWindowAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Tokens attend to their window and, where they read states, to those; projected."""
-        size, read = self.window_length, self.core
-        if self.kernel == "pallas":
-            reach = min(size, T5RelativeBias.reach)
-            bias = None if self.relative_bias is None else self.bias(np.arange(1, reach + 1))
-            dropout = self.dropout(size, 2 * size, dropout_key)
-            results, read = [fused_attention(heads.queries, *window, bias, dropout)], fused_read
-        else:
-            bias = self.band(size, 2 * size, reach=size)
-            results = [self.attend_to_tokens(heads.queries, window.joined(), bias, dropout_key)]
+        ops = {"kernel": self.kernel, "remat": self.remat}
+        dropout = self.dropout(self.window_length, 2 * self.window_length, dropout_key)
+        results = [
+            window_attention(
+                heads.queries, *window, self.bias_up_to(self.window_length), dropout, **ops
+            )
+        ]
         if self.read_states:
-            results.append(read(heads.state_queries, *states))
-        return self.output(from_blocks_of_heads(*results))
+            results.append(unmasked_attention(heads.state_queries, *states, **ops))
+        return self.output(merge_heads(*map(from_blocks_of_heads, results)))
 
-    def attend_to_tokens(
-        self,
-        queries: Float[Array, "N B H Q K"],
-        tokens: KV,
-        bias: Float[Array, "*#batch H Q V"],
-        dropout_key: Key[Array, ""] | None,
-    ) -> Float[Array, "N B H Q K"]:
-        """Self-attention; queries stand at the last Q of the V positions of the keys."""
-        keys, values = tokens
-        num_queries, num_keys = queries.shape[-2], keys.shape[-2]
-        if self.relative_bias is None:
-            positions = np.arange(num_keys)
-            queries, keys = rotate(queries, positions[-num_queries:]), rotate(keys, positions)
-        dropout = self.dropout(num_queries, num_keys, dropout_key)
-        return self.core(queries, keys, values, bias, dropout)
+    def visible(
+        self, distance: Int[Array, " V"], seen: Int[Array, " B"]
+    ) -> Bool[Array, "B V"] | None:
+        """In decoding, which of the V tokens before it a token sees; None: all W of them.
+
+        Args:
+          distance: of each to the token.
+          seen: tokens of its segment that each row has read.
+        """
+        return None
 
     def dropout(
         self, num_queries: int, num_keys: int, key: Key[Array, ""] | None
@@ -186,14 +201,11 @@ class SlidingWindowAttention(nnx.Module):
         shape = (self.num_heads, num_queries, num_keys)
         return dropout_multiplier(shape, self.dropout_rate, key, jnp.dtype(self.dtype))
 
-    def band(self, num_queries: int, num_keys: int, reach: int) -> Float[Array, "H Q V"]:
-        """|scale| · position bias for the `reach` keys before a query, HIDDEN for all others."""
-        distance = num_keys - 1 - np.arange(num_queries + num_keys - 1)  # query − key
-        seen = (distance >= 1) & (distance <= reach)
-        bias = jnp.zeros((self.num_heads, distance.size))
-        if self.relative_bias is not None:
-            bias = self.bias(distance)
-        return by_relative_position(jnp.where(seen, bias, HIDDEN), num_queries, num_keys)
+    def bias_up_to(self, reach: int) -> Float[Array, "H R"] | None:
+        """Position bias by distance from 1 on, up to where all distances share one; None: RoPE."""
+        if self.relative_bias is None:
+            return None
+        return self.bias(np.arange(1, min(reach, MAX_DISTANCE) + 1))
 
     def bias(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
         """|scale| · position bias."""

@@ -4,107 +4,146 @@ import dataclasses
 from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
-from block_recurrent.ops.attention import choose_kernel
+from block_recurrent.fields import Range, checked
 
-# Fields that change neither a model's parameters nor what it computes of tokens.
+# Fields that change neither a model's parameters nor what it computes from tokens.
 NON_ARCHITECTURE_FIELDS = ("dropout_rate", "remat", "attention_kernel")
 
+# The choices that the public modules take too.
+Gate = Literal["fixed", "lstm", "gru"]
+Configuration = Literal["dual", "single", "skip"]
+Kernel = Literal["xla", "pallas", "auto"]
+Positions = Literal["t5", "rope"]
+Dtype = Literal["float32", "bfloat16"]
 
+
+@checked
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What `BlockRecurrentTransformer.…` in a gin file sets. The defaults are the paper's.
+    """The architecture: `BlockRecurrentTransformer.…` in a gin file. The defaults are the paper's.
 
     Attributes:
-      num_layers: layers.
-      layer: what they are: 'transformer', or 'lstm' (a baseline without attention: an LSTM cell of
-        width D in each; sizes and choices of attention, cell and feed-forward then say nothing).
+      num_layers: number of layers.
+      layer: kind of layer: 'transformer', or 'lstm' (a baseline without attention: each layer is an
+        LSTM cell of width D; the options of attention, cell and feed-forward have no effect).
       embedding_size: width D of the residual stream and of a state vector.
       num_heads: attention heads H of every layer.
       head_size: width K of a head.
       mlp_dim: hidden units F of the feed-forward layers.
       vocab_size: rows of the embedding, which is also the output layer.
-      window_length: W, in tokens: the block, and how far back a token sees.
+      window_length: W, in tokens: the length of a block, and how far back a token sees.
       attention: 'sliding' (the W tokens before), or 'full' (all tokens before in the segment,
-        nothing carried; documents may start every W tokens).
+        nothing is carried to the next; documents may start every W tokens).
       recurrent_layers: indices of the layers with a recurrent cell; negative ones count from the
         top. Empty for the Transformer-XL and sliding-window baselines.
       num_states: state vectors S of a recurrent layer.
-      gate: how states take in what the cell computes: 'fixed' (a learned moving average), 'lstm' or
-        'gru'.
-      configuration: the cell's gates: 'dual' (after the projection and after the feed-forward
-        network), 'single' (after the latter, no projection), or 'skip' (after the former, no
-        feed-forward network); Figure 2 of the paper.
+      gate: how the states are updated: 'fixed' (a learned moving average), 'lstm' or 'gru'.
+      configuration: where the cell has gates: 'dual' (after the projection and after the
+        feed-forward network), 'single' (after the feed-forward network, no projection), or 'skip'
+        (after the projection, no feed-forward network); Figure 2 of the paper.
       feedback: every layer attends to the state of the last recurrent layer; the whole stack then
         runs block by block.
-      attention_kernel: what computes the attention of tokens and states, always the same: 'xla';
-        'pallas', kernels that never write the W × 2W weights to memory (a GPU takes multiples of 16
-        for W and, in layers that read states, S, and K of 16, 32, 64 or 128; a single TPU multiples
-        of 128 for all; a CPU interprets them, for tests); or 'auto': 'pallas' in bfloat16 in the
-        layers of which a GPU takes the sizes, else 'xla'. (In float32, and on a TPU, they have not
-        yet run.)
+      attention_kernel: implementation of the attention of tokens and states; the results agree up
+        to rounding. 'xla'; 'pallas': fused kernels that never write the W × 2W weights to memory (a
+        GPU takes multiples of 16 for W and, in layers that read states, S, and K of 16, 32, 64 or
+        128; a single TPU multiples of 128 for all; a CPU interprets them, for tests); or 'auto':
+        'pallas' in bfloat16 in the layers whose sizes a GPU takes, else 'xla'. (In float32, and on
+        a TPU, the kernels have not been run yet.)
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
-      remat: what training computes a second time instead of keeping it for the gradient: 'none';
-        'attention' (the attention weights of the tokens); 'layer' (all that is inside a layer).
-      dtype: 'float32' or 'bfloat16', of the computation; parameters are float32.
+      remat: what training recomputes for the gradient instead of storing it: 'none'; 'attention'
+        (the attention weights of the tokens); 'layer' (everything inside a layer).
+      dtype: of the computation: 'float32' or 'bfloat16'; parameters are float32.
+
+    Raises:
+      UserError: a field has a wrong name, type or value, or fields contradict each other.
     """
 
-    num_layers: Annotated[int, "layers"] = 12
+    num_layers: Annotated[int, "layers", Range(1)] = 12
     layer: Literal["transformer", "lstm"] = "transformer"
-    embedding_size: Annotated[int, "dimensions"] = 1024
-    num_heads: Annotated[int, "heads"] = 8
-    head_size: Annotated[int, "dimensions"] = 128
-    mlp_dim: Annotated[int, "units"] = 4096
-    vocab_size: Annotated[int, "token ids"] = 260
-    window_length: Annotated[int, "tokens"] = 512
+    embedding_size: Annotated[int, "dimensions", Range(1)] = 1024
+    num_heads: Annotated[int, "heads", Range(1)] = 8
+    head_size: Annotated[int, "dimensions", Range(1)] = 128
+    mlp_dim: Annotated[int, "units", Range(1)] = 4096
+    vocab_size: Annotated[int, "token ids", Range(1)] = 260
+    window_length: Annotated[int, "tokens", Range(1)] = 512
     attention: Literal["sliding", "full"] = "sliding"
     recurrent_layers: Annotated[tuple[int, ...], "layer indices"] = (-3,)
-    num_states: Annotated[int, "vectors"] = 512
-    gate: Literal["fixed", "lstm", "gru"] = "fixed"
-    configuration: Literal["dual", "single", "skip"] = "skip"
+    num_states: Annotated[int, "vectors", Range(0)] = 512
+    gate: Gate = "fixed"
+    configuration: Configuration = "skip"
     feedback: bool = False
-    attention_kernel: Literal["xla", "pallas", "auto"] = "auto"
-    positions: Literal["t5", "rope"] = "t5"
-    dropout_rate: Annotated[float, "fraction"] = 0.05
+    attention_kernel: Kernel = "auto"
+    positions: Positions = "t5"
+    dropout_rate: Annotated[float, "fraction", Range(0, below=1)] = 0.05
     remat: Literal["none", "attention", "layer"] = "none"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
 
     def __post_init__(self):
+        self._check_recurrent_layers()
+        if self.attention_kernel == "pallas" and self.attention == "full":
+            raise UserError(
+                "attention_kernel = 'pallas' needs attention = 'sliding': with attention = 'full' "
+                "set attention_kernel = 'xla'"
+            )
+        if self.feedback and not self.recurrent_layers:
+            raise UserError("feedback = True needs at least one index in recurrent_layers")
+        if self.positions == "rope" and self.head_size % 2:
+            raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
+
+    def _check_recurrent_layers(self):
+        if not self.recurrent_layers:
+            return
         for index in self.recurrent_layers:
             if not -self.num_layers <= index < self.num_layers:
                 raise UserError(
                     f"recurrent_layers names layer {index}, but the model has num_layers = "
                     f"{self.num_layers}: choose from {-self.num_layers} to {self.num_layers - 1}"
                 )
-        if self.recurrent_layers and self.attention == "full":
+        if len(self.recurrent_indices) < len(self.recurrent_layers):
+            raise UserError(
+                f"recurrent_layers = {self.recurrent_layers} names a layer twice, since the model "
+                f"has {self.num_layers}: write {self.recurrent_indices}"
+            )
+        if self.num_states == 0:
+            raise UserError(
+                "num_states = 0: a recurrent layer needs at least 1 (for a model without recurrent "
+                "layers, set recurrent_layers = ())"
+            )
+        if self.attention == "full":
             raise UserError(
                 "a recurrent layer needs attention = 'sliding': with attention = 'full' "
                 "set recurrent_layers = ()"
             )
-        if self.attention_kernel == "pallas" and self.attention == "full":
-            raise UserError(
-                "attention_kernel = 'pallas' needs attention = 'sliding': with attention = 'full' "
-                "set attention_kernel = 'xla'"
-            )
-        if self.recurrent_layers and self.layer == "lstm":
+        if self.layer == "lstm":
             raise UserError("layer = 'lstm' has no recurrent cells: set recurrent_layers = ()")
-        if self.feedback and not self.recurrent_layers:
-            raise UserError("feedback = True needs at least one index in recurrent_layers")
-        if self.positions == "rope" and self.head_size % 2:
-            raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
-
-    def kernel(self, read_states: bool) -> str:
-        """What computes the attention of a layer, 'xla' or 'pallas', on the platform at hand."""
-        wanted = "xla" if self.attention == "full" else self.attention_kernel
-        num_states = self.num_states if read_states else 0
-        return choose_kernel(wanted, self.window_length, self.head_size, self.dtype, num_states)
 
     @property
     def has_recurrent_state(self) -> bool:
-        """Whether more than keys and values of tokens is carried."""
+        """Whether more is carried than keys and values of tokens."""
         return self.layer == "lstm" or bool(self.recurrent_layers)
 
     @property
     def recurrent_indices(self) -> tuple[int, ...]:
         """Indices of the recurrent layers, from the bottom, ascending."""
         return tuple(sorted({index % self.num_layers for index in self.recurrent_layers}))
+
+    @property
+    def segment_is_context(self) -> bool:
+        """Whether a token sees its whole segment and nothing before it: full attention."""
+        return self.attention == "full"
+
+    def context_length(self, segment_length: int | None) -> int:
+        """Tokens that a layer sees at most: the window or, under full attention, the segment.
+
+        Raises:
+          UserError: under full attention, no segment length, or one that is no multiple of W.
+        """
+        if not self.segment_is_context:
+            return self.window_length
+        if not segment_length or segment_length % self.window_length:
+            raise UserError(
+                f"segment_length = {segment_length}: a model with attention = 'full' needs a "
+                f"multiple of its window_length {self.window_length}"
+            )
+        return segment_length

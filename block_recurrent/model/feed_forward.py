@@ -1,10 +1,31 @@
-"""The two-layer feed-forward network."""
+"""The norm, the linear layer and the feed-forward network, which all layers and the cell share."""
 
 from flax import nnx
 from jaxtyping import Array, Float
 
-from block_recurrent.model.linear import linear
-from block_recurrent.ops.matmul import relu
+from block_recurrent.ops.matmul import matmul, relu
+from block_recurrent.ops.normalize import EPSILON, rms_normalize
+
+
+class RMSNorm(nnx.RMSNorm):
+    """x over its root mean square, times a learned scale: Flax's, with the gradient of `ops`."""
+
+    def __init__(self, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        super().__init__(size, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+        return rms_normalize(x, self.scale[...]).astype(self.dtype)
+
+
+def linear(inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs, **options) -> nnx.Linear:
+    """x W, without a bias unless `use_bias` is given."""
+    options = {"use_bias": False} | options
+    return nnx.Linear(inputs, outputs, dtype=dtype, dot_general=_dot_general, rngs=rngs, **options)
+
+
+def _dot_general(x, kernel, dimension_numbers, precision=None, out_sharding=None):
+    """Called by `nnx.Linear`, always to contract the last axis of x with the kernel's first."""
+    return matmul(x, kernel)
 
 
 class FeedForward(nnx.Module):
@@ -26,5 +47,5 @@ class FeedForward(nnx.Module):
         return self.output(self.activations(x))
 
     def activations(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
-        """The hidden units: what a gate looks at."""
+        """The hidden units, which are also the input of the gate after the network."""
         return relu(self.hidden(x))

@@ -1,23 +1,27 @@
 """Vanilla causal attention over the whole segment: the O(T²) baseline."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.model.attention import SlidingWindowAttention
-from block_recurrent.ops.dot_product import from_blocks_of_heads
-from block_recurrent.ops.positions import HIDDEN
+from block_recurrent.ops.attention import causal_band
+from block_recurrent.ops.blocks import from_blocks_of_heads, merge_heads
+from block_recurrent.ops.dot_product import attend, attend_with_remat
+from block_recurrent.ops.positions import HIDDEN, rotate
 from block_recurrent.types import KV
 
 
 class FullAttention(SlidingWindowAttention):
     """Every token attends to all tokens before it in its document and segment.
 
-    Nothing is carried from segment to segment. The first token of a document sees nothing: zero.
-    A call that is given a cache, whatever it holds, returns the keys and values of its own segment,
-    from which decoding goes on.
+    The segment is the context: nothing is carried from one to the next. The first token of a
+    document sees nothing, and gets zero. A call that is given a cache, whatever it holds, returns
+    the keys and values of its own segment, from which decoding goes on.
     """
 
     def initial_cache(self, batch_size: int) -> None:
+        """Nothing is carried."""
         return None
 
     def __call__(
@@ -29,17 +33,33 @@ class FullAttention(SlidingWindowAttention):
         states: None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV | None]:
-        """Attention with its output projection; a document may start every W tokens."""
+        """Attends and projects; a document may start every W tokens."""
         batch, length, _ = x.shape
         if starts is None:
             starts = jnp.zeros((batch, length // self.window_length), bool)
         starts = starts.at[:, 0].set(True)
-        document = jnp.repeat(jnp.cumsum(starts, axis=1), self.window_length, axis=1)
-        hidden = jnp.where(document[:, :, None] == document[:, None, :], 0, HIDDEN)
         heads = self.project(x, length)
-        bias = self.band(length, length, reach=length) + hidden[:, None]
-        y = self.attend_to_tokens(heads.queries, heads.tokens, bias, dropout_key)
-        y = from_blocks_of_heads(y).reshape(batch, starts.shape[1], self.window_length, -1)
+        queries, (keys, values) = heads.queries, heads.tokens
+        reach = length - 1
+        bias = self.bias_up_to(reach)
+        if bias is None:
+            queries, keys = rotate(queries, np.arange(length)), rotate(keys, np.arange(length))
+            bias = jnp.zeros((self.num_heads, reach))
+        bias = causal_band(bias, length, length, reach) + self.other_documents(starts)
+        dropout = self.dropout(length, length, dropout_key)
+        core = attend_with_remat if self.remat else attend
+        y = merge_heads(from_blocks_of_heads(core(queries, keys, values, bias, dropout)))
+        y = y.reshape(batch, starts.shape[1], self.window_length, -1)
         y = y.at[:, :, 0].multiply(~starts[:, :, None])
         cache = None if cache is None else KV(*(leaf[0] for leaf in heads.tokens))
         return self.output(y.reshape(batch, length, -1)), cache
+
+    def visible(self, distance: Int[Array, " V"], seen: Int[Array, " B"]) -> Bool[Array, "B V"]:
+        """In decoding, the tokens of the segment."""
+        return distance <= seen[:, None]
+
+    def other_documents(self, starts: Bool[Array, "B N"]) -> Float[Array, "B 1 T T"]:
+        """HIDDEN between tokens of different documents, else 0."""
+        document = jnp.repeat(jnp.cumsum(starts, axis=1), self.window_length, axis=1)
+        same = document[:, :, None] == document[:, None, :]
+        return jnp.where(same, 0, HIDDEN)[:, None]

@@ -1,18 +1,18 @@
-"""Gates of the recurrent cell: how a state takes in what a branch has computed (section 3.2).
+"""Gates of the recurrent cell: how much of the old state and of a branch's output to use.
 
-``gate(x, y, u) = x·keep + y·take``: x is the state, y the branch's output, u the input of the
-branch's last layer, of which the gates that are not fixed make `keep` and `take`.
+``gate(x, y, u) = x·keep + y·take`` (section 3.2 of the paper). x is the state, y the output of the
+branch, and u the input of its last layer, from which GRU and LSTM gates compute `keep` and `take`.
 """
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from block_recurrent.model.linear import linear
+from block_recurrent.model.feed_forward import linear
 
 
 class Gate(nnx.Module):
-    """What all gates share; each has its `multipliers`."""
+    """x·keep + y·take, with keep and take from the `multipliers` of the subclass."""
 
     def __call__(
         self, x: Float[Array, "B S D"], y: Float[Array, "B S D"], u: Float[Array, "B S U"]
@@ -55,7 +55,7 @@ class LSTMGate(Gate):
 
 
 def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
-    """The only layers with a bias; small at first, so that a gate starts near its offset."""
+    """A linear layer with bias, small at first so that the gate starts near its offset."""
     return linear(
         input_size,
         size,

@@ -6,16 +6,15 @@ from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.model.attention import SlidingWindowAttention
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.feed_forward import FeedForward
+from block_recurrent.model.feed_forward import FeedForward, RMSNorm
 from block_recurrent.model.full_attention import FullAttention
-from block_recurrent.model.norms import RMSNorm
 from block_recurrent.model.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.ops.dropout import tiled_dropout
 from block_recurrent.types import KV, LayerState
 
 
 class TransformerLayer(nnx.Module):
-    """x + attention(norm(x)), then x + FFN(norm(x)); under feedback it reads the states too."""
+    """x + attention(norm(x)), then x + FFN(norm(x)). Under feedback it also reads the states."""
 
     def __init__(self, config: ModelConfig, *, read_states: bool = False, rngs: nnx.Rngs):
         d, dtype = config.embedding_size, config.dtype
@@ -32,7 +31,7 @@ class TransformerLayer(nnx.Module):
             dropout_rate=config.dropout_rate,
             remat=config.remat == "attention",
             dtype=dtype,
-            kernel=config.kernel(read_states),
+            kernel=config.attention_kernel,
             rngs=rngs,
         )
         self.ffn_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
@@ -51,7 +50,15 @@ class TransformerLayer(nnx.Module):
         states: KV | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """One layer over a segment. `states`: keys and values of the states, under feedback."""
+        """Runs the layer over a segment.
+
+        Args:
+          x: the residual stream.
+          state: what the layer carries from the segment before.
+          starts: where a block begins a document.
+          states: under feedback, keys and values of the recurrent states, ``[N, B, H, S, K]``.
+          dropout_key: switches dropout on.
+        """
         keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
         with jax.named_scope("attention"):
             h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
@@ -74,16 +81,16 @@ class TransformerLayer(nnx.Module):
         states: KV | None,
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """Mixes tokens with each other."""
+        """Attention between tokens, and the new state of the layer."""
         y, cache = self.attention(h, state.cache, starts, states=states, dropout_key=dropout_key)
         return y, LayerState(cache, None)
 
 
 class RecurrentLayer(TransformerLayer):
-    """The recurrent layer of the paper (Figure 1): token layer and recurrent cell side by side.
+    """The recurrent layer of the paper (Figure 1): a token layer with a recurrent cell beside it.
 
-    The keys and values of the tokens do not depend on the states, so the cell first runs over all
-    blocks, and then all blocks at once attend to their windows and to the states entering them.
+    Keys and values of the tokens do not depend on the states. So the cell first runs over all
+    blocks; then all blocks attend at once, to their windows and to the states that enter them.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -97,7 +104,7 @@ class RecurrentLayer(TransformerLayer):
             gate=config.gate,
             configuration=config.configuration,
             dtype=config.dtype,
-            kernel=self.attention.kernel,
+            kernel=config.attention_kernel,
             rngs=rngs,
         )
 
@@ -114,7 +121,7 @@ class RecurrentLayer(TransformerLayer):
         states: KV | None,
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """Mixes tokens with each other and with the states."""
+        """Attention between tokens and with the states, and the new state of the layer."""
         heads = self.attention.project(h)
         window, cache = self.attention.extend(heads.tokens, state.cache, starts)
         with jax.named_scope("recurrence"):

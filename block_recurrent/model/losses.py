@@ -1,4 +1,4 @@
-"""Next-token cross-entropy that never holds the logits of a whole segment in training."""
+"""Next-token cross-entropy. In training it never holds the logits of a whole segment."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Int
 
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
-MAX_LOGITS = 2**25  # of one chunk: 128 MiB of float32
+MAX_LOGITS = 2**25  # per chunk: 128 MiB of float32
 
 
 def num_chunks(batch: int, length: int, vocab_size: int) -> int:
-    """Fewest equal chunks of the segment whose logits number at most `MAX_LOGITS`."""
+    """The smallest number of equal chunks with at most `MAX_LOGITS` logits each."""
     return next(
         n
         for n in range(1, length + 1)
@@ -37,10 +37,10 @@ def token_scores(
     features: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
 ) -> TokenScores:
-    """Scores of each target.
+    """Scores each target.
 
     Works on chunks of the segment and computes their logits again for the gradient, so that memory
-    is that of one chunk however large the vocabulary.
+    is that of one chunk, however large the vocabulary.
     """
     batch, length, _ = features.shape
     chunks = num_chunks(batch, length, model.config.vocab_size)
@@ -70,5 +70,5 @@ def summed_loss(
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
 ) -> Float[Array, " B"]:
-    """Nats, summed over the positions of each row by weight; see `token_scores`."""
+    """Weighted sum of the nats of each row; see `token_scores`."""
     return jnp.sum(token_scores(model, features, targets).nats * weights, axis=1)

@@ -6,15 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from block_recurrent.model.config import ModelConfig
-from block_recurrent.model.norms import RMSNorm
+from block_recurrent.model.feed_forward import RMSNorm
 from block_recurrent.ops.dropout import tiled_dropout
 from block_recurrent.types import LayerState
 
 
 class LSTMLayer(nnx.Module):
-    """x + LSTM(norm(x)), token by token, with Flax's own cell; called as a `TransformerLayer`.
+    """x + LSTM(norm(x)), token by token, with Flax's cell. Called like a `TransformerLayer`.
 
-    What it carries are two vectors a row, memory cell and output, zeros at a document's start.
+    It carries two vectors per row, memory cell and output: zeros at the start of a document.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -36,7 +36,7 @@ class LSTMLayer(nnx.Module):
         states: None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """One layer over a segment; there are no `states` of others."""
+        """Runs the layer over a segment. It reads no `states`."""
         keys = (None,) * 2 if dropout_key is None else jax.random.split(dropout_key, 2)
         h = tiled_dropout(self.norm(x), self.dropout_rate, keys[0])
         fresh = jnp.zeros(x.shape[:2], bool)

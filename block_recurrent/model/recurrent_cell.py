@@ -1,4 +1,4 @@
-"""The recurrent cell: a transformer layer across blocks, whose sequence is the state vectors."""
+"""The recurrent cell of the paper: a transformer layer whose sequence is the state vectors."""
 
 import functools
 
@@ -7,36 +7,36 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.model.feed_forward import FeedForward
+from block_recurrent.fields import check_fields, check_value
+from block_recurrent.model.config import Kernel, ModelConfig
+from block_recurrent.model.feed_forward import FeedForward, RMSNorm, linear
 from block_recurrent.model.gates import GATES
-from block_recurrent.model.linear import linear
-from block_recurrent.model.norms import RMSNorm
-from block_recurrent.ops.attention import HEADS_AXIS, choose_kernel, for_kernel, fused_read
-from block_recurrent.ops.dot_product import attend, merge_heads, to_heads
+from block_recurrent.ops.attention import choose_kernel, unmasked_attention
+from block_recurrent.ops.blocks import merge_heads, to_heads
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
 from block_recurrent.types import KV
 
 
 class RecurrentCell(nnx.Module):
-    """One step of the recurrence, from the state that enters a block to the one that leaves it.
+    """One step of the recurrence: from the state that enters a block to the one that leaves it.
 
-    The states attend to themselves and to the tokens, and gates decide what they take in (the
-    horizontal direction, section 3.2 and Figure 2 of the paper)::
+    The states attend to themselves and to the block's tokens, and gates decide what they take in
+    (the horizontal direction, section 3.2 and Figure 2 of the paper)::
 
         a = [ attention(states → states) ‖ attention(states → tokens) ]
         dual     x = gate(x, a W)        x = gate(x, FFN(norm(x)))
         skip     x = gate(x, a W)
         single   x = gate(x, tanh(FFN(a)))
 
-    A step has the form that `jax.lax.scan` wants: carry and input in, carry and output out. The
-    output is what the tokens of the block read: keys and values of the state that *enters*::
+    A call is the body of a `jax.lax.scan`: carry and input in, carry and output out. The output is
+    what the tokens of the block read: keys and values of the state that *enters* the block::
 
         cell = RecurrentCell(256, num_states=64, num_heads=4, head_size=64, mlp_dim=1024,
                              rngs=nnx.Rngs(0))
         state = cell.initial_state(batch_size)
         state, read = jax.lax.scan(cell, state, tokens)   # tokens: KV [N, B, H, V, K]
 
-    Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]``, fused ``[B, V, H, K]`` (V = 2W keys).
+    Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]`` with V = 2W keys.
     """
 
     def __init__(
@@ -53,6 +53,19 @@ class RecurrentCell(nnx.Module):
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
+        check_fields(
+            ModelConfig,
+            embedding_size=embedding_size,
+            num_states=num_states,
+            num_heads=num_heads,
+            head_size=head_size,
+            mlp_dim=mlp_dim,
+            gate=gate,
+            configuration=configuration,
+            dtype=dtype,
+        )
+        check_value("kernel", kernel, Kernel)
+
         def new_gate(input_size):
             return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
 
@@ -63,7 +76,7 @@ class RecurrentCell(nnx.Module):
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
-        self.kernel = choose_kernel(kernel, 0, head_size, dtype, num_states)
+        self.kernel = choose_kernel(kernel, {"num_states": num_states}, head_size, dtype)
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
         self.norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
@@ -84,13 +97,13 @@ class RecurrentCell(nnx.Module):
             self.ffn_gate = new_gate(mlp_dim)
 
     def initial_state(self, batch_size: int) -> Float[Array, "B S D"]:
-        """The learned state in which every document starts."""
+        """The learned state at the start of every document."""
         return jnp.tile(self.initial[...], (batch_size, 1, 1))
 
     def restart(
         self, state: Float[Array, "B S D"], starts: Bool[Array, " B"] | None
     ) -> Float[Array, "B S D"]:
-        """The initial state in the rows where a document starts."""
+        """Puts the initial state in the rows where a document starts."""
         if starts is None:
             return state
         return jnp.where(starts[:, None, None], self.initial[...], state)
@@ -98,39 +111,45 @@ class RecurrentCell(nnx.Module):
     def __call__(
         self, state: Float[Array, "B S D"], tokens: KV
     ) -> tuple[Float[Array, "B S D"], KV]:
-        """The state that leaves the block; keys and values of the state that entered it."""
-        h = self.with_ids(state)
+        """Returns the state that leaves the block, and keys and values of the one that entered."""
+        states, attended = self.attend(self.with_ids(state), tokens)
+        return self.update(state, attended), states
+
+    def attend(self, h: Float[Array, "B S D"], tokens: KV) -> tuple[KV, Float[Array, "B S HK2"]]:
+        """Keys and values of the states, and a: what they find in themselves and in the tokens."""
         queries, token_queries = self.queries(h)
         states = self.keys_values(h)
-        read = fused_read if self.kernel == "pallas" else attend
-        results = read(queries, *states), read(token_queries, *tokens)
-        return self.update(state, merge_heads(*results, heads_axis=HEADS_AXIS[self.kernel])), states
+        results = (
+            unmasked_attention(queries, *states, kernel=self.kernel),
+            unmasked_attention(token_queries, *tokens, kernel=self.kernel),
+        )
+        return states, merge_heads(*(result.swapaxes(1, 2) for result in results))
 
     def read(self, state: Float[Array, "B S D"]) -> KV:
-        """Keys and values ``[B, H, S, K]``, or ``[B, S, H, K]``, of a state, for tokens."""
+        """Keys and values ``[B, H, S, K]`` of a state, for tokens."""
         return self.keys_values(self.with_ids(state))
 
-    def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B _ _ K"], ...]:
-        """To the states and to the tokens, of states that are normed and have their positions."""
+    def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], ...]:
+        """Queries to the states and to the tokens, from normed states with their IDs."""
         pairs = (self.query, self.scale), (self.token_query, self.token_scale)
         rows = (
             scaled_l2_normalize(to_heads(w(h), self.num_heads), scale[...]) for w, scale in pairs
         )
-        return for_kernel(tuple(rows), self.kernel)
+        return tuple(row.swapaxes(1, 2) for row in rows)
 
     def keys_values(self, h: Float[Array, "B S D"]) -> KV:
-        """Keys and values of states that are normed and have their positions."""
+        """Keys and values ``[B, H, S, K]``, from normed states with their IDs."""
         keys, values = (to_heads(w(h), self.num_heads) for w in (self.key, self.value))
-        return for_kernel(KV(l2_normalize(keys), values), self.kernel)
+        return KV(l2_normalize(keys).swapaxes(1, 2), values.swapaxes(1, 2))
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """The normed state plus the learned position of each vector, which tells them apart."""
+        """norm(state) + IDs: a learned position per state vector, which tells the vectors apart."""
         return self.norm(state) + self.state_ids[...].astype(self.dtype)
 
     def update(
         self, x: Float[Array, "B S D"], attended: Float[Array, "B S HK2"]
     ) -> Float[Array, "B S D"]:
-        """The gated branches of the chosen configuration; the state itself stays in float32."""
+        """The gated branches of the configuration. The state itself stays in float32."""
         if self.configuration == "single":
             hidden = self.ffn.activations(attended)
             return self.ffn_gate(x, jnp.tanh(self.ffn.output(hidden)), hidden)
@@ -149,8 +168,17 @@ def scan_blocks(
 ) -> tuple[Float[Array, "B S D"], KV]:
     """Runs the cell over the N blocks of a segment, restarting it where documents start.
 
-    The only sequential part of the model. Returns the state after the last block, and keys and
-    values ``[N, B, H, S, K]`` of the state that enters each block.
+    This is the only sequential part of the model.
+
+    Args:
+      cell: the recurrent cell.
+      state: the state that enters the first block.
+      tokens: keys and values that the states of each block attend to, ``[N, B, H, V, K]``.
+      starts: where a block begins a document.
+
+    Returns:
+      The state after the last block, and keys and values ``[N, B, H, S, K]`` of the state that
+      enters each block.
     """
 
     def step(state, block):

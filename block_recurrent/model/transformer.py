@@ -11,10 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from block_recurrent.model.config import ModelConfig
+from block_recurrent.model.feed_forward import RMSNorm
 from block_recurrent.model.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model.lstm import LSTMLayer
-from block_recurrent.model.norms import RMSNorm
-from block_recurrent.ops.dot_product import from_blocks, to_blocks
+from block_recurrent.ops.blocks import from_blocks, to_blocks
 from block_recurrent.types import ModelState
 
 
@@ -22,7 +22,7 @@ class BlockRecurrentTransformer(nnx.Module):
     """A language model over segments of N blocks of W tokens, with all its memory in `state`::
 
         model = BlockRecurrentTransformer(num_layers=6, embedding_size=256, rngs=nnx.Rngs(0))
-        state = model.initial_state(batch_size)
+        state = None                                   # the start of a document
         for segment in document:                       # tokens: int32 [B, N·W]
             logits, state = model(segment, state)      # logits: float32 [B, N·W, L]
 
@@ -40,9 +40,11 @@ class BlockRecurrentTransformer(nnx.Module):
         rngs: nnx.Rngs,
         **fields,
     ):
-        if not isinstance(config, ModelConfig):
-            config = ModelConfig(**(config or {}))
-        self.config = config = dataclasses.replace(config, **fields)
+        if isinstance(config, ModelConfig):
+            config = dataclasses.replace(config, **fields)
+        else:
+            config = ModelConfig(**{**(config or {}), **fields})
+        self.config = config
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )
@@ -50,13 +52,13 @@ class BlockRecurrentTransformer(nnx.Module):
         self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> ModelState:
-        """The state in which a document starts: one entry a layer."""
+        """The state at the start of a document: one entry per layer."""
         return tuple(layer.initial_state(batch_size) for layer in self.layers)
 
     def __call__(
         self,
         tokens: Int[Array, "B T"],
-        state: ModelState,
+        state: ModelState | None = None,
         starts: Bool[Array, "B N"] | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
@@ -65,7 +67,8 @@ class BlockRecurrentTransformer(nnx.Module):
 
         Args:
           tokens: a segment; T is a multiple of the window length W.
-          state: the state after the segment before. No gradient flows into it.
+          state: the state after the segment before. No gradient flows into it. None: all rows are
+            at the start of a document, and the gradient reaches the learned initial state.
           starts: where a block begins a new document: keys and values before it become zeros, and
             the recurrent state its learned initial value. None: nowhere.
           dropout_key: switches dropout on.
@@ -76,35 +79,42 @@ class BlockRecurrentTransformer(nnx.Module):
     def features(
         self,
         tokens: Int[Array, "B T"],
-        state: ModelState,
+        state: ModelState | None = None,
         starts: Bool[Array, "B N"] | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], ModelState]:
-        """What `readout` turns into logits; apart, so that a loss can do so in chunks."""
+        """What `readout` turns into logits, separate so that a loss can do that in chunks.
+
+        Raises:
+          ValueError: T is not a multiple of the window length.
+        """
         window = self.config.window_length
         if tokens.shape[1] == 0 or tokens.shape[1] % window:
-            raise ValueError(f"{tokens.shape[1]} tokens are no multiple of the window's {window}")
+            raise ValueError(f"{tokens.shape[1]} tokens are not a multiple of the window, {window}")
         keys = (None,) * len(self.layers)
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, len(self.layers))
         x = self.embed(tokens)
-        state = jax.lax.stop_gradient(state)
+        if state is None:
+            state = self.initial_state(len(tokens))
+        else:
+            state = jax.lax.stop_gradient(state)
         stack = self.stack_block_by_block if self.config.feedback else self.stack
         x, state = stack(x, state, starts, keys)
         return self.final_norm(x), state
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """What the first layer sees."""
+        """Embeddings of the tokens, the input of the first layer."""
         return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
     def readout(self, features: Float[Array, "*batch D"]) -> Float[Array, "*batch L"]:
-        """Logits: features · embeddingᵀ / √D, the embedding being shared with the input."""
+        """Logits: features · embeddingᵀ / √D, with the embedding of the input."""
         embedding = (self.embedding[...] * self.config.embedding_size**-0.5).astype(features.dtype)
         return jnp.einsum("...D,LD->...L", features, embedding, preferred_element_type=jnp.float32)
 
     def stack(self, x, state, starts, keys, states=None):
-        """The layers, one after the other, each over the whole segment."""
+        """Runs the layers one after the other, each over the whole segment."""
         after = []
         for layer, before, key in zip(self.layers, state, keys, strict=True):
             graphdef, params = nnx.split(layer)
@@ -115,7 +125,7 @@ class BlockRecurrentTransformer(nnx.Module):
         return x, tuple(after)
 
     def stack_block_by_block(self, x, state, starts, keys):
-        """Feedback (section 3.4): in each block every layer reads the state entering the block."""
+        """Feedback (section 3.4): in each block, every layer reads the state that enters it."""
         source = self.config.recurrent_indices[-1]
         cell = self.layers[source].cell
 
@@ -143,17 +153,17 @@ def new_layer(config: ModelConfig, index: int, rngs: nnx.Rngs) -> nnx.Module:
 
 @functools.partial(jax.jit, static_argnums=0)
 def run_layer(graphdef, params, x, state, starts, states, dropout_key):
-    """A layer, as a function that JAX traces and differentiates once for all that are alike."""
+    """Runs a layer, in a function that JAX traces and differentiates once for all equal layers."""
     layer = nnx.merge(graphdef, params)
     return layer(x, state, starts, states=states, dropout_key=dropout_key)
 
 
 def parameters(model: BlockRecurrentTransformer) -> dict[str, Any]:
-    """The model's parameters as a pure dict of arrays: cheap to pass through `jax.jit`."""
+    """The model's parameters as a pure dict of arrays, which is cheap to pass through `jax.jit`."""
     return nnx.to_pure_dict(nnx.state(model))
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """The model's structure, and its parameters as shapes; nothing is computed."""
+    """The model's structure, and the shapes of its parameters. Nothing is computed."""
     model = nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
     return nnx.graphdef(model), parameters(model)

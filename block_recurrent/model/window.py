@@ -3,31 +3,27 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from block_recurrent.ops.blocks import with_previous_block
 from block_recurrent.types import KV
 
 
 class Heads(NamedTuple):
-    """What attention computes from its input; `state_queries` only where it reads states.
+    """Queries, keys and values of the blocks; `state_queries` only where tokens read states."""
 
-    All as ``[B, T, H, K]`` where the fused kernels read them.
-    """
-
-    queries: Float[Array, "N B H W K"] | Float[Array, "B T H K"]
+    queries: Float[Array, "N B H W K"]
     tokens: KV
-    state_queries: Float[Array, "N B H W K"] | Float[Array, "B T H K"] | None
+    state_queries: Float[Array, "N B H W K"] | None
 
 
 class Window(NamedTuple):
-    """Each block sees its own tokens and those of the block before it.
+    """Each block sees its own tokens and those of the block before.
 
     Attributes:
-      tokens: keys and values ``[N, B, H, W, K]`` of the blocks, or ``[B, T, H, K]`` of the segment,
-        as the fused kernels read them.
+      tokens: keys and values of the blocks, ``[N, B, H, W, K]``.
       carried: those of the block before the first, ``[B, H, W, K]``.
-      starts: True where a block begins a document, and sees zeros before it.
+      starts: where a block begins a document, and sees zeros before it.
     """
 
     tokens: KV
@@ -35,33 +31,12 @@ class Window(NamedTuple):
     starts: Bool[Array, "B N"] | None
 
     def last(self) -> KV:
-        """Those of the last block, which the next segment is given as `carried`."""
-        window = self.carried.keys.shape[2]
-
-        def last_block(tokens):
-            return tokens[-1] if tokens.ndim == 5 else tokens[:, -window:].swapaxes(1, 2)
-
-        return jax.tree.map(last_block, self.tokens)
+        """Keys and values of the last block: what the next segment gets as `carried`."""
+        return jax.tree.map(lambda blocks: blocks[-1], self.tokens)
 
     def joined(self) -> KV:
-        """The 2W keys and values ``[N, B, H, 2W, K]`` of each block, the earlier ones first.
-
-        ``[N, B, 2W, H, K]`` of a segment.
-        """
-
-        def previous_and_own(own, carried):
-            length_axis = -2
-            if own.ndim == 4:
-                length_axis, carried = -3, carried.swapaxes(1, 2)
-                own = jnp.moveaxis(own.reshape(len(own), -1, *carried.shape[1:]), 1, 0)
-            previous = jnp.concatenate([carried[None].astype(own.dtype), own[:-1]])
-            if self.starts is not None:
-                previous = jnp.where(self.starts.T[:, :, None, None, None], 0, previous)
-            return jnp.concatenate([previous, own], axis=length_axis)
-
-        return KV(*map(previous_and_own, self.tokens, self.carried))
-
-
-def as_block(cache: KV, heads_axis: int) -> KV:
-    """The tokens of which a `Window` of one block has this `last`."""
-    return jax.tree.map(lambda leaf: leaf[None] if heads_axis == -3 else leaf.swapaxes(1, 2), cache)
+        """The 2W keys and values ``[N, B, H, 2W, K]`` that each block sees, the earlier first."""
+        return KV(
+            with_previous_block(self.tokens.keys, self.carried.keys, self.starts),
+            with_previous_block(self.tokens.values, self.carried.values, self.starts),
+        )

@@ -1,52 +1,127 @@
-"""Which implementation of sliding-window attention runs: XLA's, or the fused kernels of Pallas."""
+"""Attention of tokens and states, by XLA or by fused kernels.
 
-from typing import Any
+Arrays come and go with heads before length, ``[…, H, M, K]``, whatever computes the attention. The
+fused kernels (`ops.kernels`) read what the projections write, ``[B, T, H·K]``: the transpositions
+here cancel those between projection and attention when XLA compiles them together.
+"""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from block_recurrent.errors import UserError
+from block_recurrent.ops.blocks import (
+    from_blocks_of_heads,
+    to_blocks_of_heads,
+    with_previous_block,
+)
+from block_recurrent.ops.dot_product import attend, attend_with_remat
+from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.types import KV
 
-# Where heads stand: before the length, for products of matrices, or where the projections leave
-# them, which the fused kernels read.
-HEADS_AXIS = {"xla": -3, "pallas": -2}
+
+def window_attention(
+    queries: Float[Array, "N B H W K"],
+    tokens: KV,
+    carried: KV,
+    starts: Bool[Array, "B N"] | None,
+    bias: Float[Array, "H R"] | None,
+    dropout: Float[Array, "H W 2*W"] | None = None,
+    *,
+    kernel: str = "xla",
+    remat: bool = False,
+) -> Float[Array, "N B H W K"]:
+    """Attention of every token to the W tokens before it, in all blocks at once.
+
+    Args:
+      queries: times the scale of the logits.
+      tokens: keys and values of the blocks, ``[N, B, H, W, K]``.
+      carried: those of the block before the first, ``[B, H, W, K]``.
+      starts: where a block begins a document, and sees zeros before it.
+      bias: position bias by distance 1 … R ≤ W, times the scale; that of R holds for all greater
+        distances. None: queries and keys are rotated instead (RoPE).
+      dropout: multiplier of the weights of a block's queries over its 2W keys.
+      kernel: 'xla' or 'pallas' (`choose_kernel`).
+      remat: compute the weights again for the gradient. The fused kernels always do.
+    """
+    if kernel == "pallas":
+        return _fused_window_attention(queries, tokens, carried, starts, bias, dropout)
+    window = queries.shape[3]
+    keys, values = (
+        with_previous_block(own, before, starts)
+        for own, before in zip(tokens, carried, strict=True)
+    )
+    if bias is None:
+        positions = np.arange(2 * window)
+        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
+        bias = jnp.zeros((queries.shape[2], window))
+    return _xla(remat)(
+        queries, keys, values, causal_band(bias, window, 2 * window, window), dropout
+    )
 
 
-def heads_first(tree: Any, kernel: str) -> Any:
-    """Arrays as a kernel takes them, with their heads before the length."""
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, HEADS_AXIS[kernel], -3), tree)
+def unmasked_attention(
+    queries: Float[Array, "*blocks B H Q K"],
+    keys: Float[Array, "*blocks B H V K"],
+    values: Float[Array, "*blocks B H V K"],
+    *,
+    kernel: str = "xla",
+    remat: bool = False,
+) -> Float[Array, "*blocks B H Q K"]:
+    """Attention of every query to all keys, of each block by itself if there are blocks.
+
+    Args:
+      queries: times the scale of the logits.
+      keys: to compare with.
+      values: to average.
+      kernel: 'xla' or 'pallas'; sizes that the fused kernels cannot take are left to XLA.
+      remat: as for `window_attention`.
+    """
+    lengths = {"queries": queries.shape[-2], "keys": keys.shape[-2]}
+    if kernel == "pallas" and _misfit(lengths, queries.shape[-1]) is None:
+        return _fused_unmasked_attention(queries, keys, values)
+    return _xla(remat)(queries, keys, values)
 
 
-def for_kernel(tree: Any, kernel: str) -> Any:
-    """Arrays with their heads behind the length, as a kernel takes them."""
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, HEADS_AXIS[kernel]), tree)
+def causal_band(
+    bias: Float[Array, "H R"], num_queries: int, num_keys: int, reach: int
+) -> Float[Array, "H Q V"]:
+    """Bias of queries at the last Q of V places, for the `reach` keys before each; else HIDDEN.
+
+    Args:
+      bias: by distance 1 … R ≤ reach; that of R holds for all greater distances.
+      num_queries: Q.
+      num_keys: V.
+      reach: greatest distance that a query sees.
+    """
+    bias = jnp.pad(bias, ((0, 0), (0, reach - bias.shape[1])), mode="edge")[:, ::-1]
+    places = ((0, 0), (num_keys - 1 - reach, num_queries))
+    bias = jnp.pad(bias, places, constant_values=HIDDEN)
+    return by_relative_position(bias, num_queries, num_keys)
 
 
 def choose_kernel(
     wanted: str,
-    window_length: int,
+    lengths: dict[str, int],
     head_size: int,
     dtype: str,
-    num_states: int = 0,
     platform: str | None = None,
     capability: str | None = None,
     num_devices: int | None = None,
 ) -> str:
-    """'pallas' or 'xla'; of 'auto' the first where a GPU takes these sizes in bfloat16.
+    """Resolves 'auto': to 'pallas' on a GPU that takes these sizes, in bfloat16; else to 'xla'.
 
-    Chosen once, when a model is made, by the platform at hand. `jax.lax.platform_dependent` would
-    choose at lowering, but under differentiation both branches leave their residuals, so that the
-    fused kernel would carry the weights that it is there to avoid.
+    This happens once, when a module is made, for the platform at hand. `jax.lax.platform_dependent`
+    would choose later, but under differentiation both of its branches leave their residuals, and
+    the fused kernels would carry the weights that they exist to avoid.
 
     Args:
       wanted: `ModelConfig.attention_kernel`.
-      window_length: W.
+      lengths: of the attention, by name, for messages: window_length, num_states.
       head_size: K.
       dtype: of the computation.
-      num_states: S, of the states that the layer reads, if any.
-      platform: as `jax.default_backend()` names it; None: that one.
+      platform: as `jax.default_backend()` names it; None: the one at hand.
       capability: a GPU's compute capability; None: that of the one at hand.
       num_devices: None: all there are.
 
@@ -56,9 +131,6 @@ def choose_kernel(
     if wanted == "xla" or (wanted == "auto" and dtype == "float32"):
         return "xla"
     platform = platform or jax.default_backend()
-    capability = capability or getattr(jax.devices()[0], "compute_capability", None)
-    num_devices = num_devices or jax.device_count()
-    lengths = {"window_length": window_length, "num_states": num_states}
     reason = _misfit(lengths, head_size, platform, capability, num_devices)
     if wanted == "auto":
         return "pallas" if platform == "gpu" and reason is None else "xla"
@@ -73,22 +145,25 @@ def choose_kernel(
 def _misfit(
     lengths: dict[str, int],
     head_size: int,
-    platform: str,
-    capability: str | None,
-    num_devices: int,
+    platform: str | None = None,
+    capability: str | None = None,
+    num_devices: int | None = None,
 ) -> str | None:
-    """What the kernels of a platform need and do not get; interpreted on CPU they take any size.
+    """What the kernels need and do not get. On a CPU they are interpreted and take any size.
 
-    Triton's tiles measure powers of 2 and at least 16, a TPU's vectors are 128 wide.
+    Triton's tiles measure powers of 2 and at least 16; a TPU's vectors are 128 wide.
     """
+    platform = platform or jax.default_backend()
+    capability = capability or getattr(jax.devices()[0], "compute_capability", None)
+    num_devices = num_devices or jax.device_count()
     if platform == "gpu" and capability in ("6.0", "6.1", "7.0", "7.5"):
         return f"a GPU of compute capability 8.0 or more, not {capability}"
     if platform == "tpu" and num_devices > 1:  # jax-ml/jax issue 38196: not split over TPUs
         return f"a single TPU, not {num_devices}"
-    unit = {"gpu": 16, "tpu": 128}.get(platform, 1)
+    multiple = {"gpu": 16, "tpu": 128}.get(platform, 1)
     for name, length in lengths.items():
-        if length % unit:
-            return f"a {name} that is a multiple of {unit}, not {length}"
+        if length % multiple:
+            return f"a {name} that is a multiple of {multiple}, not {length}"
     if platform == "gpu" and head_size not in (16, 32, 64, 128):
         return f"a head_size of 16, 32, 64 or 128, not {head_size}"
     if platform == "tpu" and head_size % 128:
@@ -96,39 +171,29 @@ def _misfit(
     return None
 
 
-def fused_attention(
-    queries: Float[Array, "B T H K"],
-    tokens: KV,
-    carried: KV,
-    starts: Bool[Array, "B N"] | None,
-    bias: Float[Array, "H R"] | None,
-    dropout: Float[Array, "H W W2"] | None,
-) -> Float[Array, "B T H K"]:
-    """`kernels.window_attention` of a `Window`, with the tiles of the platform.
+def _xla(remat: bool):
+    return attend_with_remat if remat else attend
 
-    See there for the arguments; `carried` has the form of a cache, ``[B, H, W, K]``.
-    """
-    # Here, since Pallas takes half a second to import, which only its users should wait for.
+
+def _fused_window_attention(queries, tokens, carried, starts, bias, dropout):
+    # Imported here: Pallas takes half a second, which only its users should wait for.
     from block_recurrent.ops.kernels.default_tiles import choose_bands
     from block_recurrent.ops.kernels.window_attention import window_attention
 
+    window = queries.shape[3]
+    rows, tokens = jax.tree.map(from_blocks_of_heads, (queries, tokens))
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    bands = choose_bands(carried.keys.shape[1], queries.dtype)
-    return window_attention(queries, tokens, carried, starts, bias, dropout, bands)
+    bands = choose_bands(window, queries.dtype)
+    y = window_attention(rows, tokens, carried, starts, bias, dropout, bands)
+    return to_blocks_of_heads(y, window)
 
 
-def fused_read(
-    queries: Float[Array, "B T H K"],
-    keys: Float[Array, "*blocks B V H K"],
-    values: Float[Array, "*blocks B V H K"],
-) -> Float[Array, "B T H K"]:
-    """`kernels.unmasked_attention`: every query of a block sees all keys of the block.
-
-    Without the axis of blocks there is one, of all queries.
-    """
+def _fused_unmasked_attention(queries, keys, values):
     from block_recurrent.ops.kernels.default_tiles import choose_rectangles
     from block_recurrent.ops.kernels.window_attention import unmasked_attention
 
-    keys, values = (x.reshape(-1, *x.shape[-4:]) for x in (keys, values))
-    tilings = choose_rectangles(queries.shape[1] // len(keys), keys.shape[2], queries.dtype)
-    return unmasked_attention(queries, KV(keys, values), tilings)
+    shape = queries.shape
+    queries, keys, values = (x.reshape(-1, *x.shape[-4:]) for x in (queries, keys, values))
+    tilings = choose_rectangles(shape[-2], keys.shape[-2], queries.dtype)
+    rows, blocks = from_blocks_of_heads(queries), KV(keys.swapaxes(2, 3), values.swapaxes(2, 3))
+    return to_blocks_of_heads(unmasked_attention(rows, blocks, tilings), shape[-2]).reshape(shape)

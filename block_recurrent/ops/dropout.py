@@ -1,4 +1,4 @@
-"""Dropout whose masks are small: one mask is shared by the batch and repeats along the text."""
+"""Dropout with small masks: one mask is shared by the batch and repeats along the text."""
 
 import math
 
@@ -12,14 +12,14 @@ TILE = 128
 def dropout_multiplier(
     shape: tuple[int, ...], rate: float, key: Key[Array, ""], dtype: jnp.dtype
 ) -> Array:
-    """Array of `shape`: 0 with probability `rate`, else 1 / (1 − rate)."""
+    """An array of `shape`: 0 with probability `rate`, else 1 / (1 − rate)."""
     return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / (1 - rate)
 
 
 def tiled_dropout(
     x: Float[Array, "*batch W D"], rate: float, key: Key[Array, ""] | None
 ) -> Float[Array, "*batch W D"]:
-    """Drops entries of x by a mask of 128 positions, repeated; the identity without a key."""
+    """Drops entries of x by a repeated mask of 128 positions; without a key, returns x."""
     if key is None or rate == 0:
         return x
     length, width = x.shape[-2:]

@@ -1,4 +1,4 @@
-"""Where a key stands relative to a query: T5 buckets and rotary embedding."""
+"""Positions of keys relative to queries: T5 buckets and rotary embedding."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +18,11 @@ def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
 
 
 def rotate(x: Float[Array, "*axes M K"], positions: Int[np.ndarray, "*#axes #M"]) -> Array:
-    """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) turns by position · θ_k."""
-    return turn(x, *turns(positions, x.shape[-1]))
+    """Rotary position embedding (Su et al. 2021): pair (k, k + K/2) rotates by position · θ_k."""
+    return rotate_by(x, *rotations(positions, x.shape[-1]))
 
 
-def turns(
+def rotations(
     positions: Int[np.ndarray, "*axes M"], head_size: int
 ) -> Float[np.ndarray, "2 *axes M half"]:
     """Cosine and sine of position · θ_k."""
@@ -31,12 +31,12 @@ def turns(
     return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def turn(
+def rotate_by(
     x: Float[Array, "*axes M K"],
     cos: Float[Array | np.ndarray, "*#axes #M half"],
     sin: Float[Array | np.ndarray, "*#axes #M half"],
 ) -> Float[Array, "*axes M K"]:
-    """Turns each pair by its angle."""
+    """Rotates each pair by its angle."""
     half = x.shape[-1] // 2
     cos, sin = jnp.asarray(cos, x.dtype), jnp.asarray(sin, x.dtype)
     left, right = x[..., :half], x[..., half:]
@@ -48,8 +48,8 @@ def by_relative_position(
 ) -> Float[Array, "H Q V"]:
     """Spreads values[h, j − i + Q − 1] over queries i and keys j, where M = Q + V − 1.
 
-    Done by repeating a period of M + 1 and reading it back in rows of M, each row one place
-    further: a reshape, whose gradient is one too, where a gather would scatter Q·V numbers.
+    Repeats a period of M + 1 and reads it back in rows of M, so that each row starts one place
+    further. That is a reshape, and so is its gradient; a gather's gradient would scatter.
     """
     heads, length = values.shape
     period = jnp.pad(values, ((0, 0), (0, 1)))

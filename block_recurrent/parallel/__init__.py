@@ -1,4 +1,4 @@
-"""Many devices and many processes: the mesh, sharding rules, and who does what once for all.
+"""Many devices and many processes: the mesh, sharding rules, and what only one process does.
 
 May import `config` and `model`.
 """

@@ -1,4 +1,4 @@
-"""Many processes that train one model: how they find each other, and what one does for all."""
+"""Several processes that train one model: joining them, and what only one of them does."""
 
 import importlib.util
 import os
@@ -12,31 +12,32 @@ from jax.experimental import multihost_utils
 from block_recurrent.config.options import DistributedConfig
 from block_recurrent.errors import UserError, first_line
 
-SIZES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}  # set by the launcher
+# Environment variables in which launchers give the number of processes.
+SIZES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}
 
 
 def connect(config: DistributedConfig, process_id: int | None = None):
-    """Joins the other processes, if there are any. Comes before anything that touches a device.
+    """Joins the other processes, if there are any. Call it before JAX initialises its devices.
 
     Args:
-      config: how.
-      process_id: of this process, from 0, where no cluster tells it.
+      config: how processes find each other.
+      process_id: of this process, from 0, if no cluster provides it.
 
     Raises:
-      UserError: some but not all of address, number and id are given.
-      ConnectionError: nobody answers; trying again may help.
+      UserError: some but not all of address, number and id are given, or the id is out of range.
+      ConnectionError: the other processes do not answer; trying again may help.
     """
     given = (config.coordinator_address, config.num_processes, process_id)
     if any(value is not None for value in given):
         if None in given:
             raise UserError(
-                "a process joins others by coordinator_address, num_processes and process_id: "
+                "joining other processes needs coordinator_address, num_processes and process_id: "
                 f"give all three, not {given}"
             )
         if not 0 <= process_id < config.num_processes:
             raise UserError(
                 f"process_id = {process_id}: choose from 0 to {config.num_processes - 1}, "
-                "another one for each process"
+                "a different one for each process"
             )
         found = {
             "coordinator_address": config.coordinator_address,
@@ -58,7 +59,7 @@ def connect(config: DistributedConfig, process_id: int | None = None):
 
 
 def detect(cluster: str, environment: Mapping[str, str]) -> str | None:
-    """The cluster that this process is a part of; None: it runs by itself."""
+    """The cluster that this process runs in; None if it runs alone."""
     if cluster != "auto":
         return None if cluster == "none" else cluster
     for name, size in SIZES.items():
@@ -68,27 +69,27 @@ def detect(cluster: str, environment: Mapping[str, str]) -> str | None:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes what is to be written once."""
+    """Whether this is process 0, which alone prints and writes files."""
     return jax.process_index() == 0
 
 
 def wait_for_others(what: str):
-    """Returns when every process has come here; `what` is the same in all."""
+    """Waits until every process has called this with the same `what`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def all_agree(value: bool) -> bool:
-    """Whether the value is true in every process; all come here."""
+    """Whether the value is true in every process. Every process must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
 def print_once(text: str):
-    """Prints, in the first process alone."""
+    """Prints, in process 0 only."""
     if is_main_process():
         print(text, flush=True)
 
 
 def print_from_process(text: str):
-    """Prints, in a process that is not the first."""
+    """Prints to standard error, with the index of this process."""
     print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, and the rules that lay parameters over it."""
+"""The device mesh, and how arrays are split over it."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.model.config import ModelConfig
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")  # the axes that the rows of the batch are split over
+ROWS = ("data", "fsdp")  # the axes that split the rows of the batch
 
 
 def make_mesh(
@@ -21,10 +21,10 @@ def make_mesh(
     batch_size: int,
     available: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """The mesh over all devices of all processes, or over those available.
+    """The mesh over the available devices; by default those of all processes.
 
     Raises:
-      UserError: devices, batch, heads or feed-forward units do not divide.
+      UserError: the mesh does not divide devices, batch, heads or feed-forward units evenly.
     """
     available = jax.devices() if available is None else available
     devices = len(available)
@@ -55,10 +55,10 @@ def make_mesh(
 
 
 def split_heads(config: MeshConfig, model: ModelConfig) -> ModelConfig:
-    """The model, its attention by XLA if its heads are split.
+    """The model, with XLA's attention if the mesh splits its heads.
 
     Raises:
-      UserError: the model asks for the fused kernels, which train with whole heads only.
+      UserError: the model asks for the fused kernels, which cannot train with split heads.
     """
     if config.tensor == 1:
         return model
@@ -75,7 +75,7 @@ class Layout:
 
     Args:
       mesh: the devices.
-      rules: as in `MeshConfig`.
+      rules: see `MeshConfig`.
     """
 
     def __init__(self, mesh: Mesh, rules: Sequence[str] = RULES):
@@ -92,7 +92,7 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
     def model_state(self, tree):
-        """Shardings of a `ModelState`: by rows, and caches by heads too."""
+        """Shardings of a `ModelState`: by rows, caches also by heads."""
 
         def sharding(leaf):
             heads = ("tensor",) if len(leaf.shape) == 4 else ()
@@ -105,42 +105,42 @@ class Layout:
         return self._by_rule(tree, AXES)
 
     def gather(self, params):
-        """Inside a step: parameters as they are used, whole but for the tensor axis.
+        """Inside a step: parameters as they are used, split by the tensor axis only.
 
-        Said outright, or XLA might rather split and gather activations, which are larger.
+        Without this constraint XLA might split and gather activations instead, which are larger.
         """
         return jax.lax.with_sharding_constraint(params, self._by_rule(params, ("tensor",)))
 
     def by_rows(self, function):
-        """`function(params, state, batch, key)` over the rows that a device has.
+        """`function(params, state, batch, key)`, run by each device on its rows.
 
-        So gradients are summed over devices once, where XLA would do so in every round of a loop.
-        XLA splits what is left to it over the tensor axis, if there is more than one way.
+        Gradients are then summed over devices once, where XLA would do so in every iteration of a
+        loop. If the tensor axis has more than one device, XLA still splits the work along it.
         """
         split, whole = PartitionSpec(ROWS), PartitionSpec()
-        left = self.mesh.shape["tensor"] > 1
+        by_xla = self.mesh.shape["tensor"] > 1
         return jax.shard_map(
             function,
             mesh=self.mesh,
             in_specs=(whole, split, split, whole),
             out_specs=split,
-            axis_names=set(ROWS if left else AXES),
+            axis_names=set(ROWS if by_xla else AXES),
             check_vma=False,
         )
 
     def scatter(self, grads):
-        """Inside a step: gradients as the parameters lie between steps."""
+        """Inside a step: gradients, split as the parameters are between steps."""
         return jax.lax.with_sharding_constraint(grads, self.parameters(grads))
 
     def split_state(self, state):
-        """Inside a step: a `ModelState` as it lies between steps."""
+        """Inside a step: a `ModelState`, split as it is between steps."""
         return jax.lax.with_sharding_constraint(state, self.model_state(state))
 
     def rows_here(self, batch_size: int) -> slice:
         """The rows of the global batch that the devices of this process hold.
 
         Raises:
-          UserError: they do not lie side by side.
+          UserError: they are not contiguous.
         """
         indices = self.rows.addressable_devices_indices_map((batch_size,)).values()
         spans = {index[0].indices(batch_size)[:2] for index in indices}
@@ -148,33 +148,34 @@ class Layout:
         if sum(stop - start for start, stop in spans) != last - first:
             raise UserError(
                 f"the devices of process {jax.process_index()} hold the rows {sorted(spans)}, "
-                "which are apart: choose mesh.data × mesh.fsdp as a multiple of the processes"
+                "which are not contiguous: make mesh.data × mesh.fsdp a multiple of the number of "
+                "processes"
             )
         return slice(first, last)
 
     def put(self, batch):
-        """The rows of this process as its part of global arrays."""
+        """Global arrays, of which this process provides its rows."""
         return jax.make_array_from_process_local_data(self.rows, batch)
 
     def _by_rule(self, tree, axes: Sequence[str]):
+        """Shardings by the rules, as `MeshConfig` describes, along these axes of the mesh."""
+
         def sharding(path, leaf):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            for pattern, spec in self.rules:
-                if pattern.search(name) and self._divides(spec, leaf.shape):
-                    kept = (axis if axis in axes else None for axis in spec)
-                    return NamedSharding(self.mesh, PartitionSpec(*kept))
-            return NamedSharding(self.mesh, PartitionSpec())
+            rule = next((spec for pattern, spec in self.rules if pattern.search(name)), ())
+            if len(rule) != leaf.ndim:  # no rule, or factored optimizer state
+                return self.replicated
+            split = [
+                axis if axis in axes and size % self.mesh.shape[axis] == 0 else None
+                for axis, size in zip(rule, leaf.shape, strict=True)
+            ]
+            spec = PartitionSpec(*split) if any(split) else PartitionSpec()
+            return NamedSharding(self.mesh, spec)
 
         return jax.tree_util.tree_map_with_path(sharding, tree)
 
-    def _divides(self, spec: Sequence[str | None], shape: tuple[int, ...]) -> bool:
-        """Whether every axis splits evenly; factored optimizer state has other ranks."""
-        ways = [1 if axis is None else self.mesh.shape[axis] for axis in spec]
-        fits = (n % w == 0 for n, w in zip(shape, ways, strict=False))
-        return len(shape) == len(spec) and all(fits)
 
-
-def bytes_on_a_device(tree) -> int:
+def bytes_per_device(tree) -> int:
     """Bytes that one device holds of arrays, or of shapes, with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -1,4 +1,4 @@
-"""What a run reports: JSON lines and TensorBoard for later, a progress line for now."""
+"""The metrics of a run on disk: JSON lines and TensorBoard."""
 
 import contextlib
 import json
@@ -11,12 +11,11 @@ from typing import Any
 
 from block_recurrent.files.paths import AnyPath, workdir_path
 from block_recurrent.files.writing import Mirror, atomic_write
-from block_recurrent.reporting.wandb_log import WandbLog
 
 
 @contextlib.contextmanager
 def hidden(*modules: str):
-    """As if the modules were not installed, unless they are imported already."""
+    """Makes modules look as if they were not installed, unless they are imported already."""
     hide = [module for module in modules if module not in sys.modules]
     sys.modules.update(dict.fromkeys(hide))
     try:
@@ -26,7 +25,7 @@ def hidden(*modules: str):
             del sys.modules[module]
 
 
-# Which tensorboardX imports where it can: seconds, and for nothing here.
+# tensorboardX imports these if it can, which takes seconds. Nothing here needs them.
 with hidden("torch", "google.cloud.storage"):
     from tensorboardX import SummaryWriter
 
@@ -37,26 +36,23 @@ class MetricsLog:
         with MetricsLog(workdir, resume_step=None) as log:
             log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
 
-    A line of JSON is with the operating system when `write` returns, so that a killed run loses
-    none; TensorBoard's numbers follow within seconds. In a bucket, both are there after `flush` and
-    after `close`, and a minute old at most between: a killed run loses that minute, but no line
-    from before its newest checkpoint.
+    The operating system has a line of JSON when `write` returns, so that a killed run loses none.
+    TensorBoard's numbers follow within seconds. A bucket gets both after `flush` and `close`, and
+    at least once a minute in between. A killed run loses at most that minute, and no line from
+    before its newest checkpoint.
 
     Args:
-      workdir: the folder of the run; made if it is not there.
-      resume_step: the step of the checkpoint from which the run continues: whatever was logged
-        after it is dropped, and will be logged again. None: a new run, everything is dropped.
-      wandb: gets the same.
+      workdir: the folder of the run; created if needed.
+      resume_step: the step of the checkpoint from which the run continues. Lines after it are
+        dropped, as the run will log them again. None: a new run, which drops all lines.
 
     Attributes:
       path: of metrics.jsonl on this machine.
-      purge_step: the first step that TensorBoard forgets of what it has read before.
+      purge_step: TensorBoard discards earlier events from this step on.
     """
 
-    def __init__(
-        self, workdir: str | AnyPath, resume_step: int | None, wandb: WandbLog | None = None
-    ):
-        self._wandb, workdir = wandb, workdir_path(workdir)
+    def __init__(self, workdir: str | AnyPath, resume_step: int | None):
+        workdir = workdir_path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         names = "metrics.jsonl", "samples.jsonl"
         self._mirror = Mirror(workdir, begin_with=names)
@@ -69,7 +65,7 @@ class MetricsLog:
             str(self._mirror.folder / "tensorboard"),
             purge_step=self.purge_step,
             flush_secs=1,
-            # Files are named by the second: one begun in the same second must not replace another.
+            # Files are named by the second. Two of the same second must not have the same name.
             filename_suffix=f".{self.purge_step}",
         )
 
@@ -79,7 +75,7 @@ class MetricsLog:
         Args:
           step: optimizer steps done.
           split: "train", "held_out".
-          metrics: name → number; scalars of NumPy and JAX will do.
+          metrics: name → number; NumPy and JAX scalars are accepted.
         """
         numbers = {name: to_number(value) for name, value in metrics.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
@@ -87,27 +83,25 @@ class MetricsLog:
         self._file.write(line + "\n")
         for name, number in numbers.items():
             self._tensorboard.add_scalar(f"{split}/{name}", number, int(step))
-        if self._wandb:
-            self._wandb.write(int(step), split, numbers)
         self._mirror.update()
 
     def write_text(self, step: int, prompt: str, text: str):
-        """Logs what the model has written after the prompt."""
+        """Logs what the model wrote after the prompt."""
         line = json.dumps({"step": int(step), "prompt": prompt, "text": text}, ensure_ascii=False)
         with open(self._samples, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         blocks = (textwrap.indent(part, "    ", lambda _: True) for part in (prompt, text))
-        self._tensorboard.add_text("held_out/text", "\n\n*goes on:*\n\n".join(blocks), int(step))
-        if self._wandb:
-            self._wandb.write_text(int(step), prompt, text)
+        self._tensorboard.add_text(
+            "held_out/text", "\n\n*the model writes:*\n\n".join(blocks), int(step)
+        )
         self._mirror.update()
 
     def flush(self):
-        """Brings both to the bucket, if they belong there. Comes before a checkpoint."""
+        """Copies everything to the bucket, if the run is in one. To be called before saving."""
         self._mirror.update(least=0)
 
     def close(self):
-        """Flushes all."""
+        """Flushes and closes everything."""
         self._file.close()
         self._tensorboard.close()
         self._mirror.close()
@@ -120,14 +114,14 @@ class MetricsLog:
 
 
 def to_number(value: Any) -> int | float:
-    """The Python number in a scalar of any library."""
+    """Converts a scalar of any library to a Python number."""
     return value if isinstance(value, int | float) else value.item()
 
 
 def keep_until(path: Path, step: int):
-    """Drops the lines after `step`, and one half-written when the run was killed.
+    """Drops the lines after `step`, and a line that a killed run left half-written.
 
-    The file is replaced as a whole, so that it is complete at every moment.
+    The file is replaced atomically, so that it is complete at every moment.
     """
     if not path.exists():
         return
@@ -138,7 +132,7 @@ def keep_until(path: Path, step: int):
 
 
 def step_of(line: str) -> int | None:
-    """The step of a line of JSON; None if the line is not whole."""
+    """Returns the step of a line of JSON; None if the line is incomplete."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The newest metrics over HTTP, on this machine alone, in the text format of Prometheus."""
+"""The newest metrics over HTTP, in the text format of Prometheus, for this machine only."""
 
 import http.server
 import math
@@ -15,13 +15,17 @@ class MetricsServer:
     """Answers GET http://127.0.0.1:port/metrics while entered::
 
         with MetricsServer(9400) as server:
-            server.publish(10, "train", {"loss": 2.3})
+            server.write(10, "train", {"loss": 2.3})
 
     Args:
-      port: to listen on; 0: any that is free, which `port` then says.
+      port: to listen on; 0 for any free port.
 
     Raises:
       UserError: the port is taken.
+
+    Attributes:
+      port: the port it listens on.
+      lines: the newest lines of each split.
     """
 
     def __init__(self, port: int):
@@ -31,7 +35,7 @@ class MetricsServer:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 if self.path != "/metrics":
-                    self.send_error(404, "only /metrics is here")
+                    self.send_error(404, "only /metrics is served")
                     return
                 text = "".join(line + "\n" for split in list(lines.values()) for line in split)
                 self.send_response(200)
@@ -40,13 +44,13 @@ class MetricsServer:
                 self.wfile.write(text.encode())
 
             def log_message(self, *_):
-                """Says nothing."""
+                """Logs nothing."""
 
         try:
             self.server = http.server.ThreadingHTTPServer((ADDRESS, port), Handler)
         except OSError as error:
             raise UserError(
-                f"watch.port = {port} cannot be listened on ({error.strerror}): choose another"
+                f"watch.port = {port}: cannot listen there ({error.strerror}), choose another"
             ) from error
         self.port = self.server.server_address[1]
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
@@ -59,17 +63,20 @@ class MetricsServer:
         self.server.shutdown()
         self.server.server_close()
 
-    def publish(self, step: int, split: str, metrics: Mapping[str, int | float]):
-        """Replaces what is said of the split."""
+    def write(self, step: int, split: str, metrics: Mapping[str, int | float]):
+        """Replaces the metrics of the split."""
         numbers = {"step": step} | metrics
         self.lines[split] = [
             f'{PREFIX}_{name}{{split="{split}"}} {prometheus(value)}'
             for name, value in numbers.items()
         ]
 
+    def write_text(self, step: int, prompt: str, text: str):
+        """Does nothing: Prometheus takes only numbers."""
+
 
 def prometheus(value: int | float) -> str:
-    """A number as Prometheus reads it."""
+    """Formats a number for Prometheus."""
     if math.isnan(value):
         return "NaN"
     return f"{float(value)!r}" if math.isfinite(value) else f"{value:+}"[:1] + "Inf"

@@ -1,4 +1,4 @@
-"""Figures by matplotlib, as objects, without the global state of pyplot."""
+"""Matplotlib figures, without the global state of pyplot."""
 
 import io
 from typing import Any
@@ -17,12 +17,12 @@ except ImportError as error:
         "plots need matplotlib: pip install matplotlib (or this package with its extra [plots])"
     ) from error
 
-# Okabe and Ito's, which colour-blind readers can tell apart.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, panel: tuple[float, float] = (7.0, 3.4)):
-    """A figure and its axes ``[rows, columns]``; `panel` is the size of one of them in inches."""
+    """A figure and its axes ``[rows, columns]``; `panel` is the size of one axes in inches."""
     width, height = panel
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -32,7 +32,7 @@ def new_figure(rows: int = 1, columns: int = 1, *, panel: tuple[float, float] = 
 
 
 def legend_above(figure: Figure, columns: int | None = None):
-    """One legend for all axes, where it hides nothing; in one row if `columns` is not given."""
+    """Add one legend for all axes above the figure, in a single row unless `columns` is given."""
     labelled = {}
     for ax in figure.axes:
         labelled |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -43,15 +43,15 @@ def legend_above(figure: Figure, columns: int | None = None):
 
 
 def png(figure: Figure) -> bytes:
-    """The picture, at a resolution good for screen and paper."""
+    """The figure as PNG, at a resolution that suits screen and print."""
     buffer = io.BytesIO()
-    # No name of the program: the same numbers give the same bytes under any version's banner.
+    # Leave out the program's version, so that the same numbers give the same bytes.
     figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def token_axis(ax: Axes):
-    """A logarithmic axis of numbers of tokens: 1, 4, 16, … 1k, 4k."""
+    """Make the x axis a logarithmic axis of token counts: 1, 4, 16, … 1k, 4k."""
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -59,18 +59,18 @@ def token_axis(ax: Axes):
 
 
 def thousands(x: float) -> str:
-    """1024 as "1k", 2²⁰ as "1M"."""
+    """Formats 1024 as "1k", 2²⁰ as "1M"."""
     for size, unit in ((2**20, "M"), (2**10, "k")):
         if x >= size:
             return f"{x / size:g}{unit}"
     return f"{x:g}"
 
 
-def band(
+def quantile_band(
     ax: Axes, x: Any, quantiles: Float[np.ndarray, "5 M"], color: str, label: str, marker: str = ""
 ):
-    """The median, the middle half around it and, fainter, what lies between the outer quantiles."""
-    low, first, median, third, high = quantiles
+    """Plot the median and two bands: between the quartiles, and between the outer quantiles."""
+    low, lower_quartile, median, upper_quartile, high = quantiles
     ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-    ax.fill_between(x, first, third, color=color, alpha=0.28, linewidth=0)
+    ax.fill_between(x, lower_quartile, upper_quartile, color=color, alpha=0.28, linewidth=0)
     ax.plot(x, median, color=color, label=label, marker=marker)

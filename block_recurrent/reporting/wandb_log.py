@@ -1,4 +1,4 @@
-"""A copy of what a run reports, for Weights & Biases."""
+"""Metrics and texts of a run on Weights & Biases."""
 
 import html
 import secrets
@@ -11,33 +11,33 @@ from block_recurrent.files.writing import atomic_write
 
 
 def check_wandb(project: str | None):
-    """Raises UserError if a run that is to report there lacks the package."""
+    """Raises UserError if a project is given and the package is missing."""
     if project is None:
         return
     try:
-        from wandb import init  # noqa: F401  a mere folder called wandb has none
+        from wandb import init  # noqa: F401  a folder named wandb would be imported, without it
     except ImportError as error:
         raise UserError(
-            f"train.wandb_project = '{project}' needs a package of its own: pip install wandb, or "
+            f"train.wandb_project = '{project}' needs the package wandb: pip install wandb, or "
             "set train.wandb_project = None"
         ) from error
 
 
 class WandbLog:
-    """One run on Weights & Biases, however often it is stopped and goes on.
+    """One run on Weights & Biases, which stays the same when the training is stopped and continued.
 
-    Its id is kept in the file `wandb_id` of the run's folder. Numbers stand over a metric of their
-    own called `step`, since W&B's counter cannot go back: after a kill the steps since the last
-    checkpoint are there twice, with the same numbers.
+    Its id is kept in the file `wandb_id` in the run's folder. The x-axis is the metric `step`,
+    since W&B's own counter cannot go back. After a kill, the steps since the last checkpoint appear
+    twice, with the same numbers.
 
     Args:
-      project: to which the run belongs; made if it is not there.
-      workdir: the folder of the run, where W&B keeps what it has yet to send (for a bucket,
-        in the current folder).
-      config: shown beside the numbers.
+      project: of the run; W&B creates it if needed.
+      workdir: the folder of the run. W&B keeps there what it has not sent yet (if the run is in a
+        bucket, in the current folder).
+      config: shown with the numbers.
 
     Raises:
-      UserError: W&B does not let the run in.
+      UserError: W&B refuses the run.
     """
 
     def __init__(self, project: str, workdir: AnyPath, config: Mapping[str, Any]):
@@ -52,9 +52,9 @@ class WandbLog:
                 name=workdir.resolve().name,
                 dir=None if in_bucket(workdir) else str(workdir),
                 config=dict(config),
-                allow_val_change=True,  # of a run that goes on for more steps
-                reinit="create_new",  # leaves a run of the notebook's own alone
-                settings=wandb.Settings(console="off"),  # which would break the progress bar
+                allow_val_change=True,  # when a run is continued for more steps
+                reinit="create_new",  # leaves other runs of the same process alone
+                settings=wandb.Settings(console="off"),  # capturing would break the progress bar
             )
         except wandb.Error as error:
             raise UserError(
@@ -69,7 +69,7 @@ class WandbLog:
         self._run.log({"step": step, **named})
 
     def write_text(self, step: int, prompt: str, text: str):
-        """As in `MetricsLog`; what the model has written is in bold type."""
+        """As in `MetricsLog`; the text of the model is bold."""
         page = f"<pre>{html.escape(prompt)}<b>{html.escape(text)}</b></pre>"
         shown = self._html(page, inject=False, data_is_not_path=True)
         self._run.log({"step": step, "held_out/text": shown})
@@ -82,7 +82,7 @@ class WandbLog:
 
 
 def run_id(workdir: AnyPath) -> str:
-    """W&B's id of the run in this folder, drawn for the first time that it is asked for."""
+    """Returns W&B's id of the run in this folder. The first call draws it."""
     path = workdir / "wandb_id"
     if not path.exists():
         with atomic_write(path) as file:

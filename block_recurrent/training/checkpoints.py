@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on exactly where it stopped, as one atomic unit."""
+"""Checkpoints: all that a run needs to continue exactly where it stopped, saved atomically."""
 
 import functools
 import os
@@ -19,38 +19,38 @@ from block_recurrent.files.paths import AnyPath, in_bucket
 from block_recurrent.parallel.processes import all_agree, is_main_process, wait_for_others
 from block_recurrent.training.train_step import TrainState
 
-# Where TensorFlow is installed, paths in buckets would go through it: seconds to import, and it
-# takes a GPU's memory. Without it they go through gcsfs.
+# Paths in buckets go through gcsfs. By default they would go through TensorFlow where it is
+# installed, which takes seconds to import and reserves a GPU's memory.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 ITEMS = ("params", "training")
 KEEP = 3  # the newest ones; older ones are deleted
-ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of beginning and end; nothing depends on them
+ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of start and end; nothing depends on them
 
 
 class Manager(ocp.CheckpointManager):
-    """One that leaves stop signals to `StopSignal`."""
+    """A `CheckpointManager` that leaves stop signals to `StopSignal`."""
 
     def reached_preemption(self, step: int) -> bool:
-        # Orbax would ask the coordination service about this step, and that would take the number
-        # for the last one that `StopSignal` asked about, which counts otherwise: a signal in the
-        # step after a save would stop the processes of a continued run at a step far ahead.
+        # Orbax would ask the coordination service about this step. The service would mistake the
+        # number for one of `StopSignal`, which counts from the start of the process. In a continued
+        # run, a signal right after a save would then stop the processes far too late.
         return False
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, one numbered folder a saved step.
+    """The folder `checkpoints/` of a run, with one numbered folder per saved step.
 
-    Each holds two items: `params`, all that evaluation and generation need, and `training`: the
-    rest of the `TrainState` and the position in the data. Orbax writes in the background, and a
-    folder gets its number only when it is whole, with checksums of its files. They are compared
-    before anything is read: a damaged checkpoint is passed over, with a line that says why, and
-    the one before it taken.
+    Each checkpoint has two items. `params` is all that evaluation and generation need. `training`
+    is the rest of the `TrainState` and the position in the data. Orbax writes in the background. A
+    folder gets its number only when it is complete and has checksums of its files. These are
+    verified before anything is read. A damaged checkpoint is skipped, with a line that says why,
+    and the one before it is used.
 
     Args:
       workdir: of the run.
-      read_only: nothing is written.
-      items: that will be read. Files of the others are not looked at.
+      read_only: if true, nothing is written.
+      items: the items that will be read. Files of the others are not verified.
     """
 
     def __init__(self, workdir: AnyPath, *, read_only: bool = False, items: Container[str] = ITEMS):
@@ -58,6 +58,7 @@ class Checkpoints:
         self.read_only = read_only
         self._unread = [item for item in ITEMS if item not in items]
         self._whole: dict[int, bool] = {}
+        self._saving: int | None = None  # the step that is being saved
         self.manager = Manager(
             self.folder,
             item_names=ITEMS,
@@ -65,8 +66,8 @@ class Checkpoints:
                 max_to_keep=KEEP,
                 create=not read_only,
                 read_only=read_only,
-                cleanup_tmp_directories=not read_only,  # what a killed save has left
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                cleanup_tmp_directories=not read_only,  # left by a save that was killed
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
             ),
         )
 
@@ -78,30 +79,32 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Of all checkpoints, ascending, whole or not."""
+        """The steps of all checkpoints, ascending, damaged ones included."""
         return sorted(self.manager.all_steps())
 
-    @property
-    def latest_step(self) -> int | None:
-        """The newest whole checkpoint's step; None: nothing has been saved.
+    def find_latest_whole(self) -> int | None:
+        """Finds the step of the newest checkpoint that is whole; None if nothing was saved.
+
+        Reads every file of it the first time. All processes must call this.
 
         Raises:
-          UserError: all are damaged.
+          UserError: all checkpoints are damaged.
         """
         for step in reversed(self.steps):
             if self.is_whole(step):
                 return step
         if self.steps:
             raise UserError(
-                f"every checkpoint in {self.folder} is damaged: put back one from a copy, or "
-                "name another workdir to begin anew"
+                f"every checkpoint in {self.folder} is damaged: restore one from a backup, or "
+                "name another workdir to start again"
             )
         return None
 
     def is_whole(self, step: int) -> bool:
-        """Whether every file to be read is as it was written. Reads them all, the first time.
+        """Verifies the checksums of all files that may be read; the first time it reads them all.
 
-        Says on standard error what is not. Several processes look at a share of the files each.
+        Prints the first difference to standard error. Each process verifies a share of the files,
+        and all must call this.
         """
         if in_bucket(self.folder):
             return True
@@ -109,12 +112,12 @@ class Checkpoints:
             folder = Path(self.folder) / str(step)
             found = find_damage(folder, jax.process_index(), jax.process_count(), self._unread)
             if found:
-                print(f"checkpoint {step} is passed over: {found}", file=sys.stderr, flush=True)
+                print(f"checkpoint {step} is skipped: {found}", file=sys.stderr, flush=True)
             self._whole[step] = all_agree(found is None)
         return self._whole[step]
 
     def save(self, state: TrainState, position: LanePosition):
-        """Saves in the background, once an earlier save is done; `state` may be donated after."""
+        """Starts to save in the background, after an earlier save. `state` may be donated then."""
         self.wait()
         self._saving = int(state.step)
         self.manager.save(
@@ -123,26 +126,26 @@ class Checkpoints:
                 params=ocp.args.StandardSave(state.params),
                 training=ocp.args.StandardSave(training_item(state, position)),
             ),
-            force=True,  # or a step that Orbax finds too early would silently not be saved
+            force=True,  # else Orbax silently skips steps that it considers too early
         )
 
-    def _seal(self):
-        """Called by Orbax when all is written, before the folder gets its number.
+    def _add_checksums(self):
+        """Writes checksums. Orbax calls this after the last file, before it renames the folder.
 
-        A bucket compares checksums of its own whenever an object is written or read.
+        Not needed in a bucket, which verifies its own checksums at every write and read.
         """
         if not in_bucket(self.folder):
             name = f"{self._saving}{ocp.path.step.TMP_DIR_SUFFIX}"
             write_checksums(Path(self.folder) / name, but=ORBAX_NOTES)
 
     def wait(self):
-        """Returns when everything saved is on disk, or in the bucket."""
+        """Waits until everything saved is on disk, or in the bucket."""
         self.manager.wait_until_finished()
 
     def go_back(self, every: int):
-        """Drops what is newer than the newest checkpoint at a multiple of `every` steps.
+        """Deletes what is newer than the newest checkpoint at a multiple of `every` steps.
 
-        Others are there because a run was stopped, which must not decide where it goes back to.
+        Other checkpoints come from stops. Where a run goes back to must not depend on these.
         """
         self.wait()
         regular = [step for step in self.steps if step % every == 0]
@@ -153,11 +156,18 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, position: LanePosition
     ) -> tuple[TrainState, LanePosition]:
-        """The newest state, laid out over devices as `abstract` says, and the data position.
+        """Restores the newest whole checkpoint.
 
-        Damaged checkpoints that are newer are renamed, as they will be written again.
+        Newer ones, which are damaged, are renamed, since the run will write these steps again.
+
+        Args:
+          abstract: shapes, and how to lay them out over the devices.
+          position: any position of the same lanes.
+
+        Returns:
+          The state, and the position in the data.
         """
-        step = self.latest_step
+        step = self.find_latest_whole()
         self._set_aside(later for later in self.steps if later > step)
         restored = self.manager.restore(
             step,
@@ -171,7 +181,7 @@ class Checkpoints:
         return state, LanePosition(**training["position"])
 
     def _set_aside(self, steps: Iterable[int]):
-        """Renames N to N.damaged."""
+        """Renames each checkpoint N to N.damaged."""
         if self.read_only or not (steps := list(steps)):
             return
         for step in steps if is_main_process() else []:
@@ -184,16 +194,16 @@ class Checkpoints:
         self.manager.reload()
 
     def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
-        """Parameters alone, on one device, wherever they lay when they were saved.
+        """Restores the parameters alone, onto one device, from any mesh.
 
         Args:
           abstract: their shapes.
-          step: of the checkpoint; None: the newest.
+          step: of the checkpoint; None for the newest.
 
         Raises:
-          UserError: there is no checkpoint, or one of other parameters.
+          UserError: no checkpoint exists, or its parameters have other names or shapes.
         """
-        step = self.latest_step if step is None else step
+        step = self.find_latest_whole() if step is None else step
         if step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -203,8 +213,8 @@ class Checkpoints:
             saved = checkpointer.metadata(place / "params").item_metadata.tree
         if shapes(saved) != shapes(abstract):
             raise UserError(
-                f"{place} holds other parameters than config.gin describes: put back the "
-                "config.gin with which the run was trained"
+                f"{place} has other parameters than config.gin describes: restore the config.gin "
+                "that the run was trained with"
             )
         return self.manager.restore(
             step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
@@ -212,21 +222,21 @@ class Checkpoints:
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """By path, as layers/0/ffn/hidden/kernel."""
+    """The shape of each leaf by its path, as layers/0/ffn/hidden/kernel."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:
-    """What a checkpoint holds beside the parameters."""
+    """The item of a checkpoint that holds all but the parameters."""
     fields = state._asdict()
     del fields["params"]
     return {"state": fields, "position": position._asdict()}
 
 
 def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
-    """Shapes that also say where their arrays are to live."""
+    """Attaches shardings to shapes."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,

@@ -1,10 +1,11 @@
-"""Steps that are not finite: told, their batches saved, and what follows from them."""
+"""Steps that are not finite: reported, their batches saved, and `train.on_nonfinite` obeyed."""
 
 import collections
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.config.options import TrainConfig
@@ -13,121 +14,135 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.parallel.processes import is_main_process
-from block_recurrent.training.train_step import StepMetrics
+from block_recurrent.training.train_step import StepMetrics, TrainState
 
-KEPT = 10  # batches in nonfinite/
+MAX_SAVED_BATCHES = 10  # in the folder nonfinite/ of a run
 
 
 class RollBack(Exception):
-    """Go back to the newest checkpoint, and on in the data from `position`."""
+    """The run must go back to its newest checkpoint, and read on from `position`."""
 
     def __init__(self, position: LanePosition):
         super().__init__()
         self.position = position
 
 
-class Step(NamedTuple):
-    """A step that the host has not looked at.
+class UncheckedStep(NamedTuple):
+    """A step whose results the host has not read yet.
 
     Attributes:
-      number: steps done with it.
+      number: of the step, from 1.
       before: the position of its batch.
-      after: the position of the next one.
-      measured: on the device, perhaps not yet computed.
+      after: the position of the next batch.
+      results: on the device, perhaps not computed yet.
     """
 
     number: int
     before: LanePosition
     after: LanePosition
-    measured: StepMetrics
+    results: StepMetrics
 
 
 class NonfiniteSteps:
-    """Watches over a run, without a word to the device between two lines of metrics.
+    """Checks whether steps were finite, without synchronising with the device at every step.
 
-    A step that is not finite has changed nothing (`train_step`), so the host need not know of it at
-    once. It looks when it waits for the device anyway, at steps that do not depend on the clock,
-    and before every checkpoint: what follows is the same in all processes, and in a resumed run.
+    A step that is not finite changes neither parameters nor optimizer (see `train_step`), so the
+    host may learn of it later: when it reads metrics, and before every evaluation and checkpoint.
+    These moments depend on step numbers alone, so that all processes, and a resumed run, act alike.
 
     Args:
-      train: says what follows.
-      lanes: read the batch again, to save it.
-      workdir: of the run; batches go to nonfinite/ in it.
+      train: says what to do about such steps.
+      lanes: read a batch again, to save it.
+      workdir: of the run; batches are saved in its folder nonfinite/.
     """
 
     def __init__(self, train: TrainConfig, lanes: Lanes, workdir: AnyPath):
         self.train, self.lanes, self.folder = train, lanes, workdir / "nonfinite"
-        self.unseen: collections.deque[Step] = collections.deque()
-        self.returns = 0
+        self.unchecked: collections.deque[UncheckedStep] = collections.deque()
+        self.roll_backs = 0  # to the newest checkpoint
 
-    def add(self, step: Step):
-        """To be looked at later."""
-        self.unseen.append(step)
+    def add(self, step: UncheckedStep):
+        """Remembers a step that `check` is to look at."""
+        self.unchecked.append(step)
 
-    def look(self, until: int, note: Callable[[str], None]):
-        """Waits for the steps up to number `until`, and acts on those that are not finite.
+    def check(self, until: int, note: Callable[[str], None]):
+        """Waits for the steps up to number `until`, and acts on those that were not finite.
 
         Args:
-          until: a step's number.
-          note: tells a person a line; for the first process.
+          until: number of the last step to check.
+          note: prints a line for people; does so in one process only.
 
         Raises:
-          RollBack: `train.on_nonfinite` says so.
-          UserError: it is time to stop.
+          RollBack: a step was not finite, and `train.on_nonfinite` is 'roll_back'.
+          UserError: a step was not finite, and the run is to end.
         """
-        while self.unseen and self.unseen[0].number <= until:
-            step = self.unseen.popleft()
-            step = step._replace(measured=jax.device_get(step.measured))
-            if step.measured.nonfinite:
+        while self.unchecked and self.unchecked[0].number <= until:
+            step = self.unchecked.popleft()
+            step = step._replace(results=jax.device_get(step.results))
+            if step.results.nonfinite:
                 self._act(step, note)
 
-    def saved(self):
-        """A checkpoint is there to which no return has been."""
-        self.returns = 0
+    def checkpoint_saved(self):
+        """Resets the count: the run has not gone back to this checkpoint yet."""
+        self.roll_backs = 0
 
-    def _act(self, step: Step, note: Callable[[str], None]):
-        line = f"step {step.number:,}: {describe(step.measured)}"
+    def _act(self, step: UncheckedStep, note: Callable[[str], None]):
+        line = f"step {step.number:,}: {describe(step.results)}"
         if is_main_process():
-            line += f"; {self._save(step)}"
-        policy, most = self.train.on_nonfinite, self.train.max_nonfinite_steps
-        self.returns += policy == "roll_back"
-        times = self.returns if policy == "roll_back" else int(step.measured.nonfinite)
-        if policy == "stop" or times >= most:
+            line += f"; {self._save_batch(step)}"
+        policy, limit = self.train.on_nonfinite, self.train.max_nonfinite_steps
+        self.roll_backs += policy == "roll_back"
+        times = self.roll_backs if policy == "roll_back" else int(step.results.nonfinite)
+        if policy == "stop" or times >= limit:
             raise UserError(
-                f"{line}. {stopped(policy, times)}: lower optimizer.learning_rate or set "
-                "optimizer.clip_norm in a new run, or go on with another train.on_nonfinite"
+                f"{line}. {why_stopped(policy, times)}: lower optimizer.learning_rate or set "
+                "optimizer.clip_norm in a new run, or continue with another train.on_nonfinite"
             )
         if policy == "roll_back":
-            if is_main_process():
-                note(f"{line}. Back to the newest checkpoint, and on after this batch")
-            self.unseen.clear()
+            note(f"{line}. Going back to the newest checkpoint, then on after this batch")
+            self.unchecked.clear()
             raise RollBack(step.after)
-        if is_main_process():
-            note(f"{line}. Left out")
+        note(f"{line}. The step is skipped")
 
-    def _save(self, step: Step) -> str:
-        """Writes the global batch, if there are not too many. Returns where it is."""
+    def _save_batch(self, step: UncheckedStep) -> str:
+        """Saves the global batch unless the folder is full. Returns where it is, for a message."""
         path = self.folder / f"step_{step.number}.npz"
         self.folder.mkdir(exist_ok=True)
-        if not path.exists() and len(list(self.folder.glob("*.npz"))) >= KEPT:
-            return f"its batch is not saved, {self.folder} has {KEPT}"
+        if not path.exists() and len(list(self.folder.glob("*.npz"))) >= MAX_SAVED_BATCHES:
+            return f"its batch is not saved, as {self.folder} already has {MAX_SAVED_BATCHES}"
         batch, _ = self.lanes.read(step.before)
         arrays = batch._asdict() | step.before._asdict()
-        measured = {"loss": step.measured.loss, "gradient_norm": step.measured.grad_norm}
+        measured = {"loss": step.results.loss, "gradient_norm": step.results.grad_norm}
         with atomic_write(path) as file:
             np.savez(file, step=step.number, **arrays, **measured)
         return f"its batch is in {path}"
 
 
-def describe(measured: StepMetrics) -> str:
-    """As "loss nan, gradient norm nan"."""
-    text = f"loss {measured.loss:.4g}, gradient norm {measured.grad_norm:.4g}"
-    finite = np.isfinite(measured.loss) and np.isfinite(measured.grad_norm)
+def move_to(position: LanePosition, state: TrainState, saved: LanePosition) -> TrainState:
+    """Prepares a restored state for reading on from another position than it was saved with.
+
+    A row whose document or offset differs carries the memory of an earlier place. It is marked as
+    not finite, so that the next step restarts it as at the start of a document.
+
+    Args:
+      position: where reading continues.
+      state: restored from a checkpoint.
+      saved: the position in the same checkpoint, where the memory of `state` stands.
+    """
+    in_place = np.equal(position.document, saved.document) & np.equal(position.offset, saved.offset)
+    logical_and = jax.jit(jnp.logical_and, out_shardings=state.finite.sharding)
+    return state._replace(finite=logical_and(state.finite, in_place))
+
+
+def describe(results: StepMetrics) -> str:
+    """What was not finite, as "loss nan, gradient norm nan"."""
+    text = f"loss {results.loss:.4g}, gradient norm {results.grad_norm:.4g}"
+    finite = np.isfinite(results.loss) and np.isfinite(results.grad_norm)
     return f"{text}, a recurrent state that is not finite" if finite else text
 
 
-def stopped(policy: str, times: int) -> str:
-    """Why the run ends, as "That is 10 steps in a row"."""
+def why_stopped(policy: str, times: int) -> str:
+    """Why the run ends, as "Stopped after 10 steps in a row (…)"."""
     if policy == "stop":
         return "Stopped (train.on_nonfinite = 'stop')"
     what = "returns to one checkpoint" if policy == "roll_back" else "steps in a row"

@@ -14,10 +14,10 @@ from block_recurrent.errors import UserError
 def make_optimizer(
     config: OptimizerConfig,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer, and its learning rate by number of updates already made.
+    """Returns the optimizer, and its learning rate by the number of updates already made.
 
     Raises:
-      UserError: cosine and linear without decay_steps, which a `RunConfig` fills in.
+      UserError: a cosine or linear schedule without decay_steps. A `RunConfig` fills these in.
     """
     schedule = make_schedule(config)
     make = {"adafactor": adafactor, "adamw": adamw, "muon": muon}[config.name]
@@ -30,7 +30,7 @@ def make_optimizer(
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     """min(step / warm-up, 1) · the schedule's value, with step = 1 in the first update.
 
-    Optax counts updates from 0, where a warm-up is 0 and the first update would be for nothing.
+    Optax counts updates from 0. There a warm-up is 0, and the first update would have no effect.
     """
     if config.ends and config.decay_steps is None:
         raise UserError(f"optimizer.schedule = '{config.schedule}' needs optimizer.decay_steps")
@@ -47,16 +47,17 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def global_norm(grads: Any) -> Float[Array, ""]:
-    """L2 norm of all together, summed from the last layer down: as a gradient is computed.
+    """L2 norm of all gradients together, summed from the last layer down.
 
-    For XLA may follow the sum in its schedule. Begun at the first layer, it would first go down to
-    there, and keep what the gradients of all other parameters are made of.
+    XLA may schedule the backward pass in the order of this sum. From the last layer down is the
+    order in which gradients are computed. The other order would start with the gradient of the
+    first layer, which comes last, and keep what the other gradients are computed from until then.
     """
     return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in reversed(jax.tree.leaves(grads))))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Optax's, by this `global_norm`."""
+    """Optax's transformation of this name, with the `global_norm` above."""
 
     def clip(grads, _):
         scale = jnp.minimum(1, max_norm / global_norm(grads))
@@ -73,7 +74,7 @@ def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Gradie
         decay_rate=0.8,
         multiply_by_parameter_scale=True,
         momentum=config.beta1 or None,
-        # Optax takes this rate as it is, where in AdamW it multiplies it by the learning rate.
+        # In AdamW, Optax multiplies the decay by the learning rate. Here it does not.
         weight_decay_rate=(lambda count: decay * schedule(count)) if decay else None,
         weight_decay_mask=is_matrix,
     )
@@ -107,5 +108,5 @@ def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTra
 
 
 def is_matrix(params):
-    """Which parameters weight decay shrinks: not scales, biases and other vectors."""
+    """Selects the parameters that weight decay shrinks: not scales, biases and other vectors."""
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

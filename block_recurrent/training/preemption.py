@@ -1,7 +1,8 @@
-"""A polite stop: the signal is noted, and all processes end after the same step."""
+"""Graceful stop: a signal is noted, and all processes stop after the same step."""
 
 import os
 import signal
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -10,34 +11,40 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same comma
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT make `after_step` true, and do nothing more.
+    """While entered, SIGTERM and SIGINT only make `after_step` return true.
 
-    Of several processes it is enough that one gets the signal: the coordination service of JAX
-    agrees with the others on a step. A second signal kills.
+    With several processes it is enough that one gets the signal: JAX's coordination service agrees
+    with the others on a step. A second signal kills the process.
 
     Attributes:
-      reached: whether `after_step` has been true.
+      received: whether this process got a signal.
+      reached: whether `after_step` has returned true.
+      steps: how often `after_step` was called.
+      previous_handlers: handlers of the signals, to be restored.
     """
 
     def __init__(self):
         self.received = self.reached = False
         self.steps = 0
+        self.previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        # With several processes SIGTERM is the coordination service's, which has taken it already.
+        # With several processes, the coordination service has a handler for SIGTERM already.
         numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
-        self.before = {number: signal.signal(number, self._receive) for number in numbers}
+        self.previous_handlers = {
+            number: signal.signal(number, self._receive) for number in numbers
+        }
         return self
 
     def __exit__(self, *_):
-        for number, handler in self.before.items():
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
 
     def after_step(self) -> bool:
-        """Whether to stop now; every process asks after every step.
+        """Returns whether to stop now. Every process must call this after every step.
 
-        Steps are counted from the start of the process: JAX agrees on the one after the last that
-        anybody has asked about, and before the first question that is number 1.
+        Steps are counted from the start of the process. JAX agrees on the step after the last one
+        that any process has asked about; before the first call, that is step 1.
         """
         self.steps += 1
         if jax.process_count() > 1:
@@ -48,6 +55,6 @@ class StopSignal:
 
     def _receive(self, number, _frame):
         self.received = True
-        signal.signal(number, self.before[number])
+        signal.signal(number, self.previous_handlers[number])
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)

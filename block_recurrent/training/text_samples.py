@@ -1,4 +1,4 @@
-"""Texts that the model writes while it is trained, so that one sees what it has learnt."""
+"""Texts that the model writes during training, to see what it has learned."""
 
 from typing import Any, NamedTuple
 
@@ -23,13 +23,13 @@ NOTE_LINES, NOTE_COLUMNS = 6, 96  # of a text, in a note
 
 
 class TextSample(NamedTuple):
-    """What a model went on from, and what it wrote."""
+    """A prompt, and what the model wrote after it."""
 
     prompt: str
     text: str
 
     def note(self) -> str:
-        """A few lines to print: the end of the prompt, and the beginning of the text."""
+        """A few lines to print: the end of the prompt and the beginning of the text."""
         lines = [shorten(printable(line)) for line in self.text.splitlines()]
         if len(lines) > NOTE_LINES:
             lines = [*lines[:NOTE_LINES], "…"]
@@ -37,14 +37,14 @@ class TextSample(NamedTuple):
 
 
 class TextSampler:
-    """Lets a model go on from one prompt, with the same draws every time: `params` → `TextSample`.
+    """Lets a model continue a prompt, with the same random draws every time.
 
-    It is compiled for the first text, and writes on one device, with the parameters whole.
+    The first text compiles. Texts are written on one device, which holds all parameters.
 
     Args:
-      generator: of the model; its parameters are put in their place for every text.
+      generator: of the model; gets new parameters for every text.
       vocabulary: of its tokens.
-      prompt: what to go on from.
+      prompt: the tokens to continue.
       num_tokens: to write, at most; a text ends early where the model ends the document.
       layout: of the parameters.
     """
@@ -62,8 +62,8 @@ class TextSampler:
         self.gather = jax.jit(lambda params: params, out_shardings=layout.replicated)
 
     def __call__(self, params: dict[str, Any]) -> TextSample | None:
-        """A text in the first process, None in the others, which must call as well."""
-        # Awaited, or these collectives might meet those of the next step in another process.
+        """Returns a text in the first process, None in the others. All must call this."""
+        # Awaited, so that these collectives cannot meet those of another process's next step.
         whole = jax.block_until_ready(self.gather(params))
         if not is_main_process():
             return None
@@ -71,7 +71,7 @@ class TextSampler:
         [tokens] = self.generator.generate(
             [self.prompt], self.num_tokens, sampling=SAMPLING, stop_tokens=(END,)
         )
-        self.generator.params = None  # they would be in the way until the next text
+        self.generator.params = None  # frees the memory until the next text
         stream = TextStream(self.vocabulary)
         return TextSample(stream.add(self.prompt), stream.add(tokens) + stream.end())
 
@@ -83,13 +83,13 @@ def text_sampler(
     documents: Documents,
     layout: Layout,
 ) -> TextSampler | None:
-    """What writes the texts of a run; None where there are to be none, or cannot be, and says so.
+    """Makes the sampler of a run; None if it is to write no texts, or prints why it cannot.
 
     Args:
       graphdef: of the model.
       abstract: shapes of its parameters.
-      train: says how many tokens, and what to go on from.
-      documents: else the beginning of the longest of these.
+      train: number of tokens, and the prompt.
+      documents: without a prompt, the beginning of the longest of these is used.
       layout: of the parameters.
 
     Raises:
@@ -119,10 +119,10 @@ def text_sampler(
 
 
 def printable(text: str) -> str:
-    """With escapes for what might upset a terminal."""
+    """Escapes characters that might upset a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.expandtabs())
 
 
 def shorten(line: str) -> str:
-    """Its beginning, if it is long."""
+    """Cuts a long line."""
     return line if len(line) <= NOTE_COLUMNS else line[: NOTE_COLUMNS - 1] + "…"

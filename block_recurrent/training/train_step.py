@@ -21,7 +21,7 @@ from block_recurrent.types import ModelState
 
 
 class MetricSums(NamedTuple):
-    """Sums over the finite steps since the last line of metrics, and the number of the others."""
+    """Sums over the finite steps since the last line of metrics; `nonfinite` counts the others."""
 
     nats: Float[Array, ""]
     tokens: Float[Array, ""]
@@ -31,27 +31,35 @@ class MetricSums(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step tells the host.
+    """What a step returns to the host.
 
     Attributes:
       sums: since the last line of metrics.
-      loss: of this step, nats a token.
+      loss: of this step, in nats per token.
       grad_norm: of this step.
-      nonfinite: steps in a row up to this one that were not finite.
+      nonfinite: consecutive steps, up to this one, that were not finite.
+      updates: updates that the optimizer has made; steps that were not finite made none.
     """
 
     sums: MetricSums
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     nonfinite: Int[Array, ""]
+    updates: Int[Array, ""]
 
 
 class TrainState(NamedTuple):
-    """Everything that a step reads and writes; a checkpoint is this and the data position.
+    """Everything that a step reads and writes. A checkpoint is this and the data position.
 
     Attributes:
-      finite: the rows of `model` that are, and that the next step goes on from.
-      nonfinite: steps in a row up to this one that were not finite.
+      step: steps done.
+      params: parameters of the model.
+      optimizer: its state.
+      model: what the model carries from segment to segment.
+      finite: the rows of `model` that are finite. The next step restarts the others.
+      sums: since the last line of metrics.
+      nonfinite: consecutive steps, up to this one, that were not finite.
+      key: of all random numbers.
     """
 
     step: Int[Array, ""]
@@ -67,7 +75,7 @@ class TrainState(NamedTuple):
 def init_function(
     config: ModelConfig, optimizer: optax.GradientTransformation, batch_size: int, seed: int
 ) -> Callable[[], TrainState]:
-    """A function without arguments that makes the first state: for `jit` and for `eval_shape`."""
+    """Returns a function without arguments that makes the first state: for `jit`, `eval_shape`."""
 
     def init() -> TrainState:
         init_key, key = jax.random.split(jax.random.key(seed))
@@ -89,9 +97,9 @@ def init_function(
 
 @contextlib.contextmanager
 def random_kernels() -> Iterator[None]:
-    """On a GPU, for `init_function`: random numbers by a kernel of JAX's, and the same numbers.
+    """Draws random numbers by JAX's own kernel on a GPU, for `init_function`. Same numbers.
 
-    Left to XLA they are compiled anew wherever they are drawn: two minutes for 12 layers.
+    XLA would compile the generator again wherever numbers are drawn: two minutes for 12 layers.
     """
     name = "jax_threefry_gpu_kernel_lowering"
     before = getattr(jax.config, name)
@@ -103,7 +111,7 @@ def random_kernels() -> Iterator[None]:
 
 
 def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
-    """A `TrainState` of shardings: parameters by rule, model state by rows, the rest everywhere."""
+    """A `TrainState` of shardings: parameters by rule, model state by rows, the rest replicated."""
     return jax.tree.map(lambda _: layout.replicated, abstract)._replace(
         params=layout.parameters(abstract.params),
         optimizer=layout.parameters(abstract.optimizer),
@@ -118,11 +126,11 @@ def make_train_step(
     log_every_steps: int,
     layout: Layout,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """The step. Its sums begin anew after every `log_every_steps` steps, without the host.
+    """Returns the training step. It resets its sums every `log_every_steps` steps, on the device.
 
-    A step whose loss, gradient or recurrent state is not finite counts itself and leaves the
-    parameters and the optimizer as they were. A row that was not finite begins anew in the next
-    step, as at a document's start.
+    If the loss, the gradient or the recurrent state is not finite, the step counts itself and
+    leaves the parameters and the optimizer unchanged. The next step restarts the rows that were not
+    finite, as at the start of a document.
     """
 
     def nats_of_rows(params, carried, batch, dropout_key):
@@ -130,7 +138,7 @@ def make_train_step(
         model_state, finite = carried
         starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | ~finite)
         features, model_state = model.features(
-            batch.inputs, only(finite, model_state), starts, dropout_key=dropout_key
+            batch.inputs, zero_other_rows(finite, model_state), starts, dropout_key=dropout_key
         )
         with jax.named_scope("loss"):
             nats = summed_loss(model, features, batch.targets, batch.weights)
@@ -177,13 +185,22 @@ def make_train_step(
             nonfinite=nonfinite,
             key=state.key,
         )
-        return after, StepMetrics(sums, loss, grad_norm, nonfinite)
+        made = count_updates(optimizer_state)
+        return after, StepMetrics(sums, loss, grad_norm, nonfinite, updates=made)
 
     return train_step
 
 
+def count_updates(optimizer: optax.OptState) -> Int[Array, ""]:
+    """Updates that the optimizer has made, by its own count: all parts of it have the same."""
+    return optax.tree.get_all_with_path(optimizer, "count")[0][1]
+
+
 def finite_rows(nats: Float[Array, " B"], state: ModelState) -> Bool[Array, " B"]:
-    """Whether loss and recurrent states of a row are finite. Its caches are in the loss."""
+    """Returns which rows have a finite loss and finite recurrent states.
+
+    The caches need no check: a key or value that is not finite makes the loss so too.
+    """
     finite = jnp.isfinite(nats)
     for layer in state:
         if layer.recurrent is not None:
@@ -191,8 +208,8 @@ def finite_rows(nats: Float[Array, " B"], state: ModelState) -> Bool[Array, " B"
     return finite
 
 
-def only(rows: Bool[Array, " B"], state: ModelState) -> ModelState:
-    """The state of these rows, zeros elsewhere."""
+def zero_other_rows(rows: Bool[Array, " B"], state: ModelState) -> ModelState:
+    """Keeps the state of these rows and sets the others to zero."""
 
     def choose(leaf):
         return jnp.where(rows.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)

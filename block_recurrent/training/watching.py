@@ -1,4 +1,4 @@
-"""A run as its scheduler sees it: a heartbeat, and a word when a step takes far too long."""
+"""Watches the training loop from a thread: a heartbeat file, and a note when a step is too slow."""
 
 import collections
 import contextlib
@@ -12,28 +12,28 @@ from block_recurrent.config.options import WatchConfig
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.files.writing import atomic_write
 
-BEAT = 5.0  # seconds between two heartbeats, at least
-LOOK = 0.5  # seconds between two looks at the clock
-SHORTEST = 5.0  # seconds that nobody is told of
-FIRST = 60.0  # seconds for what comes before anybody knows how long a step takes
-STEPS = 20  # stretches of steps whose median a step is compared with
+HEARTBEAT_INTERVAL = 5.0  # seconds between two heartbeats, at least
+POLL_INTERVAL = 0.5  # seconds between two checks by the thread
+MIN_LIMIT = 5.0  # seconds; shorter waits are never reported
+FIRST_LIMIT = 60.0  # seconds, while no step has been measured yet
+MEDIAN_STRETCHES = 20  # a wait is compared with the median of this many stretches of steps
 
 
 class Watch:
-    """Looks at the training loop from a thread of its own::
+    """Watches the training loop from its own thread::
 
         with Watch(path, config, note) as watch:
-            with watch.at("waiting for data"):        # told of, if it takes too long
+            with watch.at("waiting for data"):        # reported if it takes too long
                 ...
             watch.step(done)
 
-    `path` gets ``{"step", "time", "doing"}``, replaced as a whole when the loop has moved on, but
-    not more often than every 5 seconds: its age is how long nothing has happened.
+    `path` gets ``{"step", "time", "doing"}``. The file is replaced atomically when the loop has
+    moved on, at most every 5 seconds. So its age is how long nothing has happened.
 
     Args:
-      path: heartbeat.json; None: this process writes none.
-      config: what is too long.
-      note: tells a person a line, from the thread.
+      path: heartbeat.json; None if this process writes none.
+      config: says what is too slow.
+      note: prints a line for people; called from the thread.
       done: steps done before.
       clock: returns seconds, from any origin.
     """
@@ -48,13 +48,13 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.path, self.config, self.note, self.clock = path, config, note, clock
-        self.done = self.computed = done
-        self.since = self.next_beat = clock()
-        self.seconds = collections.deque(maxlen=STEPS)  # a step
-        self.beaten = self.told = None
+        self.done = self.computed = done  # steps dispatched, and steps known to be computed
+        self.since = self.next_beat = clock()  # `since`: when `computed` was counted
+        self.step_seconds = collections.deque(maxlen=MEDIAN_STRETCHES)
+        self.phase = "starting", clock()  # what the loop does, and since when
+        self.written_phase = self.reported_phase = None
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._begin("starting")
 
     def __enter__(self) -> "Watch":
         self.thread.start()
@@ -64,11 +64,11 @@ class Watch:
         self.ended.set()
         self.thread.join()
         self._begin("ended")
-        self._beat()
+        self._write_heartbeat()
 
     @contextlib.contextmanager
     def at(self, what: str) -> Iterator[None]:
-        """What the loop does while entered; only if it is "waiting for …" can it take too long."""
+        """Says what the loop does while entered. Only a "waiting for …" can take too long."""
         self._begin(what)
         try:
             yield
@@ -76,53 +76,56 @@ class Watch:
             self._begin("stepping")
 
     def step(self, done: int):
-        """Step number `done` has been given to the device."""
+        """Step number `done` has been dispatched to the device."""
         self.done = done
 
     def measured(self, done: int):
         """The device has computed step number `done`."""
         now, steps = self.clock(), done - self.computed
         if steps > 0:
-            self.seconds.append((now - self.since) / steps)
+            self.step_seconds.append((now - self.since) / steps)
         self.since, self.computed = now, done
 
     def paused(self):
-        """Since the last `measured`, something else than steps has taken time."""
+        """Does not count the time since the last `measured`, which went into other things."""
         self.since, self.computed = self.clock(), self.done
 
-    def look(self):
-        """What the thread does every half second: beats, and tells what takes too long."""
+    def poll(self):
+        """Writes the heartbeat if it is due, and reports a wait that takes too long, once."""
         now, phase = self.clock(), self.phase
-        if now >= self.next_beat and phase is not self.beaten:
-            self.beaten, self.next_beat = phase, now + BEAT
-            self._beat()
+        if now >= self.next_beat and phase is not self.written_phase:
+            self.written_phase, self.next_beat = phase, now + HEARTBEAT_INTERVAL
+            self._write_heartbeat()
         what, begun = phase
-        if phase is self.told or not what.startswith("waiting") or now - begun <= self.limit():
+        waiting = what.startswith("waiting") and phase is not self.reported_phase
+        if not waiting or now - begun <= self.limit():
             return
-        self.told = phase
+        self.reported_phase = phase
         line = f"step {self.done + 1:,} has taken {now - begun:.0f} s"
-        if self.seconds:
+        if self.step_seconds:
             line += f", {(now - begun) / self._usual():,.0f} × the median"
         self.note(f"{line}: {what}")
 
     def limit(self) -> float:
         """Seconds that one wait may take."""
-        return max(SHORTEST, self.config.slow_factor * self._usual()) if self.seconds else FIRST
+        if not self.step_seconds:
+            return FIRST_LIMIT
+        return max(MIN_LIMIT, self.config.slow_factor * self._usual())
 
     def _usual(self) -> float:
-        """Seconds for the steps that the device may not have computed."""
-        return statistics.median(self.seconds) * max(self.done - self.computed, 1)
+        """Usual seconds for the steps that the device may not have computed yet."""
+        return statistics.median(self.step_seconds) * max(self.done - self.computed, 1)
 
     def _begin(self, what: str):
         self.phase = what, self.clock()
 
-    def _beat(self):
+    def _write_heartbeat(self):
         if self.path is None:
             return
         beat = {"step": self.done, "time": time.time(), "doing": self.phase[0]}
-        with contextlib.suppress(OSError), atomic_write(self.path) as file:  # a full disk, perhaps
+        with contextlib.suppress(OSError), atomic_write(self.path) as file:  # the disk may be full
             file.write(json.dumps(beat).encode() + b"\n")
 
     def _run(self):
-        while not self.ended.wait(LOOK):
-            self.look()
+        while not self.ended.wait(POLL_INTERVAL):
+            self.poll()

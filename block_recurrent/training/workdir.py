@@ -1,19 +1,24 @@
-"""The folder of a run: its configuration, written once and never another's."""
+"""The folder of a run: its configuration, its lock, and the newest model in it."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from flax import nnx
 
 from block_recurrent.config.run_config import RunConfig, differences, load, to_gin
 from block_recurrent.errors import UserError
 from block_recurrent.files.lock import LockedError, file_lock
-from block_recurrent.files.paths import AnyPath, explain_path_errors, in_bucket
+from block_recurrent.files.paths import AnyPath, explain_path_errors, in_bucket, workdir_path
 from block_recurrent.files.writing import atomic_write
+from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 from block_recurrent.parallel.processes import is_main_process, wait_for_others
+from block_recurrent.training.checkpoints import Checkpoints
 
 LOCK = "lock"
 
-# These say how long a run goes on, what it reports, where it runs and what it does when numbers go
-# wrong, not what it computes.
+# Options that may change when a run is continued. They decide how long it runs, what it reports,
+# where it runs and what it does about steps that are not finite, but not what it computes.
 MAY_CHANGE = (
     "train.num_steps",
     "train.log_every_steps",
@@ -30,33 +35,55 @@ MAY_CHANGE = (
 )
 
 
-def read_config(workdir: AnyPath) -> RunConfig:
-    """The configuration of the run in `workdir`.
+class Run(NamedTuple):
+    """Configuration and newest model of a run, after `step` steps."""
+
+    config: RunConfig
+    model: BlockRecurrentTransformer
+    step: int
+
+
+def load_run(workdir: str | AnyPath) -> Run:
+    """Loads the newest checkpoint of a run.
 
     Raises:
-      UserError: there is none.
+      UserError: the folder has no run, or the run has no checkpoint yet.
+    """
+    workdir = workdir_path(workdir)
+    config = read_config(workdir)
+    graphdef, abstract = abstract_model(config.model)
+    with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
+        params = checkpoints.restore_params(abstract)
+        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_whole())
+
+
+def read_config(workdir: AnyPath) -> RunConfig:
+    """Reads the configuration of the run in `workdir`.
+
+    Raises:
+      UserError: the folder has no config.gin, or one with mistakes.
     """
     path = workdir / "config.gin"
     with explain_path_errors(workdir, "read"):
-        there = path.is_file()
-    if not there:
+        exists = path.is_file()
+    if not exists:
         raise UserError(f"{workdir} holds no run (no config.gin): train first, or name another")
     return load([str(path)], [])
 
 
 def record_config(workdir: AnyPath, config: RunConfig):
-    """Makes the folder and writes config.gin, or finds that it holds this configuration.
+    """Creates the folder with config.gin, or checks that it has the same configuration.
 
-    A run may be continued for more steps and on other devices, if all else is equal. (Schedules
-    that end with the run are fixed by `optimizer.decay_steps`, which counts as well.)
+    A run may be continued for more steps and on other devices if all else is equal. (A schedule
+    that ends with the run is fixed by `optimizer.decay_steps`, which must be equal too.)
 
     Raises:
-      UserError: it holds another one, or cannot be written.
+      UserError: the folder has another configuration, or cannot be written.
     """
     path = workdir / "config.gin"
     with explain_path_errors(workdir, "read"):
-        there = path.exists()
-    if there:
+        exists = path.exists()
+    if exists:
         different = differences(read_config(workdir), config)
         different = [line for line in different if not line.startswith(MAY_CHANGE)]
         if different:
@@ -64,7 +91,7 @@ def record_config(workdir: AnyPath, config: RunConfig):
                 f"{workdir} holds a run with another configuration ({'; '.join(different)}): "
                 f"name another --workdir, or make the configurations equal{_hint(different)}"
             )
-    wait_for_others("claim")  # until all have read what is there
+    wait_for_others("record_config")  # until all have read the file
     if not is_main_process():
         return
     with explain_path_errors(workdir, "write to"):
@@ -75,13 +102,13 @@ def record_config(workdir: AnyPath, config: RunConfig):
 
 @contextlib.contextmanager
 def workdir_lock(workdir: AnyPath) -> Iterator[None]:
-    """While entered, no other training can enter the folder; it is made if it is not there.
+    """Locks the folder against other trainings while entered. Creates it if needed.
 
-    The first of several processes holds the lock for all of them; see `file_lock`. A bucket has
-    no locks.
+    The first of several processes holds the lock for all of them; see `file_lock`. Buckets have no
+    locks.
 
     Raises:
-      UserError: another training has the folder, or it cannot be written.
+      UserError: another training uses the folder, or it cannot be written.
     """
     if not is_main_process() or in_bucket(workdir):
         yield
@@ -100,10 +127,10 @@ def workdir_lock(workdir: AnyPath) -> Iterator[None]:
 
 
 def _hint(different: Sequence[str]) -> str:
-    """What somebody may not know who has only asked for more steps."""
+    """Explains a difference in `optimizer.decay_steps` to a user who only asked for more steps."""
     if not any(line.startswith("optimizer.decay_steps") for line in different):
         return ""
     return (
         " (the schedule ends with train.num_steps unless optimizer.decay_steps is set: set it to "
-        "the number in the workdir to go on beyond that)"
+        "the number in the workdir to train beyond that)"
     )

@@ -1,17 +1,18 @@
-"""The table of every gin parameter: names, types, units and defaults from the code itself."""
+"""The table of every gin parameter: names, types, units, ranges and defaults from the code."""
 
 import types
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import griffe
 
 from block_recurrent.config.run_config import CLASSES
+from block_recurrent.fields import Range, field_kinds
 
-NAMES = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"}
+NAMES = {int: "integer", float: "number", bool: "`True` or `False`", str: "string"}
 
 
 class Parameter(NamedTuple):
-    """One row: `unit` is "" where a value has none, `description` where the docstring is silent."""
+    """One row: `unit` is "" where a value has none, `description` where the docstring has none."""
 
     name: str
     kind: str
@@ -25,24 +26,33 @@ def parameters_of(section: str) -> list[Parameter]:
     cls = CLASSES[section]
     described = descriptions(cls)
     rows = []
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        annotated = get_origin(hint) is Annotated
-        kind, unit = get_args(hint)[:2] if annotated else (hint, "")
+    for name, kind in field_kinds(cls).items():
         default, text = getattr(cls, name), described.get(name, "")
-        rows.append(Parameter(name, kind_text(kind), unit, default, text))
+        rows.append(Parameter(name, kind_text(kind), unit_of(kind), default, text))
     return rows
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """What the Attributes section of a class's docstring says of each."""
+    """The description of each attribute in a class's docstring."""
     sections = griffe.Docstring(cls.__doc__, parser="google").parse()
     found = [s for s in sections if s.kind is griffe.DocstringSectionKind.attributes]
     return {item.name: " ".join(item.description.split()) for s in found for item in s.value}
 
 
+def unit_of(kind: Any) -> str:
+    """The unit in an annotation, at any depth; "" if it has none."""
+    if get_origin(kind) is Literal:
+        return ""
+    here = [each for each in getattr(kind, "__metadata__", ()) if isinstance(each, str)]
+    return next(filter(None, [*here, *map(unit_of, get_args(kind))]), "")
+
+
 def kind_text(kind: Any) -> str:
-    """A type in words."""
+    """A type in words, with its range."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        ranges = [str(each) for each in arguments if isinstance(each, Range)]
+        return ", ".join([kind_text(arguments[0]), *ranges])
     if origin is Literal:
         return "one of " + ", ".join(f"`{choice!r}`" for choice in arguments)
     if origin is tuple:
@@ -57,7 +67,8 @@ def parameters_page() -> str:
     """A heading and a table for every section."""
     lines = []
     for section, cls in CLASSES.items():
-        lines += [f"## {section}", "", f"[`{cls.__name__}`][{cls.__module__}.{cls.__name__}]", ""]
+        source = f"../{cls.__module__.replace('.', '/')}.py"
+        lines += [f"## {section}", "", f"[`{cls.__name__}`]({source})", ""]
         lines += ["| parameter | default | unit | type | meaning |", "|---|---|---|---|---|"]
         for row in parameters_of(section):
             default = default_text(row.default)
@@ -68,7 +79,7 @@ def parameters_page() -> str:
 
 
 def default_text(default: Any) -> str:
-    """As in a gin file; the parts of a long tuple on lines of their own."""
+    """As in a gin file; each item of a long tuple on its own line."""
     if isinstance(default, tuple) and len(repr(default)) > 40:
         return "<br>".join(f"`{part!r}`" for part in default)
     return f"`{default!r}`"

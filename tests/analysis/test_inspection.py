@@ -1,4 +1,4 @@
-"""What `analyze` shows of recurrent layers, against the model itself and against NumPy."""
+"""The activity of recurrent layers, against the model itself and against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from block_recurrent import KV
-from block_recurrent.analysis.inspection import attention_weights, gate_values, look_at_block
+from block_recurrent.analysis.inspection import attention_weights, gate_values, inspect_block
 from block_recurrent.analysis.tracing import ARRAYS, gate_names, make_tracer
 from block_recurrent.model.gates import Gate
 from block_recurrent.ops.dot_product import attend
@@ -32,26 +32,26 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
 
 
-def looks_along(model, tokens):
-    """Looks at every block, and the state after them."""
+def inspect_text(model, tokens):
+    """The activities in every block, and the state after the text."""
     graphdef, params = split(model)
 
-    def look(params, block, state):
-        return look_at_block(nnx.merge(graphdef, params), block, state)
+    def inspect(params, block, state):
+        return inspect_block(nnx.merge(graphdef, params), block, state)
 
-    look = jax.jit(look)
+    inspect = jax.jit(inspect)
     state, found = model.initial_state(len(tokens)), []
     for start in range(0, tokens.shape[1], W):
-        looks, state = look(params, tokens[:, start : start + W], state)
-        found.append(looks)
+        activities, state = inspect(params, tokens[:, start : start + W], state)
+        found.append(activities)
     return found, state
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_looks_follow_the_model(variant):
-    """Their states are those of a forward over the whole text, so what made them is too."""
+def test_activities_follow_the_model(variant):
+    """Their states equal those of a forward pass over the whole text."""
     model, tokens = variant_model(variant), make_tokens(2, 3 * W)
-    found, state = looks_along(model, tokens)
+    found, state = inspect_text(model, tokens)
     _, expected = forward(model, tokens, model.initial_state(2))
     for index in model.config.recurrent_indices:
         last = found[-1][index]
@@ -64,10 +64,10 @@ def test_looks_follow_the_model(variant):
     assert set(found[0]) == set(model.config.recurrent_indices)
 
 
-def test_looks_are_the_same_with_fused_kernels():
+def test_activities_are_the_same_with_fused_kernels():
     tokens = make_tokens(2, 2 * W)
     plain, fused = (
-        looks_along(make_model(num_layers=2, attention_kernel=kernel), tokens)
+        inspect_text(make_model(num_layers=2, attention_kernel=kernel), tokens)
         for kernel in ("xla", "pallas")
     )
     assert_same_numbers(fused, plain)
@@ -89,16 +89,16 @@ def test_weights_times_values_is_attention():
     assert_close(weights @ values, attend(queries, keys, values), terms=4 + 7)
 
 
-def test_a_document_begins_with_zeros_which_states_see_all_alike():
-    (looks, *_), _ = looks_along(variant_model("fixed_skip"), make_tokens(1, W))
-    before = np.asarray(looks[1].states_to_tokens[0, :, :, :W])
+def test_states_attend_uniformly_to_the_zeros_before_a_document():
+    (activities, *_), _ = inspect_text(variant_model("fixed_skip"), make_tokens(1, W))
+    before = np.asarray(activities[1].states_to_tokens[0, :, :, :W])
     assert_close(before, before[..., :1].repeat(W, -1), terms=1)
-    assert np.ptp(looks[1].states_to_tokens[0, :, :, W:], axis=-1).min() > 1e-3
+    assert np.ptp(activities[1].states_to_tokens[0, :, :, W:], axis=-1).min() > 1e-3
 
 
 @pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "gru_single"])
 def test_gates_are_those_of_the_update(variant, monkeypatch):
-    """The multipliers that the cell's own gates use, in the same order."""
+    """The multipliers equal those that the cell's gates use, in the same order."""
     cell = variant_model(variant).layers[1].cell
     x, attended = normal(2, 6, 32), normal(2, 6, 64)
     used, call = [], Gate.__call__
@@ -132,15 +132,15 @@ def test_fixed_gate_is_the_sigmoid_of_its_bias():
         np.testing.assert_array_equal(arrays[f"{gate}_keep_histogram"], counts * BLOCKS * 6)
 
 
-def test_a_trace_is_what_the_looks_say():
+def test_a_trace_summarizes_the_activities():
     model, tokens = variant_model("two_recurrent_layers"), make_tokens(1, BLOCKS * W)
     graphdef, params = split(model)
     trace = make_tracer(graphdef, W)(params, np.asarray(tokens)[0])
-    found, _ = looks_along(model, tokens)
+    found, _ = inspect_text(model, tokens)
     assert set(trace) == {0, 2}
     for index, arrays in trace.items():
         entering, leaving = (
-            np.stack([np.asarray(getattr(looks[index], name))[0] for looks in found])
+            np.stack([np.asarray(getattr(each[index], name))[0] for each in found])
             for name in ("entering", "leaving")
         )
         initial = np.asarray(model.layers[index].cell.initial[...])

@@ -1,4 +1,4 @@
-"""Runs whose folder lies in a bucket: real clients, and a server of objects on this machine."""
+"""Runs whose folder is in a bucket, with the real clients and an object server on this machine."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from block_recurrent.training.workdir import read_config, record_config
 from bucket_server import serve_bucket
 from corpus import tiny_run, write_corpus
 
-OF_THE_CLOCK = {"tokens_per_second", "waiting_for_data"}
+TIMINGS = {"tokens_per_second", "waiting_for_data"}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def workdir(bucket, request):
 
 
 def content(bucket, workdir, name) -> str:
-    """Of the object as it is now."""
+    """The current content of an object."""
     return bucket.objects[f"{workdir.name}/{name}"][1].decode()
 
 
-def test_metrics_are_there_at_the_first_line_and_whenever_asked(bucket, workdir):
+def test_metrics_are_copied_at_the_first_line_and_at_each_flush(bucket, workdir):
     with MetricsLog(workdir, None) as log:
         log.write(1, "train", {"loss": 2.5})
         assert content(bucket, workdir, "metrics.jsonl").count("\n") == 1
@@ -51,7 +51,7 @@ def test_metrics_are_there_at_the_first_line_and_whenever_asked(bucket, workdir)
     assert len(events) == 1 and events[0].endswith(".0")
 
 
-def test_metrics_go_on_from_the_checkpoint(bucket, workdir):
+def test_metrics_continue_from_the_checkpoint(bucket, workdir):
     for resume_step, steps in (None, [10, 20, 30]), (20, [40]):
         with MetricsLog(workdir, resume_step) as log:
             for step in steps:
@@ -61,7 +61,7 @@ def test_metrics_go_on_from_the_checkpoint(bucket, workdir):
     assert [name.rpartition(".")[2] for name in events] == ["0", "21"]
 
 
-def test_what_has_not_grown_is_not_copied_and_nothing_before_its_time(bucket, workdir):
+def test_copies_only_changed_files_and_not_before_the_interval(bucket, workdir):
     seconds = 0
     mirror = Mirror(workdir, begin_with=["a"], clock=lambda: seconds)
     for name in "ab":
@@ -79,11 +79,11 @@ def test_what_has_not_grown_is_not_copied_and_nothing_before_its_time(bucket, wo
     assert not mirror.folder.exists()
 
 
-def test_on_disk_there_is_no_copy(tmp_path):
+def test_no_copies_on_disk(tmp_path):
     assert Mirror(tmp_path, begin_with=["a"]).folder == tmp_path
 
 
-def test_a_configuration_comes_back(bucket, workdir):
+def test_a_configuration_is_read_back(bucket, workdir):
     config = tiny_run("corpus")
     record_config(workdir, config)
     assert content(bucket, workdir, "config.gin") == to_gin(config)
@@ -104,7 +104,7 @@ def test_a_bucket_that_refuses_is_one_line(bucket, name, reason):
 
 @pytest.mark.parametrize("place", ["s3://bucket/run", "gs://", "gs:///run", "https://x/run"])
 def test_other_places_are_refused(place):
-    with pytest.raises(UserError, match=f"^{place} is no place for a run: name a folder"):
+    with pytest.raises(UserError, match=f"^{place} cannot hold a run: name a folder"):
         workdir_path(place)
 
 
@@ -117,11 +117,13 @@ def test_a_bucket_needs_its_client(monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_equals_one_on_disk(bucket, tmp_path):
-    """Stopped and continued there, evaluated, and written with; without TensorFlow."""
+    """A run in the bucket is stopped, continued, evaluated and sampled from, without TensorFlow."""
     (tmp_path / "tensorflow.py").write_text("raise AssertionError('TensorFlow is imported')")
     environment = os.environ | {
         "PYTHONPATH": f"{tmp_path}:{os.getcwd()}",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),  # once for all four programs
+        "JAX_COMPILATION_CACHE_DIR": str(
+            tmp_path / "compiled"
+        ),  # compiled once for all four commands
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
@@ -139,7 +141,7 @@ def test_a_run_in_a_bucket_equals_one_on_disk(bucket, tmp_path):
     run(*train, "--gin_bindings=train.num_steps = 7")
     assert "continuing from step 7" in run(*train)
     expected, lines = (
-        [{name: line[name] for name in line.keys() - OF_THE_CLOCK} for line in lines]
+        [{name: line[name] for name in line.keys() - TIMINGS} for line in lines]
         for lines in map(read_history, (tmp_path / "run", workdir))
     )
     assert expected == [line for line in lines if line["step"] != 7]

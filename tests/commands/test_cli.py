@@ -1,4 +1,4 @@
-"""The programs as a user meets them: what they print, how they exit, and what they leave alone."""
+"""The commands from a user's view: what they print, how they exit, and what they leave alone."""
 
 import json
 import logging
@@ -31,13 +31,14 @@ PROGRAMS = {
     "export": block_recurrent.export.main,
     "generate": block_recurrent.generate.main,
 }
+REQUIRED = {"train": ["--gin_file=a"], "analyze": ["--output=a"], "export": ["--output=a"]}
 TINY = ["--gin_file=gin/brt_fixed_gate.gin", "--gin_file=gin/scale/tiny.gin"]
 TINY += ["--gin_file=gin/data/text_files.gin"]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """The current folder of the commands: a corpus, and no clone."""
+    """The current folder of the commands: it has a corpus, and no clone of the repository."""
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "texts")
     return tmp_path
@@ -54,12 +55,12 @@ def command(program: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Finds the package from any folder, installed or not."""
+    """With the package on the path of any folder, installed or not."""
     return os.environ | {"PYTHONPATH": str(Path(block_recurrent.__file__).parent.parent)}
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below, with what the files hold."""
+    """Every file and folder in it, with the contents of the files."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -68,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def run(monkeypatch, capfd, caplog, recwarn):
-    """Runs a program in this process: (exit status, standard output, standard error).
+    """Runs a command in this process. Returns exit status, standard output and standard error.
 
     Warnings count as standard error, where they would go without pytest.
     """
@@ -88,12 +89,12 @@ def run(monkeypatch, capfd, caplog, recwarn):
 
 @pytest.fixture
 def refuse(place, run):
-    """Runs a program that must refuse, properly and without a trace. Returns what it says."""
+    """Runs a command that must fail with one line and change no file. Returns that line."""
 
     def refuse(program: str, *arguments: str) -> str:
         before = contents(place)
         status, out, err = run(program, *arguments)
-        assert (status, out) == (2, "")
+        assert (status, out) == (2, ""), err
         assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
         assert contents(place) == before
         return err.removeprefix("error: ").rstrip()
@@ -118,8 +119,8 @@ def test_unknown_parameter(refuse):
 
 def test_segment_that_is_no_multiple_of_the_window(refuse):
     assert refuse("train", *TINY, *bind(data__path="texts", train__segment_length=60)) == (
-        "train.segment_length = 60 is no multiple of BlockRecurrentTransformer.window_length = 16: "
-        "48 and 64 are the nearest"
+        "train.segment_length = 60 is not a multiple of BlockRecurrentTransformer.window_length = "
+        "16: 48 and 64 are the nearest"
     )
 
 
@@ -139,7 +140,7 @@ def test_unreadable_corpus(refuse, monkeypatch):
     assert refuse("train", *TINY, *bind(data__path="texts/0.txt")).startswith(
         "data.path = 'texts/0.txt' is a file"
     )
-    access = os.access  # by hand, because tests that run as root may read everything
+    access = os.access  # simulated, because root may read everything
     monkeypatch.setattr(os, "access", lambda p, mode: Path(p).name != "3.txt" and access(p, mode))
     message = refuse("train", *TINY, *bind(data__path="texts"))
     assert message.startswith("no permission to read texts/3.txt")
@@ -159,7 +160,7 @@ def test_workdir_that_holds_another_configuration(refuse, place):
 
 
 def test_more_steps_under_a_schedule_that_ends(refuse, place):
-    """A run of 20 steps, of which somebody wants 30: the message says how."""
+    """A run of 20 steps is to be continued to 30: the message says how."""
     data = [f"data.path = '{place}/texts'", "data.vocabulary = 'bytes'"]
     config = load([argument.partition("=")[2] for argument in TINY], data)
     (place / "mine").mkdir()
@@ -187,7 +188,7 @@ def test_token_outside_the_vocabulary(refuse):
 def test_weights_and_biases_without_its_package(refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert refuse("train", *TINY, *bind(data__path="texts", train__wandb_project="blocks")) == (
-        "train.wandb_project = 'blocks' needs a package of its own: pip install wandb, or set "
+        "train.wandb_project = 'blocks' needs the package wandb: pip install wandb, or set "
         "train.wandb_project = None"
     )
 
@@ -196,7 +197,7 @@ def test_evaluation_without_a_run(refuse):
     end = " holds no run (no config.gin): train first, or name another"
     for option in ("json", "report"):
         message = refuse("evaluate", "--workdir=nowhere", f"--{option}=texts")
-        assert message == f"--{option}=texts is a folder: name a file"
+        assert message == f"--{option}=texts is a folder: give the path of a file"
     for folder in ("nowhere", "texts", "texts/0.txt"):
         assert refuse("evaluate", f"--workdir={folder}") == folder + end
 
@@ -204,15 +205,24 @@ def test_evaluation_without_a_run(refuse):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "no prompt: give --prompt or --prompt_file, or go on from a --state"),
-        (["--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file: give one of them"),
+        ([], "no prompt: give --prompt or --prompt_file, or continue from a --state"),
+        (
+            ["--prompt=a", "--prompt_file=b"],
+            "--prompt and --prompt_file exclude each other: give one",
+        ),
         (["--prompt_file=b"], "cannot read --prompt_file=b (No such file or directory)"),
-        (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a document give"),
-        (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give a number from 0"),
-        (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 and below 2**32"),
-        (["--prompt=a", "--top_p=2"], "top_p = 2.0: give a number above 0 and up to 1"),
-        (["--prompt=a", "--save_state=no/b"], "no folder no for --save_state=no/b: make it"),
-        (["--prompt=a", "--save_state=texts"], "--save_state=texts is a folder: name a file"),
+        (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a new document"),
+        (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give 0 or more"),
+        (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 to 2**32 - 1"),
+        (["--prompt=a", "--top_p=2"], "top_p = 2.0: must be above 0 and at most 1, or None"),
+        (
+            ["--prompt=a", "--save_state=no/b"],
+            "no folder no for --save_state=no/b: create it first",
+        ),
+        (
+            ["--prompt=a", "--save_state=texts"],
+            "--save_state=texts is a folder: give the path of a file",
+        ),
         (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
     ],
 )
@@ -226,12 +236,12 @@ def test_a_prompt_outside_the_vocabulary():
         def encode(self, text):
             return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
 
-    with pytest.raises(UserError, match="characters that the model's vocabulary lacks: ~$"):
+    with pytest.raises(UserError, match="not in the model's vocabulary .~.: remove or replace"):
         encode_prompt(b"a~b~", Lacking(), "the prompt")
 
 
 def test_evaluation_without_a_checkpoint(place):
-    """A process of its own, with all that the libraries print."""
+    """In a separate process, with everything that libraries print."""
     config = load([argument.partition("=")[2] for argument in TINY], ["data.path = 'texts'"])
     (place / "mine").mkdir()
     (place / "mine" / "config.gin").write_text(to_gin(config))
@@ -255,12 +265,25 @@ def test_help(program, run):
     assert max(map(len, out.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_mistakes_in_the_arguments(program, refuse):
+    """One line, like any other mistake, which names the argument and says what argparse hides."""
+    end = " (--help lists all arguments)"
+    for place in ("s3://bucket/run", "gs://"):
+        assert refuse(program, f"--workdir={place}") == (
+            f"argument --workdir: {place} cannot hold a run: name a folder on disk, or "
+            f"gs://bucket/run{end}"
+        )
+    message = refuse(program, "--workdir=runs/a", "--workdri=runs/b", *REQUIRED.get(program, ()))
+    assert message == f"unrecognized arguments: --workdri=runs/b{end}"
+
+
 # From the first step to the evaluation
 
 
 @pytest.mark.slow
 def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
-    """SIGTERM saves and exits with 75; then the run goes on; then it is evaluated."""
+    """SIGTERM saves and exits with 75. Then the run is continued, evaluated and sampled from."""
     steps = bind(train__num_steps=400, train__log_every_steps=2, train__eval_every_steps=400)
     quick = bind(BlockRecurrentTransformer__num_layers=2, optimizer__name="adamw")  # to compile
     train = command("train", *TINY, *steps, *quick, *bind(data__path="texts"))
@@ -276,7 +299,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     process.communicate()
     assert process.returncode == 75
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        stopped = checkpoints.latest_step
+        stopped = checkpoints.find_latest_whole()
     assert 0 < stopped < 400
 
     result = subprocess.run(train, env=environment(), capture_output=True, text=True)
@@ -310,7 +333,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
 
 
 def check_generation(run, workdir: Path, place: Path):
-    """The run writes: as text, the same by the same seed, and in two goes as in one."""
+    """Generates text: the same for the same seed, and the same in two parts as in one."""
 
     def write(*arguments: str) -> str:
         status, out, err = run("generate", f"--workdir={workdir}", *arguments)
@@ -319,7 +342,7 @@ def check_generation(run, workdir: Path, place: Path):
 
     prompt = "the state of a block is carried from one window to the "
     whole = write(f"--prompt={prompt}", "--num_tokens=60", "--temperature=0")
-    assert set(whole.split()[1:-1]) <= set(WORDS), "it has learnt nothing"
+    assert set(whole.split()[1:-1]) <= set(WORDS), "it has learned nothing"
     (place / "prompt.txt").write_text(prompt)
     assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.npz") == ""
     draw = "--num_tokens=40", "--temperature=0.8", "--top_p=0.9", "--seed=3"

@@ -1,6 +1,6 @@
-"""Every message of a mistake is read by some test, as a user would read it.
+"""Some test asserts the text of every error message.
 
-What no other test comes by stands here; the first test finds what is missing.
+The first test finds messages without a test. The others test the messages that no other file does.
 """
 
 import argparse
@@ -20,8 +20,7 @@ from block_recurrent.analysis.report import write_analysis
 from block_recurrent.analysis.tracing import Text
 from block_recurrent.config.options import DistributedConfig, PrepareConfig
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.data.prepare.file_groups import _group
-from block_recurrent.data.prepare.pieces import read_pieces
+from block_recurrent.data.prepare.folder_documents import _group, read_pieces
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.generate import load_generator
@@ -38,11 +37,11 @@ from block_recurrent.data.prepare.plan import make_plan  # noqa: E402
 
 PACKAGE = Path(block_recurrent.__file__).parent
 TESTS = Path(__file__).parents[1]
-WORDS = 3  # in a row that a test must have of a message
+WORDS = 3  # consecutive words of a message that a test must contain
 
 
 def messages() -> dict[str, list[str]]:
-    """Place → runs of words, of all that is made a `UserError`; without those that quote others."""
+    """Where each `UserError` is made → all runs of WORDS words of its message, if it has any."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -59,9 +58,9 @@ def messages() -> dict[str, list[str]]:
     return found
 
 
-def test_every_message_is_read_by_a_test():
-    """By words of it in the source of a test: that it is raised is what that test shows."""
-    texts = "\n".join(path.read_text(encoding="utf-8") for path in TESTS.glob("*.py"))
+def test_every_message_is_in_a_test():
+    """A run of its words is in the source of a test, which shows that the error is raised."""
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py"))
     found = messages()
     assert len(found) > 100
     assert [place for place, runs in found.items() if not any(run in texts for run in runs)] == []
@@ -75,29 +74,30 @@ def message_of(function, *arguments) -> str:
     return message
 
 
-# Files that are not there, or in the way
+# Files that are missing, or in the way
 
 
 def test_files_that_have_gone(tmp_path):
     gone = tmp_path / "gone"
     assert message_of(ByteDocuments, {"a": gone}) == (
-        f"cannot read {gone} (No such file or directory): restore it, or start a new run on the "
-        "files as they are now"
+        f"cannot read {gone} (No such file or directory): restore it, or start a new run with the "
+        "current files"
     )
     assert message_of(_group, tmp_path, "document", ["gone"]) == (
-        f"cannot read {gone} (No such file or directory): restore it, or leave it out by data.glob"
+        f"cannot read {gone} (No such file or directory): restore it, or exclude it with data.glob"
     )
     assert message_of(lambda: list(read_pieces([gone], [1], "anywhere", 10))) == (
-        f"cannot read {gone} (No such file or directory): restore it, or begin again without it"
+        f"cannot read {gone} (No such file or directory): restore it, or run prepare_data again "
+        "without it"
     )
 
 
-def test_a_file_where_a_folder_is_to_be(tmp_path):
+def test_a_file_in_place_of_a_folder(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "inside"
     text = Text("nothing", np.zeros(8, np.int32), ByteVocabulary())
     assert message_of(write_analysis, folder, variant_model("fixed_skip").config, text, {}, {}) == (
-        f"cannot make --output={folder} (Not a directory)"
+        f"cannot create --output={folder} (Not a directory)"
     )
 
 
@@ -116,31 +116,31 @@ def test_weights_of_another_shape(tmp_path):
     )
 
 
-def test_a_model_of_no_vocabulary_cannot_write(tmp_path):
+def test_a_model_without_a_vocabulary_cannot_generate_text(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, variant_model("fixed_skip"))
     arguments = argparse.Namespace(workdir=None, model=path)
     assert message_of(load_generator, arguments) == (
-        f"{path} is no model of bytes, and holds no other vocabulary: generate from its run by "
-        "--workdir"
+        f"{path} is not a byte-level model, and the file does not contain its vocabulary: generate "
+        "from the run instead, with --workdir"
     )
 
 
 # Processes
 
 
-def test_some_but_not_all_that_processes_need():
+def test_incomplete_options_of_processes():
     for config, process in [
         (DistributedConfig(num_processes=2), None),
         (DistributedConfig(coordinator_address="here:1"), 0),
         (DistributedConfig(), 1),
     ]:
         message = message_of(connect, config, process)
-        assert message.startswith("a process joins others by coordinator_address, num_processes")
+        assert message.startswith("joining other processes needs coordinator_address, num_pr")
         assert "give all three, not (" in message
 
 
-def test_nobody_answers(monkeypatch):
+def test_no_answer_from_the_coordinator(monkeypatch):
     def initialize(**_):
         raise RuntimeError("DEADLINE_EXCEEDED: nobody\nmore")
 
@@ -157,7 +157,7 @@ def test_nobody_answers(monkeypatch):
 
 
 def task(name, *, splits=("train", "validation"), vocabulary=None, rank=1, register=True):
-    """A Task of two texts, or of texts split into words where the rank is 2."""
+    """A Task of two texts per split; its targets have the given rank."""
 
     def texts(split, shuffle_files):
         del split, shuffle_files
@@ -191,21 +191,21 @@ def registered():
     [
         (
             {"splits": ("train", "validation", "held_out")},
-            "its split 'held_out' has the name of 'validation' in a store: rename it",
+            "its split 'held_out' has a store's name for 'validation': rename it",
         ),
-        ({"register": False}, "it is not registered: add it by seqio.TaskRegistry.add"),
-        ({"rank": 2}, "its 'targets' are not of rank 1: make each a sequence of tokens"),
+        ({"register": False}, "it is not registered: add it with seqio.TaskRegistry.add"),
+        ({"rank": 2}, "its 'targets' do not have rank 1: make each a sequence of tokens"),
     ],
 )
-def test_tasks_that_make_no_store(fields, message):
+def test_tasks_that_cannot_make_a_store(fields, message):
     made = task("of_errors", **fields)
     assert message_of(make_plan, PrepareConfig(), made) == f"Task of_errors: {message}"
 
 
-def test_a_mixture_of_several_vocabularies():
+def test_a_mixture_of_different_vocabularies():
     task("of_bytes")
     task("of_others", vocabulary=seqio.ByteVocabulary(extra_ids=5))
     mixture = seqio.Mixture("of_both", [("of_bytes", 1.0), ("of_others", 1.0)])
     assert message_of(make_plan, PrepareConfig(), mixture) == (
-        "the Tasks of of_both have several vocabularies: give them the same"
+        "the Tasks of of_both have different vocabularies: give them the same one"
     )

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process."""
+"""Freed memory stays with the process."""
 
 import json
 import os
@@ -41,5 +41,5 @@ def test_a_program_maps_the_memory_of_a_step_once():
         assert output.returncode == 0, output.stderr
         return statistics.median(json.loads(output.stdout))  # of several steps
 
-    assert page_faults("library") > 8192  # as it is without, in pages of 4 KiB
+    assert page_faults("library") > 8192  # without keep_freed_memory, in pages of 4 KiB
     assert page_faults("program") < 256

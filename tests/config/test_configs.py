@@ -1,16 +1,17 @@
-"""Gin files to configurations: what they set, and every error as a user reads it."""
+"""From gin files to configurations: values, and every error message."""
 
 import dataclasses
 import math
 import subprocess
 import sys
 
+import gin
 import pytest
 
 from block_recurrent import ModelConfig, UserError
 from block_recurrent.config.gin_files import find, read, shipped
-from block_recurrent.config.options import OptimizerConfig, TrainConfig
-from block_recurrent.config.run_config import RunConfig, differences, load, to_gin, validate
+from block_recurrent.config.options import OptimizerConfig
+from block_recurrent.config.run_config import RunConfig, differences, load, load_prepare, to_gin
 
 FIXED = "gin/brt_fixed_gate.gin"
 RECURRENT = [FIXED, "gin/brt_lstm_gate.gin", "gin/brt_feedback.gin"]
@@ -23,7 +24,7 @@ RECALL = ["recall_facts", "recall_values", "recall_filler"]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Another folder than the clone's, so that shipped files are found as installed ones are."""
+    """A folder outside the clone, so that shipped files are found as in an installation."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -35,7 +36,7 @@ def error_of(*bindings, files=(FIXED,)) -> str:
     return str(caught.value)
 
 
-# What is shipped
+# Shipped files
 
 
 def test_what_is_shipped():
@@ -96,13 +97,13 @@ def test_paper_scale_is_the_experiments():
 
 @pytest.mark.parametrize("family", [SCALES, DATA], ids=["scale", "data"])
 def test_files_of_a_family_replace_each_other(family):
-    """Or what the first of two sets would be left over when the second comes after it."""
+    """Otherwise values of the first file would remain when a second one follows it."""
     of_one_corpus = {("data", name) for name in "path glob".split() + RECALL}
     names = [{(b.section, b.name) for b in read([file], [])} - of_one_corpus for file in family]
     assert all(others == names[0] for others in names)
 
 
-# What a configuration consists of
+# Values
 
 
 def test_no_file_gives_the_defaults():
@@ -167,7 +168,7 @@ def test_differences():
     ]
 
 
-# Where files are looked up
+# Where files are found
 
 
 def test_the_current_folder_comes_first(elsewhere):
@@ -191,7 +192,7 @@ def test_unknown_file(elsewhere):
         "block_recurrent: did you mean gin/brt_fixed_gate.gin?"
     )
     assert error_of(files=["paper_12l.gin"]).endswith("did you mean gin/scale/paper_12l.gin?")
-    assert error_of(files=["zzz"]).endswith(f"shipped are {', '.join(shipped())}")
+    assert error_of(files=["zzz"]).endswith(f"choose from {', '.join(shipped())}")
     assert error_of(files=["gin"]).startswith("no gin file 'gin' in ")
 
 
@@ -201,7 +202,7 @@ def test_files_that_cannot_be_read(elsewhere):
     (elsewhere / "a.gin").write_text("include 'b.gin'")
     assert error_of(files=["a.gin"]).startswith(f"a.gin:1: no gin file 'b.gin' in {elsewhere} or")
     (elsewhere / "b.gin").write_text("\ninclude 'a.gin'")
-    assert error_of(files=["a.gin"]) == "a.gin includes itself: take the include out of it"
+    assert error_of(files=["a.gin"]) == "a.gin includes itself: remove that include"
 
 
 # Mistakes in what is written. The place comes first; on the command line it is --gin_bindings.
@@ -218,22 +219,22 @@ def test_files_that_cannot_be_read(elsewhere):
         ),
         (
             "mesh.zzz = 3",
-            "mesh has no parameter 'zzz': there are data, fsdp, tensor, rules",
+            "mesh has no parameter 'zzz': choose from data, fsdp, tensor, rules",
         ),
         ("Train.seed = 3", "nothing is called 'Train': did you mean train?"),
         (
             "foo.seed = 3",
-            "nothing is called 'foo': there are BlockRecurrentTransformer, train, optimizer, data, "
-            "mesh, distributed, watch, prepare",
+            "nothing is called 'foo': choose from BlockRecurrentTransformer, train, optimizer, "
+            "data, mesh, distributed, watch, prepare",
         ),
-        ("num_steps = 3", "'num_steps' is no parameter: did you mean train.num_steps?"),
-        ("WINDWO_LENGTH = 3", "nothing reads the macro WINDWO_LENGTH: did you mean WINDOW_LENGTH?"),
-        ("train.seed = %WINDOW", "no macro WINDOW is set: did you mean %WINDOW_LENGTH?"),
-        ("other/train.seed = 3", "gin's scopes are not used here: take 'other/' out"),
-        ("import os", "a configuration is data: take the import out"),
-        ("from os import path", "a configuration is data: take the import out"),
+        ("num_steps = 3", "'num_steps' has no section: did you mean train.num_steps?"),
+        ("WINDWO_LENGTH = 3", "nothing uses the macro WINDWO_LENGTH: did you mean WINDOW_LENGTH?"),
+        ("train.seed = %WINDOW", "the macro WINDOW is not set: did you mean %WINDOW_LENGTH?"),
+        ("other/train.seed = 3", "gin's scopes are not supported: remove 'other/'"),
+        ("import os", "a configuration is data, not code: remove the import"),
+        ("from os import path", "a configuration is data, not code: remove the import"),
         ("train.seed = @train()", "train.seed = @train: must be an integer"),
-        ("data.path = @train", "data.path = @train: must be text in quotes, or None"),
+        ("data.path = @train", "data.path = @train: must be a string, or None"),
     ],
 )
 def test_names(binding, message):
@@ -244,25 +245,25 @@ def test_names(binding, message):
 UNCLOSED = (
     "close the bracket or the quotes"
     if sys.version_info >= (3, 12)
-    else "write section.parameter = value, text in quotes"
+    else "write section.parameter = value, strings in quotes"
 )
 
 
 @pytest.mark.parametrize(
-    ("binding", "mend"),
+    ("binding", "fix"),
     [
-        ("train.seed", "write section.parameter = value, text in quotes"),
-        ("train.seed =", "write section.parameter = value, text in quotes"),
-        ("train.seed = 3 4", "write section.parameter = value, text in quotes"),
+        ("train.seed", "write section.parameter = value, strings in quotes"),
+        ("train.seed =", "write section.parameter = value, strings in quotes"),
+        ("train.seed = 3 4", "write section.parameter = value, strings in quotes"),
         pytest.param("data.path = 'x", UNCLOSED, id="a quote that nothing closes"),
-        ("data.path = my/folder", "my is no value, write 'my'"),
-        ("BlockRecurrentTransformer.feedback = true", "true is no value, write True"),
-        ("data.path = null", "null is no value, write None"),
+        ("data.path = my/folder", "my is not a value, write 'my'"),
+        ("BlockRecurrentTransformer.feedback = true", "true is not a value, write True"),
+        ("data.path = null", "null is not a value, write None"),
         ("train.seed = (1,", "close the bracket or the quotes"),
     ],
 )
-def test_syntax(binding, mend):
-    assert error_of(binding) == f"--gin_bindings: cannot read '{binding}': {mend}"
+def test_syntax(binding, fix):
+    assert error_of(binding) == f"--gin_bindings: cannot read '{binding}': {fix}"
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,10 @@ def test_syntax(binding, mend):
         ("optimizer.decay_steps = 1.5", "must be an integer, or None"),
         ("BlockRecurrentTransformer.dropout_rate = 1", "must be at least 0 and below 1"),
         ("BlockRecurrentTransformer.feedback = 1", "must be True or False"),
-        ("BlockRecurrentTransformer.gate = 'ltsm'", "choose from 'fixed', 'lstm', 'gru'"),
+        (
+            "BlockRecurrentTransformer.gate = 'ltsm'",
+            "choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)",
+        ),
         (
             "BlockRecurrentTransformer.configuration = 'triple'",
             "choose from 'dual', 'single', 'skip'",
@@ -312,18 +316,23 @@ def test_places_in_files(elsewhere):
     assert error_in("train.seed = 1\n\ntrain.sed = 2\n") == f"mine.gin:3: {name}"
     assert error_in("# a\ntrain:\n  num_steps = 2\n  sed = 3\n") == f"mine.gin:4: {name}"
     assert error_in("\nnum_steps = 3") == (
-        "mine.gin:2: 'num_steps' is no parameter: did you mean train.num_steps?"
+        "mine.gin:2: 'num_steps' has no section: did you mean train.num_steps?"
     )
     assert error_in("X = 'a'\n\ntrain.seed = %X") == (
         "mine.gin:3, macro from mine.gin:1: train.seed = 'a': must be an integer"
     )
     assert error_in("train.seed = 1\nbla\ntrain.seed = 2") == (
-        "mine.gin:2: cannot read 'bla': write section.parameter = value, text in quotes"
+        "mine.gin:2: cannot read 'bla': write section.parameter = value, strings in quotes"
     )
     assert error_in("train.seed = (1,\n").startswith("mine.gin:1: cannot read 'train.seed = (1,': ")
     assert error_in("A = %B\nB = %A\ntrain.seed = %A") == (
-        "macros that parameters of train use refer to each other in a circle: "
-        "give one of them a value"
+        "mine.gin:1: the macro A refers to itself (A → B → A): give it a value"
+    )
+    assert error_in("A = [%A]\ntrain.seed = 1") == (
+        "mine.gin:1: the macro A refers to itself (A → A): give it a value"
+    )
+    assert error_in("A = (1, %B)\ntrain.seed = 1") == (
+        "mine.gin:1: the macro B is not set: set B = …"
     )
 
 
@@ -333,10 +342,10 @@ def test_places_in_files(elsewhere):
 def test_segment_is_a_multiple_of_the_window():
     window = "BlockRecurrentTransformer.window_length = 128"
     assert error_of(window, "train.segment_length = 500") == (
-        f"train.segment_length = 500 is no multiple of {window}: 384 and 512 are the nearest"
+        f"train.segment_length = 500 is not a multiple of {window}: 384 and 512 are the nearest"
     )
     assert error_of(window, "train.segment_length = 100") == (
-        f"train.segment_length = 100 is no multiple of {window}: 128 is the nearest"
+        f"train.segment_length = 100 is not a multiple of {window}: 128 is the nearest"
     )
 
 
@@ -347,24 +356,38 @@ def test_recurrent_layers_exist():
 
 
 def test_recurrent_layers_have_states():
-    none = "BlockRecurrentTransformer.num_states = 0"
-    assert error_of(none) == (
-        f"{none}: a recurrent layer needs at least 1 (for none, set recurrent_layers = ())"
+    assert error_of("BlockRecurrentTransformer.num_states = 0") == (
+        "num_states = 0: a recurrent layer needs at least 1 (for a model without recurrent layers, "
+        "set recurrent_layers = ())"
     )
-    load(["gin/transformer_xl.gin"], [none])
+    load(["gin/transformer_xl.gin"], ["BlockRecurrentTransformer.num_states = 0"])
 
 
-def test_configurations_made_in_python_are_checked_too():
-    validate(RunConfig())
-    with pytest.raises(UserError, match="^train.num_steps = 0: must be at least 1$"):
-        validate(RunConfig(train=TrainConfig(num_steps=0)))
+def test_a_host_programs_gin_is_left_alone(elsewhere):
+    """A program that itself uses gin imports this package, and has names like ours."""
+
+    @gin.configurable(module="host")
+    def train(num_steps=1, window=2):
+        return num_steps, window
+
+    with gin.unlock_config():
+        gin.parse_config("WINDOW_LENGTH = 7\ntrain.num_steps = 3\ntrain.window = %WINDOW_LENGTH")
+        before = gin.config_str()
+        assert load([FIXED], ["train.num_steps = 9"]).train.num_steps == 9
+        load_prepare([FIXED], [])
+        assert error_of("train.seed = @host.train()").endswith("@host.train: must be an integer")
+    assert gin.config_str() == before
+    assert train() == (3, 7), "train is still the host's, and the only one"
+    gin.parse_config("train.num_steps = 4")
+    assert train() == (4, 7)
+    gin.clear_config()
 
 
 # The installed package
 
 
 def test_import_is_light():
-    """Configurations are read by doors that need no TensorBoard, and nothing starts a device."""
+    """Reading a configuration needs neither TensorBoard nor a device."""
     code = (
         "import sys, block_recurrent.config.run_config, jax._src.xla_bridge as bridge\n"
         "assert not bridge.backends_are_initialized()\n"

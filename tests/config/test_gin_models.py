@@ -1,4 +1,4 @@
-"""Every shipped gin file at every scale builds and runs, as shapes; how many parameters it has."""
+"""Every shipped gin file at every scale builds and runs, as shapes; its number of parameters."""
 
 import functools
 import math
@@ -30,13 +30,13 @@ abstract_model = functools.cache(transformer.abstract_model)
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Of the model as it is."""
+    """Number of parameters of the model."""
     _, params = abstract_model(config)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def counted_parameters(c: ModelConfig) -> int:
-    """Of the model as it should be."""
+    """Number of parameters that the model should have."""
     if c.layer == "lstm":  # two kernels and a bias, for four gates, and a norm
         lstm = 8 * c.embedding_size**2 + 5 * c.embedding_size
         return (c.vocab_size + 1) * c.embedding_size + c.num_layers * lstm
@@ -50,14 +50,14 @@ def counted_parameters(c: ModelConfig) -> int:
 
 
 def layer(c: ModelConfig) -> int:
-    """A layer over tokens: queries, keys, values and output, scale and T5 bias, FFN, two norms."""
+    """A layer on tokens: queries, keys, values and output, scale and T5 bias, FFN, two norms."""
     width = c.num_heads * c.head_size
     attention = 4 * c.embedding_size * width + c.num_heads * (1 + 32)
     return attention + 2 * c.embedding_size * c.mlp_dim + 2 * c.embedding_size
 
 
 def reading_states(c: ModelConfig) -> int:
-    """What a layer needs besides to read states: their queries, scale, and half an output."""
+    """What reading states adds to a layer: their queries, scale, and half of the output kernel."""
     return 2 * c.embedding_size * c.num_heads * c.head_size + c.num_heads
 
 

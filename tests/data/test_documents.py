@@ -1,4 +1,4 @@
-"""Documents, vocabularies and corpora, as a user's folder and mistakes reach them."""
+"""Documents, vocabularies and corpora, with the folders and mistakes of users."""
 
 import gzip
 import lzma
@@ -12,10 +12,10 @@ import pytest
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments, is_held_out, split_held_out
-from block_recurrent.data.text_files import load_text_files
+from block_recurrent.data.text_files import load_standard_library, load_text_files
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
-from block_recurrent.evaluation.compressors import compressed_bits_per_byte
+from block_recurrent.evaluation.score import compressed_bits_per_byte
 
 EVERY_BYTE = bytes(range(256))
 
@@ -42,7 +42,7 @@ def message_of(function, *arguments, **options) -> str:
 # Vocabulary
 
 
-def test_byte_vocabulary_is_that_of_seqio():
+def test_byte_vocabulary_equals_that_of_seqio():
     vocabulary = ByteVocabulary()
     ids = vocabulary.encode(EVERY_BYTE)
     assert ids.dtype == np.uint16 and ids.tolist() == list(range(3, 259))
@@ -50,7 +50,7 @@ def test_byte_vocabulary_is_that_of_seqio():
     assert vocabulary.encode(b"").tolist() == []
 
 
-def test_decode_drops_what_is_no_byte():
+def test_decode_drops_ids_that_are_not_bytes():
     vocabulary = ByteVocabulary()
     assert vocabulary.decode(vocabulary.encode(EVERY_BYTE)) == EVERY_BYTE
     assert vocabulary.decode([0, 1, 2, 3, 68, 258, 259, 260, 400, -1]) == b"\x00A\xff"
@@ -116,7 +116,7 @@ def test_files_that_change_while_in_use(tmp_path):
     assert documents.tokens(0, 0, 3).tolist() == [52, 53, 54]
     for read in (lambda i: documents.tokens(i, 2, 6), documents.raw):
         message = message_of(read, 0)
-        assert str(tmp_path / "shrinks") in message and "has become shorter" in message
+        assert str(tmp_path / "shrinks") in message and "is shorter than the 5 bytes" in message
         assert "restore it" in message
         message = message_of(read, 1)
         assert f"cannot read {tmp_path / 'vanishes'} (No such file" in message
@@ -127,7 +127,7 @@ def test_files_that_change_while_in_use(tmp_path):
 
 
 def test_held_out_depends_on_the_name_alone():
-    """Pinned: another rule would train runs of before on what they were measured with."""
+    """Pinned: another rule would train older runs on the documents they were evaluated with."""
     names = [f"folder/{i}.txt" for i in range(5000)] + ["é.txt", "\udcff.txt"]
     held_out = {name for name in names if is_held_out(name, 20)}
     assert 70 <= len(held_out) <= 130
@@ -162,7 +162,7 @@ def test_neither_split_is_empty():
 
 @pytest.mark.parametrize("per_mille", [0, 1000, -1])
 def test_held_out_per_mille_out_of_range(per_mille):
-    message = message_of(load_documents, DataConfig(held_out_per_mille=per_mille))
+    message = message_of(load_standard_library, per_mille)
     assert message == f"data.held_out_per_mille = {per_mille}: choose from 1 to 999"
 
 
@@ -191,7 +191,7 @@ def test_standard_library_without_sources(monkeypatch, tmp_path):
     assert "python311.zip" in message and "set data.corpus = 'text_files'" in message
 
 
-def test_standard_library_leaves_out_what_is_of_the_machine(monkeypatch, tmp_path):
+def test_standard_library_leaves_out_files_of_the_machine(monkeypatch, tmp_path):
     kept = ["a.py", "b/c.py", "test/d.py"]
     write(tmp_path, {name: b"x" for name in kept})
     left_out = ["site-packages/e.py", "b/__pycache__/f.py", "config-3.11-linux/python-config.py"]
@@ -212,7 +212,7 @@ def test_compressed_bits_per_byte():
     }
 
 
-# Folders of the user's
+# Folders
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def folder(tmp_path):
     ],
 )
 def test_glob(folder, glob, expected):
-    if expected is None:  # one match only, which the error names
+    if expected is None:  # only one file matches, and the error names it
         only = {"*/*.txt": "sub/c.txt", "**/.*": "sub/.hidden.txt"}.get(glob, ".git/e.txt")
         message = message_of(load_text_files, folder, glob)
         assert message.startswith(f"{only} is the only document in {folder} for data.glob")
@@ -284,22 +284,21 @@ def test_home_folder(folder, monkeypatch):
 
 
 def test_mistakes_in_the_configuration(folder):
-    unknown = DataConfig()
-    object.__setattr__(unknown, "corpus", "pg20")  # which types forbid, where they are checked
-    message = message_of(load_documents, unknown)
-    choices = "'standard_library', 'text_files', 'store', 'recall'"
-    assert message == f"data.corpus = 'pg20' is unknown: choose from {choices}"
     message = message_of(load_documents, DataConfig("text_files"))
     assert message == "data.corpus = 'text_files' needs a folder: set data.path"
     message = message_of(load_documents, DataConfig(path=str(folder)))
-    assert "is for data.corpus = 'text_files'" in message
+    assert "has no effect on data.corpus = 'standard_library': set" in message
 
 
 def test_mistakes_in_the_folder(folder):
     message = message_of(load_text_files, folder / "x")
-    assert message == f"data.path = '{folder / 'x'}' does not exist: name a folder of text files"
+    assert (
+        message == f"data.path = '{folder / 'x'}' does not exist: set it to a folder of text files"
+    )
     message = message_of(load_text_files, folder / "a.txt")
-    assert message.startswith(f"data.path = '{folder / 'a.txt'}' is a file: name its folder")
+    assert message.startswith(
+        f"data.path = '{folder / 'a.txt'}' is a file: set data.path to its folder"
+    )
     message = message_of(load_text_files, folder, "**/*.rst")
     assert message.startswith(f"no file in {folder} matches data.glob = '**/*.rst': change")
 
@@ -313,11 +312,11 @@ def test_all_files_empty(tmp_path):
 
 
 def test_no_permission(folder, monkeypatch):
-    """By hand, because tests that run as root may read everything."""
+    """Simulated, because tests that run as root may read everything."""
     access, scandir = os.access, os.scandir
     monkeypatch.setattr(os, "access", lambda p, mode: Path(p).name != "b.md" and access(p, mode))
     message = message_of(load_text_files, folder)
-    assert message.startswith(f"no permission to read {folder / 'b.md'}: permit it (chmod +r)")
+    assert message.startswith(f"no permission to read {folder / 'b.md'}: make it readable (chmod")
     assert "b.md" not in all_names(load_text_files(folder, "**/*.txt"))
 
     def refuse(path):

@@ -1,4 +1,4 @@
-"""Lanes: every token once, in its row, behind the right input, from any position."""
+"""Lanes: each token is a target once, in its row, after the right input, from any position."""
 
 import itertools
 import threading
@@ -36,7 +36,7 @@ def test_equals_slow_reference_over_epochs(batch_size, segment_length):
             assert batch.targets[row].tolist() == list(targets)
             assert batch.weights[row].tolist() == list(weights)
             assert batch.starts[row].tolist() == starts
-    assert position.epoch >= 1, "the test should have crossed an epoch"
+    assert position.epoch >= 1, "the test must cross an epoch"
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -69,7 +69,7 @@ def test_starts_mark_exactly_the_first_blocks(batch_size, segment_length):
 
 def test_rows_continue_their_documents():
     lanes = Lanes(Numbered([100, 90, 80]), 3, 2 * W, W)
-    batches, _ = read_some(lanes, 10)  # 80 tokens a row: no document has ended yet
+    batches, _ = read_some(lanes, 10)  # 80 tokens per row: no document has ended yet
     rows = np.concatenate([batch.targets for batch in batches], axis=1)
     assert (np.diff(rows, axis=1) == 1).all()
     assert batches[0].starts[:, 0].all() and not any(batch.starts.any() for batch in batches[1:])
@@ -121,7 +121,7 @@ def host_rows(batch_size, hosts):
 
 
 def read_as_hosts(hosts, position, number):
-    """Global batches put together from what each host reads by lanes of its own."""
+    """Global batches, concatenated from what each host reads with its own lanes."""
     readers = [Lanes(Numbered(LENGTHS), 8, 2 * W, W, seed=1) for _ in range(hosts)]
     batches = []
     for _ in range(number):
@@ -168,25 +168,25 @@ def mixture(*lengths, weights):
 
 
 def share_of_sources(documents, number, **options):
-    """Tokens read of each source, of documents whose sources' tokens all differ in size."""
+    """The share of the tokens read from each source, and the position after `number` batches."""
     lanes = Lanes(documents, 4, 4 * W, W, **options)
     _, position = read_some(lanes, number)
     return position.taken / position.taken.sum(), position
 
 
-def test_sources_are_read_by_their_weights():
+def test_sources_are_read_in_proportion_to_their_weights():
     documents = mixture([50] * 7, [10, 400, 3], [90] * 20, weights=[1.0, 5.0, 2.0])
     share, position = share_of_sources(documents, 1000)
     np.testing.assert_allclose(share, np.array([1, 5, 2]) / 8, atol=0.01)
     assert (position.epoch >= 1).all()
 
 
-def test_weights_by_size_take_each_source_once():
-    """Up to the one document with which a source may be ahead of the others."""
+def test_weights_by_size_read_each_source_once_per_epoch():
+    """Except that a source may be one document ahead of the others."""
     lengths = [7] * 30, [11] * 10, [20] * 20
     documents = mixture(*lengths, weights=[float(sum(each)) for each in lengths])
     queue = _Queue(lanes := Lanes(documents, 1, W, W), lanes.initial_position())
-    taken = [queue.take() for _ in range(60)]
+    taken = [queue.pop() for _ in range(60)]
     assert len(set(taken)) >= 57
 
 
@@ -211,7 +211,7 @@ def test_a_mixture_resumes():
     assert_equal(position, end)
 
 
-def test_training_bytes_a_token_follow_the_weights():
+def test_bytes_per_token_follow_the_weights():
     documents = mixture([10], [10], weights=[1.0, 3.0])
     documents.sources[0].num_bytes, documents.sources[1].num_bytes = 20, 40
     assert documents.bytes_per_token == (2 * 1 + 4 * 3) / 4
@@ -221,7 +221,7 @@ def test_training_bytes_a_token_follow_the_weights():
 
 
 def test_padding_of_books_is_under_two_percent():
-    """PG19's books have some 100,000 tokens; half as long, and many short ones, is harder."""
+    """PG19's books have about 100,000 tokens. These are half as long, many are short: harder."""
     rng = np.random.default_rng(0)
     lengths = np.maximum(rng.lognormal(np.log(50_000), 1.0, 2000).astype(int), 1)
     lanes = Lanes(Zeros(lengths), 32, 4096, 512)
@@ -231,7 +231,7 @@ def test_padding_of_books_is_under_two_percent():
 
 
 class Zeros(Numbered):
-    """Documents of nothing but 0."""
+    """Documents in which every token is 0."""
 
     def tokens(self, document, start, stop):
         return np.zeros(stop - start, np.uint16)
@@ -244,12 +244,14 @@ def test_prefetch_reads_the_same():
         for batch in expected[:20]:
             read, position = next(batches)
             assert_equal(read, batch)
-    with prefetch(lanes, position, slice(1, 3)) as batches:  # resumed, whatever was read ahead
+    with prefetch(
+        lanes, position, slice(1, 3)
+    ) as batches:  # resumes exactly, although more was read ahead
         for batch in expected[20:]:
             assert_equal(next(batches)[0], Batch(*(array[1:3] for array in batch)))
 
 
-def test_prefetch_puts_in_its_thread():
+def test_prefetch_calls_put_in_its_thread():
     lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W)
     threads = set()
 
@@ -300,7 +302,7 @@ def test_seeds_and_epochs_order_documents_differently():
 
 
 def test_the_order_stays_that_of_older_runs():
-    """Pinned: a run must resume the same under another NumPy and another grain."""
+    """Pinned: a run must resume in the same order with other versions of NumPy and grain."""
     lanes = Lanes(Numbered([W] * 8), 1, W, W, seed=0)
     assert [order_of(lanes, epoch) for epoch in (0, 1)] == [
         [5, 3, 6, 7, 4, 2, 1, 0],
@@ -308,7 +310,7 @@ def test_the_order_stays_that_of_older_runs():
     ]
 
 
-def test_evaluation_takes_the_longest_first():
+def test_evaluation_reads_the_longest_first():
     tokens = first_tokens(Lanes(Numbered([3, 9, 1, 9]), 1, 7 * W, W, shuffle=False), 1)
     assert [tokens[place] for place in (0, 3 * W, 6 * W)] == [4, 14, 1]
 
@@ -352,7 +354,7 @@ def test_a_huge_document_is_read_in_pieces():
     assert batch.inputs[0, 0] == 10**9 and after.offset == 10**9 + 2 * W
 
 
-def test_bytes_come_through():
+def test_byte_documents_in_lanes():
     documents = ByteDocuments({"a": b"abcde", "b": b""})
     (batch,) = read_all(Lanes(documents, 1, 3 * W, W, shuffle=False, repeat=False))
     a = [ord(c) + 3 for c in "abcde"]
@@ -365,15 +367,15 @@ def test_bytes_come_through():
     [
         (
             (8, 500, 128),
-            "segment_length = 500 is no multiple of window_length = 128: "
+            "segment_length = 500 is not a multiple of window_length = 128: "
             "384 and 512 are the nearest",
         ),
         (
             (8, 100, 128),
-            "segment_length = 100 is no multiple of window_length = 128: 128 is the nearest",
+            "segment_length = 100 is not a multiple of window_length = 128: 128 is the nearest",
         ),
-        ((0, 128, 128), "batch_size = 0 is too small: choose 1 or more"),
-        ((8, 0, 128), "segment_length = 0 is too small: choose 1 or more"),
+        ((0, 128, 128), "batch_size = 0 is too small: it must be at least 1"),
+        ((8, 0, 128), "segment_length = 0 is too small: it must be at least 1"),
     ],
 )
 def test_lengths_that_do_not_fit(arguments, message):
@@ -384,21 +386,21 @@ def test_lengths_that_do_not_fit(arguments, message):
 
 @pytest.mark.parametrize("lengths", [[], [0, 0]])
 def test_no_documents(lengths):
-    with pytest.raises(UserError, match="the corpus has no documents: name another"):
+    with pytest.raises(UserError, match="the corpus has no documents: set data.path"):
         Lanes(Numbered(lengths), 1, W, W)
 
 
 def test_a_token_outside_the_vocabulary():
     lanes = Lanes(Numbered([3, 5], vocab_size=8), 1, 2 * W, W, shuffle=False)
-    with pytest.raises(UserError, match="document 1 holds the token 8 .* vocabulary has 8"):
+    with pytest.raises(UserError, match="document 1 contains the token 8, .* has 8 tokens"):
         read_some(lanes, 1)
     read_some(Lanes(Numbered([3, 5], vocab_size=9), 1, 2 * W, W), 3)
 
 
 def test_a_position_of_other_lanes_is_refused():
     _, position = read_some(Lanes(Numbered([3, 50, 50]), 2, W, W, shuffle=False), 1)
-    with pytest.raises(UserError, match="has 2 rows, but the batch size is 3"):
+    with pytest.raises(UserError, match="has 2 rows, but the batch size is 3: resume with"):
         Lanes(Numbered([3, 50, 50]), 3, W, W).read(position)
     for lengths in ([50], [50, 3, 50]):
-        with pytest.raises(UserError, match="not the one that this run has read"):
+        with pytest.raises(UserError, match="the corpus has changed since this run started"):
             Lanes(Numbered(lengths), 2, W, W).read(position)

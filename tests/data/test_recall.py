@@ -1,4 +1,4 @@
-"""Documents of the corpus 'recall': what they say and ask, and that answers alone count."""
+"""The corpus 'recall': its facts, its questions, and that only the answers count in the loss."""
 
 import dataclasses
 import re
@@ -68,7 +68,7 @@ def test_far_is_ten_times_as_far(splits):
     assert 50 <= fillers.min() < 80 and 300 < fillers.max() <= 400
 
 
-def test_lanes_weigh_answers_alone(splits):
+def test_only_answers_have_weight_in_lanes(splits):
     lanes = Lanes(splits["held_out"], 4, 32, 8, shuffle=False, repeat=False)
     position, answers = lanes.initial_position(), 0
     while not lanes.exhausted(position):
@@ -91,24 +91,23 @@ def test_lanes_weigh_answers_alone(splits):
         ((3, 4, (5,)), "data.recall_filler = (5,): give the least and the most bytes"),
     ],
 )
-def test_what_there_is_not(difficulty, words):
+def test_impossible_numbers(difficulty, words):
     with pytest.raises(UserError, match=re.escape(words)):
         RecallDocuments("train", *difficulty)
 
 
 def test_a_run_scores_answers(tmp_path, capsys):
-    """The numbers are those of answers: bits a byte are bits a token, and a guess is right as
-    often as chance has it."""
+    """Only answers are scored: bits per byte equal bits per token, and accuracy is at chance."""
     config = load(["gin/brt_fixed_gate.gin", "gin/scale/tiny.gin", "gin/data/recall.gin"], [])
     train = dataclasses.replace(config.train, num_steps=2, eval_every_steps=2, log_every_steps=1)
     model = dataclasses.replace(TINY, window_length=16, num_layers=2)
     config = dataclasses.replace(config, data=EASY, train=train, model=model)
     trainer = Trainer(config, tmp_path / "run")
-    score = trainer.evaluator(trainer.init().params)
+    score = trainer.evaluation.evaluator(trainer.setup.init().params)
     assert score.num_tokens == 3 * 256
     metrics = score.metrics()
     assert metrics["bits_per_byte"] == pytest.approx(metrics["bits_per_token"], rel=0.05)
     assert 0 <= metrics["accuracy"] < 0.5
-    assert not {"word_perplexity", "bits_per_character"} & set(metrics), "it is no text"
+    assert not {"word_perplexity", "bits_per_character"} & set(metrics), "this is not text"
     assert trainer.run()
     assert ", accuracy 0." in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Token stores: what is written is read, and nothing damaged is."""
+"""Token stores: what is written can be read, and damage is found."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(store):
 
 
 def test_a_store_that_counted_no_characters(store):
-    """As older versions made them: read as before, with no figure by the character."""
+    """Stores of older versions can be read, but have no number of characters."""
     path = store / "store.json"
     metadata = json.loads(path.read_text())
     for counts in metadata["splits"].values():
@@ -85,7 +85,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     finish_store(tmp_path, task="test", vocabulary=vocabulary, shards={"train": 1})
     documents = open_split(tmp_path)
     assert documents.tokens(0, 0, 2).tolist() == [70_000, 3]
-    with pytest.raises(UserError, match="a vocabulary of one's own"):
+    with pytest.raises(UserError, match="the token store has a custom vocabulary"):
         documents.vocabulary.decode([3])
 
 
@@ -102,7 +102,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_shard_is_there_when_it_is_whole(tmp_path):
+def test_a_shard_exists_when_it_is_complete(tmp_path):
     with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, "train", 0, 259) as writer:
         writer.add(np.array([3, 4]), b"ab")
         raise ZeroDivisionError
@@ -119,7 +119,7 @@ def test_verify_finds_a_flipped_bit(store, suffix):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert list(verify(store)) == [f"{path} holds other bytes than were written"]
+    assert list(verify(store)) == [f"{path} contains other bytes than were written"]
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "documents", "names", "json"])
@@ -147,13 +147,13 @@ def test_a_store_that_shrinks_while_it_is_read(store):
     documents = open_split(store)
     documents.tokens(3, 0, 8)
     os.truncate(store / "train-00001.tokens", 20)
-    with pytest.raises(UserError, match="train-00001.tokens: it has become shorter"):
+    with pytest.raises(UserError, match="train-00001.tokens: it was truncated after this run"):
         documents.tokens(3, 0, 200)
 
 
 @pytest.mark.parametrize("replace", [False, True])
 def test_tokens_that_change_underneath_are_refused(store, replace):
-    """Written to in place, or another file under the name before it was opened."""
+    """Modified in place while open, or replaced before the first read."""
     documents = open_split(store)
     if not replace:
         documents.tokens(3, 0, 8)
@@ -163,7 +163,7 @@ def test_tokens_that_change_underneath_are_refused(store, replace):
         path.unlink()
     path.write_bytes(content[::-1])
     os.utime(path, ns=(0, 1))  # even where clocks are coarse
-    with pytest.raises(UserError, match="train-00001.tokens: it was written to after this run"):
+    with pytest.raises(UserError, match="train-00001.tokens: it was modified after this run"):
         documents.tokens(3, 0, 8)
 
 
@@ -172,10 +172,13 @@ def test_tokens_that_change_underneath_are_refused(store, replace):
     [
         (None, "no token store in .*prepare_data --output"),
         ("{", "cannot read .*store.json .*: prepare the store again"),
-        ("[]", "store.json holds no JSON object"),
-        (json.dumps({"format": 99}), "has format 99, and this version reads 1"),
-        (json.dumps({"format": FORMAT, "mixture": {"../x": 1.0}}), "holds the name '../x'"),
-        (json.dumps({"format": FORMAT, "splits": {"a/b": {}}}), "holds the name 'a/b'"),
+        ("[]", "store.json is not a JSON object"),
+        (json.dumps({"format": 99}), "has format 99, but this version reads format 1"),
+        (
+            json.dumps({"format": FORMAT, "mixture": {"../x": 1.0}}),
+            "contains the invalid name '../x'",
+        ),
+        (json.dumps({"format": FORMAT, "splits": {"a/b": {}}}), "contains the invalid name 'a/b'"),
     ],
 )
 def test_metadata_that_cannot_be_read(tmp_path, metadata, message):
@@ -193,9 +196,11 @@ def test_the_splits_that_training_needs(tmp_path):
         load_documents(DataConfig("store"))
 
 
-def test_a_vocabulary_that_the_model_has_not_learnt(store):
+def test_a_vocabulary_other_than_the_model_s(store):
     config = DataConfig("store", stores=(str(store),), vocabulary="sentencepiece-1-32000")
-    with pytest.raises(UserError, match="vocabulary bytes, and the model learnt sentencepiece-1"):
+    with pytest.raises(
+        UserError, match="vocabulary bytes, but the model was trained with sentencepiece-1"
+    ):
         load_documents(config)
 
 
@@ -225,16 +230,30 @@ def test_stores_mix_by_their_weights(tmp_path):
     assert documents.num_bytes == 3 * len("held out") and len(documents.names) == 3
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 2.0, 3.0)])
-def test_weights_that_do_not_fit(store, weights):
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ((1.0,), "has 1 numbers for 2 stores: give one per store, or"),
+        ((1.0, 2.0, 3.0), "has 3 numbers for 2 stores: give one per store, or"),
+    ],
+)
+def test_weights_that_do_not_fit(store, weights, message):
     config = DataConfig("store", stores=(str(store), str(store)), weights=weights)
-    with pytest.raises(UserError, match="data.weights = .*: give"):
+    with pytest.raises(UserError) as error:
         load_documents(config)
+    assert str(error.value).startswith(f"data.weights = {weights}") and message in str(error.value)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0]])
+def test_a_mixture_needs_a_positive_weight_for_each_source(store, weights):
+    documents = open_split(store)
+    with pytest.raises(UserError, match=": give 2 positive numbers, one per store"):
+        Mixture([documents, documents], weights)
 
 
 def test_stores_of_different_vocabularies_do_not_mix(store, tmp_path):
     other = make_store(tmp_path / "other", vocabulary=BYTES | {"kind": "other"})
-    with pytest.raises(UserError, match="have the vocabularies bytes and other-259"):
+    with pytest.raises(UserError, match="the stores have different vocabularies .bytes, other-259"):
         load_documents(DataConfig("store", stores=(str(store), str(other))))
 
 
@@ -259,7 +278,7 @@ print([name for name in ("tensorflow", "tensorflow_datasets", "seqio", "torch")
 
 @pytest.mark.slow
 def test_training_from_a_store_imports_no_tensorflow(store, tmp_path):
-    """All of them are installed here, and a whole run with checkpoint and evaluation needs none."""
+    """They are all installed here, but a run with checkpoint and evaluation needs none of them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "tests", *sys.path])}
     result = subprocess.run(
         [sys.executable, "-c", TRAIN, str(store), str(tmp_path / "run")],

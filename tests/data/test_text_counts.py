@@ -1,4 +1,4 @@
-"""Words and characters are counted as Python counts them, in whatever pieces the text comes."""
+"""Words and characters are counted as by Python, however the text is divided into chunks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Loss by distance, and what the recurrent state is worth, against models run by hand."""
+"""Loss by distance and memory worth, against models that are run by hand."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from flax import nnx
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.evaluation.evaluator import Evaluator
-from block_recurrent.evaluation.loss_profile import distances, first_of_bins, make_profile
+from block_recurrent.evaluation.loss_profile import bin_starts, distances, make_profile
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.model.losses import TokenScores
 from block_recurrent.parallel.sharding import Layout, make_mesh
@@ -34,9 +34,9 @@ def make_evaluator(model, rows=3, segment=SEGMENT):
 
 
 def by_hand(model, tokens, memory="carried", other=None):
-    """Nats of each token of one document, the states after each segment, and which are correct.
+    """Nats of each token of one document, the states after each segment, and correct predictions.
 
-    `other`: states to take at each segment, when 'swapped'.
+    `other`: the states to use at each segment, for 'swapped'.
     """
     length = -(-len(tokens) // SEGMENT) * SEGMENT
     padding = np.zeros(length - len(tokens), np.int64)
@@ -61,7 +61,7 @@ def model():
     return make_model()
 
 
-def test_loss_by_distance_is_that_of_each_document_alone(model):
+def test_loss_by_distance_equals_that_of_separate_documents(model):
     evaluator, params = make_evaluator(model)
     score = evaluator(params)
     expected_nats, expected_tokens, correct = np.zeros((3, 32))
@@ -90,7 +90,7 @@ def test_distances_and_bins():
     found = distances(starts, jnp.array([6, 4, 9]), 2)
     expected = [[6, 7, 0, 1, 2, 3], [4, 5, 6, 7, 8, 9], [0, 1, 2, 3, 0, 1]]
     np.testing.assert_array_equal(found, expected)
-    edges = first_of_bins()
+    edges = bin_starts()
     for distance in (0, 1, 2, 3, 4, 1023, 1024, 2**31 - 1):
         one = jnp.ones((1, 1))
         profile = make_profile(TokenScores(one, one), one, jnp.full((1, 1), distance, jnp.int32))
@@ -98,8 +98,8 @@ def test_distances_and_bins():
 
 
 @pytest.mark.parametrize("segment", [SEGMENT, 3 * SEGMENT])
-def test_each_memory_is_what_one_can_do_by_hand(model, segment):
-    """Whatever the evaluator's own segments are. Six documents, two rows: ends and starts meet."""
+def test_each_memory_equals_the_model_run_by_hand(model, segment):
+    """For any segment length of the evaluator. Six documents in two rows, one after the other."""
     evaluator, params = make_evaluator(model, 2, segment)
     found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES)
     documents = evaluator.documents
@@ -113,30 +113,30 @@ def test_each_memory_is_what_one_can_do_by_hand(model, segment):
 
 
 def test_the_other_document_is_the_row_before(model):
-    """Two documents side by side, each with the states that the other one has made."""
+    """Two documents in two rows, each with the states of the other."""
     evaluator, params = make_evaluator(model, 2)
     evaluator.documents = evaluator.documents.select([0, 1])
     found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES)
     tokens = [evaluator.documents.tokens(i, 0, 10**6) for i in range(2)]
     states = [by_hand(model, each)[1] for each in tokens]
-    # The second, with 6 segments to the first one's 7, leaves its last state.
+    # The second has 6 segments, the first 7: it keeps the last state of the second.
     assert [len(each) for each in states] == [7, 6]
     swapped = [by_hand(model, tokens[i], "swapped", states[1 - i])[0].sum() for i in range(2)]
     assert_same_numbers(found["swapped"].nats.sum(), sum(swapped))
     assert found["swapped"].bits_per_token != pytest.approx(found["carried"].bits_per_token, 1e-4)
 
 
-def test_a_state_that_nobody_reads_is_worth_nothing(model):
-    """Not to rounding: exactly. And without that, more than rounding."""
+def test_an_unused_state_has_no_memory_worth(model):
+    """Exactly zero, not up to rounding. A state that is used has a worth above rounding."""
     evaluator, params = make_evaluator(model)
     probe = MemoryProbe(evaluator, SEGMENT)
     width = TINY.num_heads * TINY.head_size
     kernel = params["layers"][1]["attention"]["output"]["kernel"]
-    deaf = jax.tree.map(lambda leaf: leaf, params)
-    deaf["layers"][1]["attention"]["output"]["kernel"] = kernel.at[width:].set(0)
-    assert probe.worth(deaf) == 0
-    assert abs(probe.worth(params)) > 1e-4
-    found = probe(deaf, MEMORIES)
+    unused = jax.tree.map(lambda leaf: leaf, params)
+    unused["layers"][1]["attention"]["output"]["kernel"] = kernel.at[width:].set(0)
+    assert probe.memory_worth(unused) == 0
+    assert abs(probe.memory_worth(params)) > 1e-4
+    found = probe(unused, MEMORIES)
     assert found["cleared"].nats.tolist() == found["carried"].nats.tolist()
     assert found["swapped"].nats.tolist() == found["carried"].nats.tolist()
 
@@ -145,10 +145,10 @@ def test_all_recurrent_layers_are_cleared():
     model = make_model(recurrent_layers=(0, 2), feedback=True)
     evaluator, params = make_evaluator(model)
     probe = MemoryProbe(evaluator, SEGMENT)
-    walk = probe.clear(params, evaluator.initial(params))
+    state = probe.clear(params, evaluator.initial(params))
     initial = nnx.merge(*nnx.split(model)).initial_state(3)
-    for layer, first in zip(walk.model, initial, strict=True):
+    for layer, first in zip(state.model, initial, strict=True):
         assert (layer.recurrent is None) == (first.recurrent is None)
         if first.recurrent is not None:
             np.testing.assert_array_equal(layer.recurrent, first.recurrent)
-    assert probe.worth(params) != 0
+    assert probe.memory_worth(params) != 0

@@ -1,4 +1,4 @@
-"""`evaluate --report` and `analyze` as a user meets them: what they write, and what they refuse."""
+"""`evaluate --report` and `analyze` from the command line: their output and their errors."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def refuse(run, tmp_path):
 
 
 def write_run(folder, **model):
-    """A run's folder with nothing in it but its configuration."""
+    """A run's folder that contains only its configuration."""
     config = tiny_run(write_corpus(folder / "texts"))
     model = dataclasses.replace(config.model, **model)
     (folder / "run").mkdir()
@@ -80,7 +80,8 @@ def test_memory_worth_is_logged_at_every_evaluation(finished):
 def test_a_model_without_states_has_no_probe(tmp_path):
     config = tiny_run(write_corpus(tmp_path / "texts"))
     model = dataclasses.replace(config.model, recurrent_layers=())
-    assert Trainer(dataclasses.replace(config, model=model), tmp_path / "run").probe is None
+    trainer = Trainer(dataclasses.replace(config, model=model), tmp_path / "run")
+    assert trainer.evaluation.probe is None
 
 
 def test_report(finished, run, tmp_path):
@@ -157,7 +158,7 @@ def test_analysis(finished, run, tmp_path):
     assert (summary["step"], summary["text"], summary["gate"]) == (4, "text.txt", "lstm")
     assert list(summary["gates_over_training"]) == ["2", "4"]
     history = summary["gates_over_training"]
-    assert history["2"] != history["4"], "each is of its own checkpoint"
+    assert history["2"] != history["4"], "each checkpoint has its own values"
     arrays = np.load(folder / "layer_0.npz")
     for kind in ("states_to_states", "states_to_tokens", "tokens_to_states"):
         sums = arrays[kind].sum(-1)
@@ -175,16 +176,16 @@ def test_analysis_of_the_longest_held_out_document(finished, run):
 def test_report_refusals(refuse, finished):
     run = f"--workdir={finished}"
     assert refuse("evaluate", run, "--report=nowhere/a.html") == (
-        "no folder nowhere for --report=nowhere/a.html: make it"
+        "no folder nowhere for --report=nowhere/a.html: create it first"
     )
     assert refuse("evaluate", run, "--report=a.pdf") == (
-        "--report=a.pdf is no page: name a file that ends in .html"
+        "--report=a.pdf: give a file name that ends in .html"
     )
 
 
 def test_without_matplotlib(refuse, finished, monkeypatch):
     for name in list(sys.modules):
-        if name.endswith(("plots", "report", "_figures")):
+        if name.endswith(("plots", "report", "figures")):
             monkeypatch.delitem(sys.modules, name)
     for name in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -198,15 +199,17 @@ def test_analysis_refusals(refuse, finished, tmp_path):
     (tmp_path / "short.txt").write_text("seven b")
     (tmp_path / "empty.txt").touch()
     assert refuse("analyze", run, output, "--text_file=short.txt").startswith(
-        "short.txt gives 7 tokens, and a block of the model is 8: name a longer text"
+        "short.txt has only 7 tokens, less than one block of 8: give a longer text"
     )
-    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith("empty.txt gives 0 ")
+    assert refuse("analyze", run, output, "--text_file=empty.txt").startswith(
+        "empty.txt has only 0 "
+    )
     assert refuse("analyze", run, output, "--text_file=none.txt") == (
         "cannot read --text_file=none.txt (No such file or directory)"
     )
     assert "larger --max_tokens" in refuse("analyze", run, output, "--max_tokens=-3")
     assert refuse("analyze", run, "--output=short.txt") == (
-        "--output=short.txt is a file: name a folder"
+        "--output=short.txt is a file: give the path of a folder"
     )
     assert refuse("analyze", "--workdir=none", output).startswith("none holds no run")
 
@@ -214,7 +217,7 @@ def test_analysis_refusals(refuse, finished, tmp_path):
 def test_analysis_needs_a_recurrent_layer_and_a_checkpoint(refuse, tmp_path):
     write_run(tmp_path, recurrent_layers=())
     assert refuse("analyze", "--workdir=run", "--output=out") == (
-        "the model in run has no recurrent layer to look into: name a run with "
+        "the model in run has no recurrent layers to analyze: choose a run that sets "
         "BlockRecurrentTransformer.recurrent_layers"
     )
 

@@ -1,4 +1,4 @@
-"""What can happen to a file, and each of it to each file of a checkpoint."""
+"""Ways to damage a file, and each of them tried on each file of a checkpoint."""
 
 import contextlib
 import io
@@ -9,12 +9,12 @@ from block_recurrent.training.checkpoints import ORBAX_NOTES, Checkpoints
 from faults.place import Place
 from faults.tried import Tried
 
-# Read by nobody: what stands in them does not matter, nor whether they are there.
+# These are never read: neither their content nor their existence matters.
 NOTES = {*ORBAX_NOTES, "commit_success.txt"}
 
 
 def empty(path: Path):
-    """What a power cut leaves of a file that was not written through."""
+    """What a power cut leaves of a file that was not synced."""
     path.write_bytes(b"")
 
 
@@ -23,7 +23,7 @@ def truncate(path: Path):
 
 
 def flip(path: Path):
-    """One bit, in the middle."""
+    """Flips one bit in the middle."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
@@ -37,24 +37,24 @@ DAMAGES = (empty, truncate, flip, delete)
 
 
 def damaged_files(place: Place) -> Tried:
-    """Every file of the newest checkpoint damaged in every way: the one before it is taken."""
-    workdir, _ = place.calm()
+    """Damages every file of the newest checkpoint in every way: the one before it is used."""
+    workdir, _ = place.undisturbed()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         before, newest = checkpoints.steps[-2:]
     folder, copy = workdir / "checkpoints" / str(newest), place.workdir()
     shutil.copytree(workdir / "checkpoints", copy / "checkpoints")
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - NOTES
-    passed_over = 0
+    skipped = 0
     for name in sorted(names):
         for damage in DAMAGES:
             file = copy / "checkpoints" / str(newest) / name
             damage(file)
             with (
-                contextlib.redirect_stderr(io.StringIO()),  # which file: a line for each
+                contextlib.redirect_stderr(io.StringIO()),  # one line per file
                 Checkpoints(copy, read_only=True) as checkpoints,
             ):
-                passed_over += checkpoints.latest_step == before
+                skipped += checkpoints.find_latest_whole() == before
             shutil.copy(folder / name, file)
     tried = len(names) * len(DAMAGES)
     note = f"{len(names)} files, each emptied, cut in half, with a bit flipped, deleted"
-    return Tried("a file of the newest checkpoint damaged", tried, passed_over, note)
+    return Tried("a file of the newest checkpoint damaged", tried, skipped, note)

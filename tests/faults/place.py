@@ -1,4 +1,4 @@
-"""A corpus, a configuration, and the runs over them: undisturbed ones, and others."""
+"""A corpus, a configuration, and runs with them: undisturbed ones, and others."""
 
 import random
 import time
@@ -13,12 +13,12 @@ STEPS = {"num_steps": 40, "eval_every_steps": 20, "checkpoint_every_steps": 4}
 
 
 class Place:
-    """Where faults are tried.
+    """A folder in which faults are tried.
 
     Args:
-      folder: gets everything.
+      folder: for everything that is written.
       config: of the runs; None: 40 tiny steps, with a checkpoint after every fourth.
-      seed: of the moments.
+      seed: of the random moments.
     """
 
     def __init__(self, folder: Path, config: RunConfig | None = None, seed: int = 0):
@@ -28,20 +28,20 @@ class Place:
         self.gin = folder / "run.gin"
         self.gin.write_text(to_gin(self.config))
         self.runs = self.trainings = 0
-        self.undisturbed: dict[int, tuple[Path, float]] = {}
+        self.undisturbed_runs: dict[int, tuple[Path, float]] = {}
 
-    def calm(self, processes: int = 1) -> tuple[Path, float]:
-        """The folder of an undisturbed run of so many processes, and its seconds."""
-        if processes not in self.undisturbed:
-            for name in ("imports", "calm"):  # which the very first run waits for
+    def undisturbed(self, processes: int = 1) -> tuple[Path, float]:
+        """The folder of an undisturbed run with this many processes, and its seconds."""
+        if processes not in self.undisturbed_runs:
+            for name in ("imports", "undisturbed"):  # the very first run waits for imports
                 workdir, began = self.folder / f"{name}_{processes}", time.monotonic()
                 with self.train(workdir, processes) as training:
-                    assert training.wait() == [0] * processes, training.output
-            self.undisturbed[processes] = workdir, time.monotonic() - began
-        return self.undisturbed[processes]
+                    assert training.wait() == [0] * processes, training.read_output()
+            self.undisturbed_runs[processes] = workdir, time.monotonic() - began
+        return self.undisturbed_runs[processes]
 
     def workdir(self) -> Path:
-        """Of another run."""
+        """A folder for another run."""
         self.runs += 1
         return self.folder / f"run_{self.runs}"
 
@@ -50,15 +50,15 @@ class Place:
         return Training(self.gin, workdir, processes, self.folder / f"log_{self.trainings}")
 
     def ends_well(self, workdir: Path, processes: int = 1) -> bool:
-        """Continues the run to its end: whether that is the undisturbed one's, bit for bit."""
+        """Continues the run to its end. True if that equals an undisturbed run's, bit for bit."""
         with self.train(workdir, processes) as training:
             statuses = training.wait()
         if statuses != [0] * processes:
-            print(f"{workdir} ended with {statuses}:\n{training.output}")
+            print(f"{workdir} ended with {statuses}:\n{training.read_output()}")
             return False
         try:
-            assert_same_end(workdir, self.calm(processes)[0], self.config)
+            assert_same_end(workdir, self.undisturbed(processes)[0], self.config)
         except AssertionError as error:
-            print(f"{workdir} ended otherwise:\n{error}")
+            print(f"{workdir} ended differently:\n{error}")
             return False
         return True

@@ -1,4 +1,4 @@
-"""Trainings that are stopped, by force or politely, at random moments."""
+"""Trainings that are stopped at random moments, by SIGKILL or SIGTERM."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from faults.training import Training
 from faults.tried import Tried
 
 KILLS_A_RUN = 8
-SECONDS_TO_NOTICE = 60  # until a process ends that has lost another
+SECONDS_TO_NOTICE = 60  # until a process ends after it has lost another one
 
 
 def killed(place: Place, times: int, processes: int) -> Tried:
-    """SIGKILL to all at any moment of a run: while it starts, trains, evaluates or saves."""
+    """SIGKILL to all processes at any moment: while they start, train, evaluate or save."""
 
     def strike(training: Training) -> bool:
-        training.wait(place.random.uniform(0, place.calm(processes)[1]))
+        training.wait(place.random.uniform(0, place.undisturbed(processes)[1]))
         return training.kill()
 
     return _struck(place, times, processes, strike, f"SIGKILL at any moment, {_by(processes)}")
@@ -25,7 +25,7 @@ def killed_while_saving(place: Place, times: int, processes: int) -> Tried:
     """SIGKILL to all processes within the first quarter of a second of a save."""
 
     def strike(training: Training) -> bool:
-        training.wait_until(lambda: training.saving)
+        training.wait_until(training.is_saving)
         training.wait(place.random.uniform(0, 0.25))
         return training.kill()
 
@@ -36,29 +36,29 @@ def terminated(place: Place, times: int, processes: int) -> Tried:
     """SIGTERM to one process, any time from its first step on: all save and exit with 75."""
 
     def strike(training: Training) -> bool:
-        training.wait_until(lambda: " loss " in training.output)
+        training.wait_until(lambda: " loss " in training.read_output())
         training.wait(place.random.uniform(0, 1))
         training.terminate(place.random.randrange(processes))
         statuses = training.wait()
         expected = [EXIT_STATUS] * processes, [0] * processes
-        assert statuses in expected, f"{statuses}\n{training.output}"
+        assert statuses in expected, f"{statuses}\n{training.read_output()}"
         return statuses[0] == EXIT_STATUS
 
     return _struck(place, times, processes, strike, f"SIGTERM, {_by(processes)}")
 
 
 def host_lost(place: Place, times: int) -> Tried:
-    """SIGKILL to one of two processes: the other one ends by itself, and both can go on."""
+    """SIGKILL to one of two processes: the other one ends by itself, and both can continue."""
 
     def strike(training: Training) -> bool:
-        # Before that they would wait for each other to start, as hosts that come up one by one do.
-        training.wait_until(lambda: " loss " in training.output)
+        # Until then the processes wait for each other to start, as hosts do that boot one by one.
+        training.wait_until(lambda: " loss " in training.read_output())
         training.wait(place.random.uniform(0, 1))
-        if not training.alive:
+        if not training.is_alive():
             return False
         training.processes[place.random.randrange(2)].kill()
         statuses = training.wait(SECONDS_TO_NOTICE)
-        assert None not in statuses and 0 not in statuses, f"{statuses}\n{training.output}"
+        assert None not in statuses and 0 not in statuses, f"{statuses}\n{training.read_output()}"
         return True
 
     return _struck(place, times, 2, strike, "one of two hosts lost")
@@ -71,13 +71,13 @@ def _by(processes: int) -> str:
 def _struck(
     place: Place, times: int, processes: int, strike: Callable[[Training], bool], fault: str
 ) -> Tried:
-    """Runs, each of them struck until it has had enough, and then left to its end.
+    """Strikes each of several runs a few times, and then lets it continue to its end.
 
     Args:
       place: of the runs.
       times: strikes in all.
       processes: of each run.
-      strike: ends a training that is alive; False if that had ended before.
+      strike: ends a training; False if that had ended before.
       fault: its name.
     """
     tried = survived = saves = 0
@@ -88,7 +88,7 @@ def _struck(
                 if not strike(training):
                     break
                 here += 1
-                saves += training.saving
+                saves += training.is_saving()
         tried += here
         survived += here * place.ends_well(workdir, processes)
     return Tried(fault, tried, survived, f"{saves} in the middle of a save")

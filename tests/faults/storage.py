@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, two trainings in one folder, a store that changes."""
+"""Full and read-only disks, two trainings in one folder, a token store that changes."""
 
 import dataclasses
 import shutil
@@ -17,18 +17,18 @@ from faults.tried import Tried
 
 END = 1  # the token
 TOKENS = "train-00000.tokens"
-REFUSED = 2  # exit status of one line that names the thing and the mend
+REFUSED = 2  # exit status after one line that names the problem and the fix
 
 
 def refused(training: Training, said: str, *, alone: bool = True) -> bool:
-    """Whether a training ends with one line of an error, and that says so.
+    """Waits for a training. True if it ends with one line of an error with the words `said`.
 
     Args:
-      training: to be awaited.
+      training: to wait for.
       said: a part of the line.
-      alone: False lets libraries print tracebacks of their threads before it.
+      alone: False allows libraries to print tracebacks of their threads before it.
     """
-    statuses, output = training.wait(), training.output
+    statuses, output = training.wait(), training.read_output()
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     clear = len(errors) == 1 and said in errors[0] and not (alone and "Traceback" in output)
     if statuses[0] == REFUSED and clear:
@@ -38,8 +38,8 @@ def refused(training: Training, said: str, *, alone: bool = True) -> bool:
 
 
 def disk_full(place: Place, times: int) -> Tried:
-    """A disk too small for the checkpoints: a clear end; with more space the run goes on."""
-    place.calm()
+    """A disk too small for the checkpoints: a clear error; with more space the run continues."""
+    place.undisturbed()
     survived = 0
     for _ in range(times):
         kilobytes = place.random.randrange(50, 2000)
@@ -52,13 +52,13 @@ def disk_full(place: Place, times: int) -> Tried:
 
 
 def read_only(place: Place, times: int) -> Tried:
-    """A folder that has become read-only: refused; made writable, the run goes on."""
-    place.calm()
+    """A folder that became read-only: refused; made writable, the run continues."""
+    place.undisturbed()
     survived = 0
     for _ in range(times):
         with tmpfs(place.workdir(), "100m") as disk:
             with place.train(disk / "run") as training:
-                training.wait_until(lambda t=training: t.saving)
+                training.wait_until(training.is_saving)
                 training.kill()
             remount(disk, "ro")
             with place.train(disk / "run") as training:
@@ -70,7 +70,7 @@ def read_only(place: Place, times: int) -> Tried:
 
 def second_training(place: Place, times: int, processes: int) -> Tried:
     """Two trainings at once: the second is refused, the first one ends undisturbed."""
-    place.calm(processes)
+    place.undisturbed(processes)
     survived = 0
     for _ in range(times):
         workdir = place.workdir()
@@ -87,25 +87,25 @@ def second_training(place: Place, times: int, processes: int) -> Tried:
 
 
 def store_changed(folder: Path, times: int) -> Tried:
-    """A token store written to under a run, then made anew: both refused; put back, it goes on."""
+    """A token store modified during a run, then replaced: both refused; restored, it continues."""
     store, kept, other = (folder / name for name in ("store", "kept", "other"))
     for seed, path in enumerate((kept, other)):
         write_store(path, seed)
     put(kept, store)
     data = DataConfig(corpus="store", stores=(str(store),))
     place = Place(folder, dataclasses.replace(tiny_run(folder, **STEPS), data=data))
-    place.calm()
+    place.undisturbed()
     survived = 0
     for _ in range(times):
         workdir = place.workdir()
         with place.train(workdir) as training:
-            training.wait_until(lambda t=training: t.saving)
+            training.wait_until(training.is_saving)
             tokens = np.fromfile(store / TOKENS, "<u2")
             tokens[::-1].tofile(store / TOKENS)
             clear = refused(training, f"{TOKENS}: it was written to after this run had opened it")
         put(other, store)
         with place.train(workdir) as training:
-            clear &= refused(training, "the corpus is not the one that this run has read")
+            clear &= refused(training, "the corpus has changed since this run started")
         put(kept, store)
         survived += clear and place.ends_well(workdir)
     return Tried("token store changed", times, survived)
@@ -127,6 +127,6 @@ def write_store(folder: Path, seed: int):
 
 
 def put(source: Path, target: Path):
-    """A copy in the place of what is there."""
+    """Replaces the target by a copy of the source."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)

@@ -1,4 +1,4 @@
-"""Checkpoints that are not as they were written."""
+"""Damaged checkpoints."""
 
 import shutil
 
@@ -9,9 +9,9 @@ from flax import nnx
 
 from block_recurrent import UserError
 from block_recurrent.files import checksums
-from block_recurrent.files.checksums import CHECKSUMS, find_damage, write_checksums
+from block_recurrent.files.checksums import CHECKSUMS, write_checksums
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.workdir import load_run
 from faults.damage import DAMAGES, NOTES, delete, empty, flip
 from runs import SharingTrainer, assert_same_end, final_arrays
 
@@ -24,11 +24,11 @@ def copy(finished, tmp_path):
 
 def newest(workdir):
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.latest_step
+        return checkpoints.find_latest_whole()
 
 
 def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
-    """The checkpoint of step 12, one file after the other: that of step 8 is taken, and why."""
+    """Each file of checkpoint 12 in turn: checkpoint 8 is used, and one line says why."""
     folder = finished / "checkpoints" / "12"
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert len(files) > 20
@@ -36,7 +36,7 @@ def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
     copy = shutil.copytree(folder, tmp_path / "checkpoints" / "12")
     for name in files:
         for damage in DAMAGES:
-            find_damage(copy / name)
+            damage(copy / name)
             step = newest(tmp_path)
             lines = capsys.readouterr().err.splitlines()
             said = [line for line in lines if not line.startswith(("WARNING", "ERROR"))]  # Orbax
@@ -47,14 +47,14 @@ def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
                 # A flipped bit of the checksums may be in the name of another file.
                 named = copy if name.name == CHECKSUMS else copy / name
                 assert len(said) == 1 and str(named) in said[0]
-                assert said[0].startswith("checkpoint 12 is passed over: ")
+                assert said[0].startswith("checkpoint 12 is skipped: ")
             shutil.copy(folder / name, copy / name)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
     for note in NOTES:
-        find_damage(copy / "checkpoints" / "12" / note)
+        damage(copy / "checkpoints" / "12" / note)
     assert_same_end(copy, finished, config)
 
 
@@ -75,13 +75,13 @@ def largest(folder):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
-    """`evaluate` and its like take a checkpoint that training would pass over."""
+    """`evaluate` and the like use a checkpoint that training would skip."""
     for path in (copy / "checkpoints" / "12" / "training").rglob("*"):
         if path.is_file():
-            find_damage(path)
+            damage(path)
     model, expected = (nnx.to_pure_dict(nnx.state(load_run(w).model)) for w in (copy, finished))
     jax.tree.map(np.testing.assert_array_equal, model, expected)
-    assert load_run(copy).step == 12 and "passed over" not in capsys.readouterr().err
+    assert load_run(copy).step == 12 and "is skipped" not in capsys.readouterr().err
     assert newest(copy) == 8
 
 
@@ -90,12 +90,12 @@ def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
     [b"", b"\xff", b"[]", b"3", b'{"a": 3}', b'{"a": {"bytes": 3}}', b'{"a": {"sha256": "0"}}']
     + [b'{"a": {"bytes": "3", "sha256": "0"}}', b'{"a": {"bytes": 3, "sha256": 0}}'],
 )
-def test_checksums_that_are_none(content, tmp_path):
+def test_a_file_without_checksums(content, tmp_path):
     (tmp_path / CHECKSUMS).write_bytes(content)
-    assert checksums.find_damage(tmp_path) == f"{tmp_path / CHECKSUMS} holds no checksums"
+    assert checksums.find_damage(tmp_path) == f"{tmp_path / CHECKSUMS} contains no checksums"
 
 
-def test_a_mistake_in_the_code_is_no_damage(tmp_path, monkeypatch):
+def test_a_mistake_in_the_code_is_not_damage(tmp_path, monkeypatch):
     def mistaken(*_):
         raise TypeError("a mistake")
 
@@ -107,8 +107,8 @@ def test_a_mistake_in_the_code_is_no_damage(tmp_path, monkeypatch):
         checksums.find_damage(tmp_path)
 
 
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(copy, finished, config, capfd):
-    """And ends as if nothing had been."""
+def test_a_run_continues_from_the_newest_whole_checkpoint(copy, finished, config, capfd):
+    """And ends as if nothing had happened."""
     flip(copy / "checkpoints" / "12" / "params" / "manifest.ocdbt")
     assert SharingTrainer(config, copy).run()
     assert "continuing from step 8" in capfd.readouterr().out
@@ -120,19 +120,19 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(copy, finished, config, 
     assert_same_end(copy, finished, config)
 
 
-def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(copy, config, capsys):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(copy, config, capsys):
     for folder in (copy / "checkpoints").iterdir():
         empty(folder / "checksums.json")
     before = (copy / "metrics.jsonl").read_text()
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged: put back one"):
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged: restore one"):
         SharingTrainer(config, copy).run()
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged: put back one"):
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged: restore one"):
         load_run(copy)
     assert (copy / "metrics.jsonl").read_text() == before
-    assert capsys.readouterr().err.count("holds no checksums") == 6
+    assert capsys.readouterr().err.count("contains no checksums") == 6
 
 
-def test_a_run_killed_before_it_had_a_checkpoint_begins_anew(copy, finished, config):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(copy, finished, config):
     (copy / "checkpoints" / "4").rename(copy / "checkpoints" / "4.orbax-checkpoint-tmp")
     for step in (8, 12):
         shutil.rmtree(copy / "checkpoints" / str(step))

@@ -1,4 +1,4 @@
-"""Two trainings in one folder."""
+"""Two training processes in one folder."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from runs import SharingTrainer
 
 
 def hold(workdir, ready):
-    """Holds the folder until it is killed."""
+    """Locks the folder until the process is killed."""
     with workdir_lock(workdir):
         ready.set()
         signal.pause()
@@ -20,7 +20,7 @@ def hold(workdir, ready):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds `tmp_path`."""
+    """Another process, which has locked `tmp_path`."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=hold, args=(tmp_path, ready))
@@ -31,7 +31,7 @@ def holder(tmp_path):
     process.join()
 
 
-def test_the_second_training_is_refused_while_the_first_lives(holder, finished, config, tmp_path):
+def test_the_second_training_is_refused_while_the_first_runs(holder, finished, config, tmp_path):
     who = f"process {holder.pid} on {os.uname().nodename}"
     for _ in range(2):
         with pytest.raises(UserError, match=f"is in use by another training \\({who}\\): wait"):
@@ -44,14 +44,14 @@ def test_the_second_training_is_refused_while_the_first_lives(holder, finished, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_let_go_when_a_training_fails(tmp_path):
+def test_a_folder_is_unlocked_when_a_training_fails(tmp_path):
     with pytest.raises(RuntimeError, match="failed"), workdir_lock(tmp_path):
         raise RuntimeError("failed")
     with workdir_lock(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_not_locked(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(38, "Function not implemented")
 

@@ -1,4 +1,4 @@
-"""What saving must not do."""
+"""Saving: Orbax and stop signals, and full disks."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from block_recurrent.training.checkpoints import Checkpoints
 from runs import SharingTrainer
 
 
-def test_orbax_asks_nobody_about_stop_signals(config, tmp_path, monkeypatch):
-    """Its numbers of steps would be taken for those of `StopSignal`."""
+def test_orbax_does_not_ask_about_stop_signals(config, tmp_path, monkeypatch):
+    """Its step numbers would be mistaken for those of `StopSignal`."""
 
     def reached_preemption_sync_point(step):
         raise AssertionError(f"asked about step {step}")
@@ -19,17 +19,19 @@ def test_orbax_asks_nobody_about_stop_signals(config, tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(*trainer.start(checkpoints))
         checkpoints.wait()
-        assert checkpoints.latest_step == 0
+        assert checkpoints.find_latest_whole() == 0
 
 
-@pytest.mark.parametrize("where", ["checkpoints", "metrics_log"])
+@pytest.mark.parametrize(
+    "where",
+    ["training.checkpoints.write_checksums", "reporting.metrics_log.MetricsLog.write"],
+)
 def test_a_full_disk_is_one_line(where, config, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    name = {"checkpoints": "checkpoints.seal", "metrics_log": "metrics_log.MetricsLog.write"}[where]
     with monkeypatch.context() as patch:
-        patch.setattr(f"block_recurrent.{name}", full)
+        patch.setattr(f"block_recurrent.{where}", full)
         with pytest.raises(UserError, match=f"cannot write to {tmp_path} .No space left on device"):
             SharingTrainer(config, tmp_path).run()
     assert SharingTrainer(config, tmp_path).run()

@@ -1,4 +1,4 @@
-"""A small number of each fault; tests/fault_report.py tries more."""
+"""Each fault, tried a few times; tests/fault_report.py tries more."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A small file system in memory, where this process may mount one."""
+"""A small file system in memory, if this process may mount one."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def tmpfs(folder: Path, size: str) -> Iterator[Path]:
-    """A new one at `folder`."""
+    """Mounts a new one at `folder` while entered."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:
@@ -19,13 +19,13 @@ def tmpfs(folder: Path, size: str) -> Iterator[Path]:
 
 
 def remount(folder: Path, options: str):
-    """With other options, as size=100m or ro."""
+    """Mounts it again with other options, as size=100m or ro."""
     subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
 @functools.cache
 def may_mount() -> bool:
-    """Whether this process may; it takes the rights of root."""
+    """Whether this process may mount file systems, which only root may."""
     return (
         subprocess.run(
             ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"], capture_output=True

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, to be killed: forked from one that has all imports."""
+"""Trainings in separate processes, to be killed: forked from one that has all imports."""
 
 import multiprocessing
 import os
@@ -13,19 +13,19 @@ from block_recurrent.console.cli import run_main
 from block_recurrent.train import main
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["block_recurrent.train"])  # seconds, once instead of each time
-TIMEOUT = 300  # seconds without an end, after which a training counts as hung
+FORKED.set_forkserver_preload(["block_recurrent.train"])  # saves seconds each time
+TIMEOUT = 300  # seconds; a training that takes longer counts as hung
 HEARTBEAT = 10  # seconds of silence until a host counts as lost
 
 
 class Training:
-    """``python -m block_recurrent.train`` by one process, or by several with a device each.
+    """``python -m block_recurrent.train`` in one process, or in several with one device each.
 
     Args:
       config: a gin file.
       workdir: of the run.
       processes: how many.
-      log: where they print to, the i-th one to this name and i.
+      log: for their output; process i appends .i to the name.
     """
 
     def __init__(self, config: Path, workdir: Path, processes: int, log: Path):
@@ -45,40 +45,37 @@ class Training:
             self.processes[-1].start()
 
     def wait(self, seconds: float = TIMEOUT) -> list[int | None]:
-        """The processes' exit statuses, or None of those that have not ended so soon."""
+        """The exit statuses of the processes; None for those that have not ended in time."""
         end = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(0, end - time.monotonic()))
         return [process.exitcode for process in self.processes]
 
     def wait_until(self, happened: Callable[[], bool], seconds: float = TIMEOUT) -> bool:
-        """Whether it happened before the end, looked at every millisecond."""
+        """Checks every millisecond. True if it happened before the training ended."""
         end = time.monotonic() + seconds
-        while not (yes := happened()) and time.monotonic() < end and self.alive:
+        while not (yes := happened()) and time.monotonic() < end and self.is_alive():
             time.sleep(0.001)
         return yes
 
-    @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return any(process.is_alive() for process in self.processes)
 
-    @property
-    def saving(self) -> bool:
+    def is_saving(self) -> bool:
         """Whether a checkpoint is being written."""
         return any(self.workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
 
-    @property
-    def output(self) -> str:
+    def read_output(self) -> str:
         return "".join(log.read_text(errors="replace") for log in self.logs if log.exists())
 
     def kill(self) -> bool:
-        """SIGKILL to all. Whether that ended any of them."""
+        """Sends SIGKILL to all processes. True if that ended any of them."""
         for process in self.processes:
             process.kill()
         return -signal.SIGKILL in self.wait()
 
     def terminate(self, index: int = 0):
-        """SIGTERM to one."""
+        """Sends SIGTERM to one process."""
         os.kill(self.processes[index].pid, signal.SIGTERM)
 
     def __enter__(self) -> "Training":
@@ -89,7 +86,7 @@ class Training:
 
 
 def train(arguments: list[str], log: Path):
-    """In the forked process."""
+    """Runs in the forked process."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1), os.dup2(descriptor, 2)
     sys.argv = arguments

@@ -1,10 +1,10 @@
-"""What came of a fault."""
+"""The result of trying a fault."""
 
 from typing import NamedTuple
 
 
 class Tried(NamedTuple):
-    """How often a fault was tried, and how often the run ended as if it had not been.
+    """How often a fault was tried, and how often the run ended as if nothing had happened.
 
     Attributes:
       fault: what was done.

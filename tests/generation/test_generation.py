@@ -1,4 +1,4 @@
-"""Generation: token by token it is the forward, however prompts, rows and pieces are cut."""
+"""Generation equals the forward pass, however prompts, rows and pieces are divided."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import block_recurrent.generation.generator
+import block_recurrent.generation.writing
 from block_recurrent import Generator, Sampling, UserError
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.generation.decoding import BEGIN
@@ -41,13 +42,13 @@ def small_pieces():
 
 
 def assert_same(one, other):
-    """The same state; what stands behind the unread token of a block is of no account."""
+    """The same state; the block's places after the unread token do not matter."""
 
-    def known(state):
-        read = np.arange(state.block.shape[1]) <= np.asarray(state.unread)[:, None]
-        return state._replace(block=np.where(read, state.block, 0))
+    def masked(state):
+        used = np.arange(state.block.shape[1]) <= np.asarray(state.unread)[:, None]
+        return state._replace(block=np.where(used, state.block, 0))
 
-    assert_same_numbers(known(one), known(other))
+    assert_same_numbers(masked(one), masked(other))
 
 
 @functools.cache
@@ -60,7 +61,7 @@ def model_of(name: str):
 
 
 class Recording(Sampling):
-    """Samples, and keeps all logits."""
+    """Samples, and records all logits."""
 
     def __init__(self, logits: list):
         super().__init__()
@@ -73,30 +74,35 @@ class Recording(Sampling):
     __hash__ = object.__hash__
 
 
-def as_read(prompts, rows):
-    """What the model has read: the beginning, the prompt, the tokens but for the last; padded."""
+def full_inputs(prompts, rows):
+    """The model's input for each row: `BEGIN`, the prompt and the new tokens, padded."""
     texts = [np.concatenate([[BEGIN], p, row]) for p, row in zip(prompts, rows, strict=True)]
     length = -(-max(map(len, texts)) // SEGMENT) * SEGMENT
     return jnp.asarray([np.pad(text, (0, length - len(text))) for text in texts], jnp.int32)
 
 
-LONG = {"two_recurrent_layers", "gru_single", "lstm_dual", "feedback_two_recurrent_layers"}
-LONG |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}  # to compile
+SLOW_TO_COMPILE = {
+    "two_recurrent_layers",
+    "gru_single",
+    "lstm_dual",
+    "feedback_two_recurrent_layers",
+}
+SLOW_TO_COMPILE |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_COMPILE else [])
         for name in [*VARIANTS, *MORE]
     ],
 )
-def test_logits_are_those_of_the_forward(name):
-    """At every position, over several blocks, in rows that stand at different places of theirs."""
+def test_logits_equal_those_of_the_forward_pass(name):
+    """At every position, over several blocks, with rows at different places of their blocks."""
     recorded = []
     rows = generator(name).generate(PROMPTS, NEW, sampling=Recording(recorded))
     found = np.stack(recorded, axis=1)
-    model, tokens = model_of(name), as_read(PROMPTS, rows)
+    model, tokens = model_of(name), full_inputs(PROMPTS, rows)
     starts = np.zeros((len(PROMPTS), tokens.shape[1] // W), bool)
     if "full_attention" in name:
         starts[:, :: SEGMENT // W] = True
@@ -110,7 +116,7 @@ def test_documents_begin_as_in_training():
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_reading_and_writing_in_several_goes(name):
+def test_reading_and_writing_in_several_calls(name):
     """The same tokens, and the same state."""
     one = generator(name)
     prompts = [prompt[:14] for prompt in PROMPTS]
@@ -128,18 +134,18 @@ def test_reading_and_writing_in_several_goes(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_written_tokens_are_as_if_they_had_been_read(name):
+def test_writing_gives_the_state_of_reading_the_same_tokens(name):
     one = generator(name)
     written = one.generate(PROMPTS, NEW)
     *_, (_, state) = one.stream(one.read(one.start(4), PROMPTS), NEW)
     texts = [np.concatenate(pair) for pair in zip(PROMPTS, written, strict=True)]
     read = one.read(one.start(4), texts)
-    if name == "full_attention":  # it carries nothing, whatever stands there
+    if name == "full_attention":  # it carries nothing from one segment to the next
         state, read = state._replace(memory=()), read._replace(memory=())
     assert_same(state, read)
 
 
-def test_rows_do_not_know_of_each_other():
+def test_rows_are_independent():
     one = generator("fixed_skip")
     together = one.generate(PROMPTS, NEW, sampling=Sampling(0.0))
     for prompt, row in zip(PROMPTS[:2], together, strict=False):
@@ -155,7 +161,7 @@ def test_nothing_to_write():
     np.testing.assert_array_equal(piece.tokens, one.generate(PROMPTS, 3))
 
 
-def test_the_seed_decides():
+def test_the_seed_determines_the_tokens():
     one = generator("fixed_skip")
     same = [PROMPTS[0]] * 4
     first, again, other = (one.generate(same, NEW, seed=seed) for seed in (1, 1, 2))
@@ -163,8 +169,43 @@ def test_the_seed_decides():
     assert len({row.tobytes() for row in [*first, *other]}) == 8
 
 
-def test_a_row_stops_and_the_others_go_on():
-    """A stopped row keeps the state that it would have had alone."""
+@pytest.mark.parametrize("numbers", [1, 3 * 4 * TINY.vocab_size, 10**9])
+def test_tokens_do_not_depend_on_how_much_noise_is_drawn_at_once(numbers, monkeypatch):
+    """A token is the argmax of logits plus noise, which depends on key, row and position alone."""
+    monkeypatch.setattr(block_recurrent.generation.writing, "NOISE_AT_ONCE", numbers)
+    recorded, seed = [], 5
+    found = Generator(variant_model("fixed_skip")).generate(
+        PROMPTS, NEW, seed=seed, sampling=Recording(recorded)
+    )
+    for row, prompt in enumerate(PROMPTS):
+        row_key = jax.random.fold_in(jax.random.key(seed), row)
+        for index in range(NEW):
+            key = jax.random.fold_in(row_key, 1 + len(prompt) + index)  # 1: BEGIN
+            noise = jax.random.gumbel(key, (TINY.vocab_size,))
+            assert found[row][index] == np.argmax(recorded[index][row] + noise)
+
+
+def compile_write(rows, vocab_size, sampling):
+    """The compiled loop that writes tokens, of a tiny model with this vocabulary."""
+    one = Generator(make_model(vocab_size=vocab_size, num_layers=2))
+    writing = jax.eval_shape(one._begin, one.params, jax.eval_shape(lambda: one.start(rows)))
+    return one._write.lower(one.params, writing, jax.random.key(0), 32, sampling, ()).compile()
+
+
+def test_the_memory_of_writing_is_bounded():
+    """Drawing the noise of 32 tokens at once takes 128 times the memory of the logits."""
+    rows, vocab_size = 64, 32_000
+    memory = compile_write(rows, vocab_size, Sampling()).memory_analysis()
+    assert memory.temp_size_in_bytes < 16 * 4 * rows * vocab_size
+
+
+def test_greedy_decoding_draws_no_noise():
+    texts = [compile_write(2, 260, Sampling(t)).as_text() for t in (0.0, 1.0)]
+    assert ["threefry" in text for text in texts] == [False, True]
+
+
+def test_a_row_stops_and_the_others_continue():
+    """A stopped row keeps the state that it would have alone."""
     one = generator("fixed_skip")
     free = one.generate(PROMPTS, NEW)
     stop = int(free[1][W])
@@ -196,9 +237,15 @@ def test_long_prompts_compile_few_shapes(monkeypatch):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda one: one.generate([[3, 260]], 1), "a prompt has the token 260: the model has"),
-        (lambda one: one.generate([[-1]], 1), "a prompt has the token -1"),
-        (lambda one: one.read(one.start(2), [[3]]), "1 prompts for 2 rows: give one for each"),
+        (
+            lambda one: one.generate([[3, 260]], 1),
+            "a prompt contains token 260: the model's tokens are 0 to 259",
+        ),
+        (lambda one: one.generate([[-1]], 1), "a prompt contains token -1"),
+        (
+            lambda one: one.read(one.start(2), [[3]]),
+            "1 prompts for 2 rows: give one prompt per row",
+        ),
     ],
 )
 def test_mistakes(call, message):
@@ -208,5 +255,7 @@ def test_mistakes(call, message):
 
 @pytest.mark.parametrize("length", [None, W + 1])
 def test_full_attention_needs_a_segment(length):
-    with pytest.raises(UserError, match=f"segment_length = {length}: with attention = 'full' give"):
+    with pytest.raises(
+        UserError, match=f"segment_length = {length}: a model with attention = 'full' needs"
+    ):
         Generator(variant_model("full_attention"), segment_length=length)

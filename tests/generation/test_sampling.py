@@ -1,4 +1,4 @@
-"""Choosing tokens: which may be chosen, and how often."""
+"""Sampling: which tokens can be chosen, and how often."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def test_greedy():
 
 
 def test_top_k():
-    assert kept(keep_top_k(LOGITS, 2)) == [[False, True, False, True], [True] * 4]  # equals stay
+    assert kept(keep_top_k(LOGITS, 2)) == [[False, True, False, True], [True] * 4]  # ties are kept
     assert kept(keep_top_k(LOGITS, 9)) == [[True] * 4] * 2
 
 
@@ -42,7 +42,7 @@ def test_top_p(p, first):
     assert np.flatnonzero(found[1]).tolist() == ([0] if p < 0.97 else [0, 1, 2, 3])
 
 
-def test_temperature_and_all_together():
+def test_temperature_top_k_and_top_p_together():
     np.testing.assert_allclose(frequencies(Sampling()), [0.1, 0.4, 0.2, 0.3], atol=0.03)
     squared = np.array([0.01, 0.16, 0.04, 0.09]) / 0.30
     np.testing.assert_allclose(frequencies(Sampling(0.5)), squared, atol=0.03)
@@ -52,16 +52,25 @@ def test_temperature_and_all_together():
     np.testing.assert_allclose(frequencies(Sampling(top_k=3, top_p=0.75)), two, atol=0.03)
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-50])
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_a_temperature_near_zero_is_greedy(temperature, options):
+    """Dividing 100 by 1e-39 would overflow, and float32 rounds 1e-50 to 0."""
+    logits = jnp.array([[100.0, 100.1, -100.0, 0.0], [-3.0, -4.0, -2.0, -5.0]])
+    noise = jax.random.gumbel(jax.random.key(0), logits.shape)
+    assert Sampling(temperature, **options)(logits, noise).tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"temperature": -1.0}, "temperature = -1.0: give a number from 0"),
+        ({"temperature": -1.0}, "temperature = -1.0: must be at least 0"),
         ({"temperature": float("nan")}, "temperature = nan"),
-        ({"top_k": 0}, "top_k = 0: give 1 or more"),
-        ({"top_p": 0.0}, "top_p = 0.0: give a number above 0 and up to 1"),
+        ({"top_k": 0}, "top_k = 0: must be at least 1, or None"),
+        ({"top_p": 0.0}, "top_p = 0.0: must be above 0 and at most 1, or None"),
         ({"top_p": 1.5}, "top_p = 1.5"),
     ],
 )
-def test_impossible_choices(fields, message):
+def test_invalid_options(fields, message):
     with pytest.raises(UserError, match=message):
         Sampling(**fields)

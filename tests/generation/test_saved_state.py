@@ -1,4 +1,4 @@
-"""Saved decoding states: they continue as if nothing had happened, or are refused."""
+"""Saved decoding states: generation continues exactly, or the file is refused."""
 
 import jax
 import numpy as np
@@ -17,13 +17,13 @@ def one() -> Generator:
 
 @pytest.fixture
 def saved(one, tmp_path):
-    """The file, and the state in it: two documents, one of three blocks."""
+    """The file, and the state in it: two documents, one of them three blocks long."""
     state = one.read(one.start(2), [make_tokens(1, 3 * W + 3)[0], make_tokens(1, 2)[0]])
     save_state(tmp_path / "state.npz", state, one)
     return tmp_path / "state.npz", state
 
 
-def test_it_goes_on_as_if_nothing_had_happened(one, saved):
+def test_generation_continues_from_a_saved_state(one, saved):
     path, state = saved
     loaded = load_state(path, one)
     expected = [piece.tokens for piece in one.stream(state, 2 * W)]
@@ -33,7 +33,7 @@ def test_it_goes_on_as_if_nothing_had_happened(one, saved):
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "full_attention"])
-def test_every_number_comes_back(name, tmp_path):
+def test_every_array_is_restored_exactly(name, tmp_path):
     other = Generator(variant_model(name), segment_length=2 * W)
     state = other.read(other.start(1), [make_tokens(1, 3 * W + 3)[0]])
     save_state(tmp_path / "state.npz", state, other)
@@ -50,19 +50,19 @@ def test_another_architecture_is_refused(saved):
     with pytest.raises(UserError) as error:
         load_state(path, other)
     assert str(error.value) == (
-        f"the state {path} is another model's (num_states: 6 in the file, 7 here; gate: fixed in "
-        "the file, lstm here): read the text again"
+        f"the state {path} comes from another model (num_states: 6 in the file, 7 here; gate: "
+        "fixed in the file, lstm here): read the text again"
     )
 
 
 def test_other_parameters_are_refused(saved):
     path, _ = saved
-    with pytest.raises(UserError, match="of the same architecture with other parameters"):
+    with pytest.raises(UserError, match="from the same architecture with other parameters"):
         load_state(path, Generator(make_model(seed=1)))
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "short", "other"])
-def test_what_is_no_state(damage, one, saved):
+def test_files_that_are_not_a_state(damage, one, saved):
     path, _ = saved
     content = path.read_bytes()
     if damage == "missing":
@@ -75,11 +75,11 @@ def test_what_is_no_state(damage, one, saved):
         np.savez(path, a=np.zeros(3))
     with pytest.raises(UserError) as error:
         load_state(path, one)
-    start = "cannot read the state" if damage == "missing" else f"{path} is no saved state"
+    start = "cannot read the state" if damage == "missing" else f"{path} is not a saved state"
     assert str(error.value).startswith(start) and "\n" not in str(error.value)
 
 
-def test_a_folder_that_cannot_be_written(one, saved):
+def test_unwritable_folder(one, saved):
     path, state = saved
     with pytest.raises(UserError, match="cannot write the state .*: name another file"):
         save_state(path / "below", state, one)

@@ -1,4 +1,4 @@
-"""Text that is shown while it is written."""
+"""Decoding a stream of tokens to text."""
 
 import io
 
@@ -13,7 +13,7 @@ TEXT = "Größe, 漢字 and 🙂 in one line; words of several pieces, several w
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    """A small SentencePiece vocabulary, with bytes for what it lacks."""
+    """A small SentencePiece vocabulary with byte fallback."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["words of several pieces", "in one line of several words"] * 9),
@@ -53,7 +53,7 @@ def test_the_first_piece_keeps_its_space(pieces):
     assert "".join(read(TextStream(pieces), after, 1)) == "words"
 
 
-def test_bytes_that_are_no_text():
+def test_bytes_that_are_not_text():
     tokens = ByteVocabulary().encode(b"a\xffb\xe6\xbc").tolist()
     assert "".join(read(TextStream(ByteVocabulary()), tokens, 1)) == "a\ufffdb\ufffd"
     assert "".join(read(TextStream(ByteVocabulary()), [*tokens[:1], END], 1)) == "a"

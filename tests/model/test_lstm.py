@@ -82,8 +82,8 @@ def test_it_learns_and_its_memory_is_weighed(tmp_path):
     config = tiny_run(write_corpus(tmp_path / "texts"), num_steps=30, eval_every_steps=15)
     model = dataclasses.replace(config.model, **LSTM)
     trainer = Trainer(dataclasses.replace(config, model=model), tmp_path / "run")
-    before = trainer.evaluator(trainer.init().params).metrics()["loss"]
-    assert trainer.probe is not None and trainer.run()
+    before = trainer.evaluation.evaluator(trainer.setup.init().params).metrics()["loss"]
+    assert trainer.evaluation.probe is not None and trainer.run()
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"memory_worth": ' in text
     assert json.loads(text.splitlines()[-1])["loss"] < before - 0.5
@@ -92,5 +92,7 @@ def test_it_learns_and_its_memory_is_weighed(tmp_path):
 def test_what_it_is_not():
     with pytest.raises(UserError, match=r"layer = 'lstm' has no recurrent cells: set recurrent_l"):
         ModelConfig(layer="lstm")
-    with pytest.raises(UserError, match="an LSTM is trained and scored here, and writes nothing"):
+    with pytest.raises(
+        UserError, match="an LSTM can be trained and evaluated, but cannot generate"
+    ):
         Generator(make_model(**LSTM))

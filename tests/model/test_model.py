@@ -155,7 +155,7 @@ def test_a_window_sees_exactly_w_tokens_back():
 
 def test_segment_that_is_no_multiple_of_the_window():
     model = make_model()
-    with pytest.raises(ValueError, match="12 tokens are no multiple of the window's 8"):
+    with pytest.raises(ValueError, match="12 tokens are not a multiple of the window, 8"):
         model(make_tokens(1, 12), model.initial_state(1))
 
 

@@ -1,6 +1,5 @@
 """The fused kernels against plain attention: interpreted on CPU, and lowered for GPU and TPU."""
 
-import dataclasses
 import json
 import os
 import re
@@ -291,24 +290,28 @@ def test_devices_share_the_batch_and_the_heads():
 
 
 def test_auto_takes_the_kernels_where_they_run_and_fit():
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "cpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu") == "pallas"
-    assert choose_kernel("auto", 512, 96, "bfloat16", 0, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "tpu") == "xla", "not tried on one"
-    assert choose_kernel("pallas", 512, 128, "bfloat16", 0, "tpu", num_devices=1) == "pallas"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 0, "gpu", "7.5") == "xla"
-    assert choose_kernel("xla", 512, 128, "bfloat16", 0, "gpu") == "xla"
-    assert choose_kernel("auto", 512, 128, "bfloat16", 100, "gpu") == "xla"
-    assert choose_kernel("pallas", 7, 5, "bfloat16", 0, "cpu") == "pallas"
+    def choose(wanted, window, size, *machine, num_states=0, **more):
+        lengths = {"window_length": window, "num_states": num_states}
+        return choose_kernel(wanted, lengths, size, "bfloat16", *machine, **more)
+
+    assert choose("auto", 512, 128, "cpu") == "xla"
+    assert choose("auto", 512, 128, "gpu") == "pallas"
+    assert choose("auto", 512, 96, "gpu") == "xla"
+    assert choose("auto", 512, 128, "tpu") == "xla", "not tried on one"
+    assert choose("pallas", 512, 128, "tpu", num_devices=1) == "pallas"
+    assert choose("auto", 512, 128, "gpu", "7.5") == "xla"
+    assert choose("xla", 512, 128, "gpu") == "xla"
+    assert choose("auto", 512, 128, "gpu", num_states=100) == "xla"
+    assert choose("pallas", 7, 5, "cpu") == "pallas"
 
 
 @pytest.mark.parametrize("dtype, kernel", [("bfloat16", "pallas"), ("float32", "xla")])
 def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    config = ModelConfig(dtype=dtype)
-    assert config.attention_kernel == "auto"
-    assert config.kernel(read_states=True) == kernel
-    assert dataclasses.replace(config, attention_kernel="pallas").kernel(False) == "pallas"
+    sizes = {"window_length": 512, "num_states": 512}
+    assert ModelConfig().attention_kernel == "auto"
+    assert choose_kernel("auto", sizes, 128, dtype) == kernel
+    assert choose_kernel("pallas", sizes, 128, dtype) == "pallas"
 
 
 @pytest.mark.parametrize(
@@ -322,9 +325,14 @@ def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
     ],
 )
 def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
+    num_states = 100 if "states" in message else 512
     with pytest.raises(UserError, match=message):
         choose_kernel(
-            "pallas", window, size, "bfloat16", 100 if "states" in message else 0, platform
+            "pallas",
+            {"window_length": window, "num_states": num_states},
+            size,
+            "bfloat16",
+            platform,
         )
 
 

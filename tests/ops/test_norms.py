@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from block_recurrent.model.norms import RMSNorm
+from block_recurrent.model.feed_forward import RMSNorm
 from block_recurrent.ops.matmul import relu
 from block_recurrent.ops.normalize import EPSILON, l2_normalize, scaled_l2_normalize
 from close import assert_close

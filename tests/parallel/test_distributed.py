@@ -1,4 +1,4 @@
-"""Real processes that train together: gloo collectives over loopback."""
+"""Real processes that train together, with gloo collectives over loopback."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: str, folders=None):
-    """Starts processes that have so many devices together, each in a folder of its own."""
+    """Starts processes with this many devices in all, each process in its own folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -51,7 +51,7 @@ def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: 
 
 
 def finish(processes, timeout=240) -> list[tuple[int, str]]:
-    """Status and output of each."""
+    """Exit status and output of each process."""
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
@@ -61,7 +61,7 @@ def finish(processes, timeout=240) -> list[tuple[int, str]]:
 
 
 def run(*arguments) -> str:
-    """Runs processes to a good end. Returns what the first one printed."""
+    """Runs processes, which must succeed. Returns what the first one printed."""
     results = finish(start(*arguments))
     assert [status for status, _ in results] == [0] * len(results), results
     return results[0][1]
@@ -76,10 +76,10 @@ def metrics(workdir: Path) -> list[dict]:
 
 
 def assert_close(workdir: Path, other: Path):
-    """The same steps, and the same numbers but for the order of sums."""
+    """The same steps, and the same numbers up to the order of sums."""
     for line, expected in zip(metrics(workdir), metrics(other), strict=True):
         assert line.pop("split") == expected.pop("split")
-        if "memory_worth" in expected:  # a difference of two losses, with the error of either
+        if "memory_worth" in expected:  # a difference of two losses, with the errors of both
             worth = expected.pop("memory_worth")
             assert line.pop("memory_worth") == pytest.approx(worth, rel=0, abs=2e-4)
         assert line == pytest.approx(expected, rel=2e-4)
@@ -94,7 +94,7 @@ def assert_close(workdir: Path, other: Path):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A gin file of a run with dropout over a small folder of texts, which writes texts itself."""
+    """A gin file of a run with dropout on a small folder of texts, which also writes samples."""
     folder = tmp_path_factory.mktemp("distributed")
     run = tiny_run(write_corpus(folder / "texts"), sample_tokens=8, sample_prompt="the ")
     path = folder / "run.gin"
@@ -114,7 +114,7 @@ def test_two_processes_equal_one(config, alone):
     out = run(workdir := config.parent / "together", config, 2, 4, "mesh.fsdp = 4")
     assert "on 4 cpu device(s)" in out
     gin = (workdir / "config.gin").read_text()
-    assert "distributed.coordinator_address = None" in gin, "or it could not be run alone"
+    assert "distributed.coordinator_address = None" in gin, "one process must be able to run it"
     assert_close(workdir, alone)
     for folder in (workdir, alone):
         texts = (folder / "samples.jsonl").read_text().splitlines()
@@ -123,7 +123,7 @@ def test_two_processes_equal_one(config, alone):
 
 @pytest.mark.slow
 def test_stopped_as_two_continued_as_one(config, alone):
-    """SIGTERM to one process stops both after the same step; one process goes on."""
+    """SIGTERM to one process stops both after the same step; one process continues the run."""
     workdir = config.parent / "elastic"
     processes = start(workdir, config, 2, 4, "train.num_steps = 400")
     log = workdir / "metrics.jsonl"
@@ -163,7 +163,7 @@ def test_a_lost_process_ends_the_others(config):
 
 @pytest.mark.slow
 def test_a_failing_process_shows_its_error_and_ends_all(config):
-    """A corpus that only one of two hosts has."""
+    """The corpus exists on only one of two hosts."""
     first, second = (config.parent / name for name in ("first", "second"))
     write_corpus(first / "texts")
     second.mkdir()

@@ -1,4 +1,4 @@
-"""Eight devices compute what one does, and exchange no more than the layout asks for."""
+"""Eight devices compute the same as one, and exchange only what the layout requires."""
 
 import dataclasses
 import json
@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.errors import UserError
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
+from block_recurrent.training.device_memory import layout_table
+from block_recurrent.training.train_step import TrainState
 from close import assert_close
 from tiny import TERMS, TINY
 
@@ -43,7 +46,7 @@ def train(*variants: str, meshes: tuple[str, ...]) -> dict:
 def assert_equal_to_one_device(results: dict):
     for meshes in results.values():
         alone = meshes.pop("alone")
-        assert alone[-1] < alone[0] - 0.1, "20 steps should have taught something"
+        assert alone[-1] < alone[0] - 0.1, "the loss must fall in 20 steps"
         for found in meshes.values():
             losses = np.array(found["losses"]), np.array(alone)
             assert_close(*losses, terms=TERMS * len(alone))
@@ -53,13 +56,13 @@ def assert_equal_to_one_device(results: dict):
 
 
 def gathered(collectives: dict) -> list[tuple[int, ...]]:
-    """Shapes that all-gathers make."""
+    """Shapes of the results of all-gathers."""
     names = (name for name in collectives if name.startswith("all-gather"))
     return [tuple(map(int, re.search(r"\[([\d,]*)\]", name)[1].split(","))) for name in names]
 
 
 def elements(collectives: dict, kind: str) -> int:
-    """Numbers that all collectives of a kind move."""
+    """How many numbers all collectives of one kind move."""
     shapes = [
         re.findall(r"\[([\d,]*)\]", name) * count
         for name, count in collectives.items()
@@ -75,8 +78,8 @@ def test_data_fsdp_and_all_axes():
     results = train("fixed_skip", meshes=(DATA, FSDP, MIXED))
     data, fsdp = (results["fixed_skip"][mesh]["collectives"] for mesh in (DATA, FSDP))
     assert_equal_to_one_device(results)
-    assert {name.split()[0] for name in data} == {"all-reduce"}, "gradients are all that moves"
-    # Gathered are matrices and vectors, which are parameters; activations have more axes.
+    assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
+    # Only matrices and vectors are gathered, which are parameters; activations have more axes.
     assert gathered(fsdp) and all(len(shape) <= 2 for shape in gathered(fsdp))
     assert {name.split()[0] for name in fsdp} <= {"all-gather", "all-reduce", "reduce-scatter"}
     assert elements(fsdp, "all-reduce") < 1.5 * elements(data, "all-reduce")
@@ -89,11 +92,11 @@ def test_every_model_along_all_axes(variant):
 
 
 @pytest.mark.slow
-def test_the_fused_kernels_see_the_rows_of_a_device():
+def test_the_fused_kernels_run_on_the_rows_of_a_device():
     assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))
 
 
-# The table, and what does not fit
+# Rules, and sizes that do not fit
 
 
 def mesh(*shape, model=TINY, batch=8):
@@ -128,11 +131,11 @@ def test_what_does_not_divide(shape, message):
 
 @pytest.mark.parametrize("rule", ["kernel", "(: fsdp", "kernel: rows", "kernel: fsdp, fsdp"])
 def test_rules_that_cannot_be_read(rule):
-    with pytest.raises(UserError, match="mesh.rules holds"):
+    with pytest.raises(UserError, match="mesh.rules contains"):
         MeshConfig(rules=(rule,))
 
 
-def test_heads_that_are_split_are_left_to_xla():
+def test_split_heads_use_xla():
     auto, pallas = (dataclasses.replace(TINY, attention_kernel=name) for name in ("auto", "pallas"))
     assert split_heads(MeshConfig(fsdp=8), auto) == auto
     assert split_heads(MeshConfig(fsdp=8), pallas) == pallas
@@ -145,8 +148,46 @@ def test_heads_that_are_split_are_left_to_xla():
     )
 
 
-def test_the_first_rule_that_matches_counts():
-    layout = Layout(make_mesh(MeshConfig(1), TINY, 4, jax.devices()[:1]), ("a: fsdp", "b: -, fsdp"))
-    tree = {"ab": jnp.ones(4), "b": jnp.ones((4, 4)), "c": jnp.ones(4)}
-    specs = {name: tuple(sharding.spec) for name, sharding in layout.parameters(tree).items()}
-    assert specs == {"ab": ("fsdp",), "b": (None, "fsdp"), "c": ()}
+@pytest.fixture
+def layout():
+    """For 2 × 2 × 2 devices; they are all the same device, which is enough for shapes."""
+    devices = np.array(jax.devices()[:1] * 8).reshape(2, 2, 2)
+    rules = "a/kernel: fsdp, tensor", "kernel: tensor, fsdp", "bias: fsdp"
+    return Layout(Mesh(devices, ("data", "fsdp", "tensor")), rules)
+
+
+@pytest.mark.parametrize(
+    "path, shape, expected",
+    [
+        ("a/kernel", (4, 6), ("fsdp", "tensor")),
+        ("a/kernel", (3, 6), (None, "tensor")),  # only the axis that does not divide is whole
+        ("a/kernel", (4, 5), ("fsdp", None)),
+        ("a/kernel", (3, 5), ()),
+        ("a/kernel", (6,), ()),  # a factor of Adafactor has another number of axes
+        ("b/kernel", (3, 6), (None, "fsdp")),
+        ("a/bias", (4,), ("fsdp",)),
+        ("a/scale", (4,), ()),  # no rule
+    ],
+)
+def test_the_first_rule_that_matches_counts_axis_by_axis(path, shape, expected, layout):
+    outer, inner = path.split("/")
+    tree = {outer: {inner: jax.ShapeDtypeStruct(shape, jnp.float32)}}
+    assert tuple(layout.parameters(tree)[outer][inner].spec) == expected
+
+
+def test_the_layout_table_shows_each_axis(layout):
+    shapes = {"both": (4, 6), "one": (3, 6), "none": (3, 5)}
+    tree = {
+        "a": {f"kernel_{name}": jax.ShapeDtypeStruct(n, jnp.float32) for name, n in shapes.items()}
+    }
+    params = jax.tree.map(
+        lambda leaf, sharding: leaf.update(sharding=sharding), tree, layout.parameters(tree)
+    )
+    parts = {"params": params, "optimizer": {}, "model": ()}
+    table = layout_table(TrainState(**dict.fromkeys(TrainState._fields) | parts))
+    rows = [re.split("  +", line) for line in table.splitlines() if "kernel" in line]
+    assert {row[0]: row[4] for row in rows} == {
+        "params/a/kernel_both": "fsdp, tensor",
+        "params/a/kernel_one": "-, tensor",
+        "params/a/kernel_none": "whole",
+    }

@@ -1,4 +1,4 @@
-"""Weights & Biases, the real package with nobody to send to."""
+"""Weights & Biases: the real package, offline."""
 
 import dataclasses
 import json
@@ -13,7 +13,6 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from block_recurrent import UserError
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.reporting.metrics_log import MetricsLog
 from block_recurrent.reporting.wandb_log import WandbLog, check_wandb
 
 
@@ -23,11 +22,11 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
-FIRST, MIDDLE = 2, 3  # parts of a record that goes on in the next block
+FIRST, MIDDLE = 2, 3  # parts of a record that continues in the next block
 
 
 def records(workdir) -> list[list[Record]]:
-    """Of each time that the run went on, what W&B has kept to be sent."""
+    """What W&B has stored to be sent, each time that the run was started."""
     paths = sorted(workdir.glob("wandb/offline-run-*/*.wandb"))
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:  # the end is written by another process, a little later
@@ -39,10 +38,10 @@ def records(workdir) -> list[list[Record]]:
 
 
 def read_log(data: bytes) -> list[Record]:
-    """The records of a log in the format of LevelDB's, as far as they are whole."""
+    """The complete records of a log, whose format is LevelDB's."""
     place, whole, found = 7, b"", []
     while place + 7 <= len(data):
-        if (left := -place % 2**15) and left < 7:  # no room for a head in this block
+        if (left := -place % 2**15) and left < 7:  # no room for a header in this block
             place += left
         _, length, kind = struct.unpack("<IHB", data[place : place + 7])
         if place + 7 + length > len(data):
@@ -68,11 +67,8 @@ def history(run) -> list[dict]:
 
 
 def test_the_same_numbers_and_texts_as_one_run_over_a_restart(tmp_path):
-    for first, step in ((None, 10), (10, 20)):
-        with (
-            WandbLog("blocks", tmp_path, dataclasses.asdict(RunConfig())) as copy,
-            MetricsLog(tmp_path, first, copy) as log,
-        ):
+    for step in (10, 20):
+        with WandbLog("blocks", tmp_path, dataclasses.asdict(RunConfig())) as log:
             log.write(step, "train", {"loss": step / 4})
             log.write_text(step, "a<b>", "c&d")
         time.sleep(1)  # W&B names its folders by the second
@@ -94,7 +90,7 @@ def test_the_same_numbers_and_texts_as_one_run_over_a_restart(tmp_path):
     assert exits == [0]
 
 
-def test_a_failed_run_is_marked_so(tmp_path):
+def test_a_failed_run_is_marked_as_failed(tmp_path):
     with pytest.raises(KeyboardInterrupt), WandbLog("blocks", tmp_path, {}):
         raise KeyboardInterrupt
     [run] = records(tmp_path)
@@ -113,7 +109,7 @@ def test_a_refusal_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", [None, types.ModuleType("wandb")])
 def test_without_the_package(module, monkeypatch):
-    """Not installed, or only a folder of that name."""
+    """Not installed, or only a folder of that name exists."""
     check_wandb("blocks")
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(UserError, match="train.wandb_project = 'blocks' .*: pip install wandb, or"):

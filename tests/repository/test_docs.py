@@ -1,4 +1,4 @@
-"""The documentation: examples run, commands parse, tables are whole, the site builds."""
+"""Documentation: examples run, commands parse, generated parts are current, the site builds."""
 
 import argparse
 import functools
@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,25 @@ PAGES = [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("api/*.md"))]
 TEXTS = [ROOT / "README.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md", *PAGES]
 pytestmark = pytest.mark.repository
 OUTSIDE = {"tfds", "curl", "tensorboard", "sbatch", "docker", "kubectl", "pytest", "mkdocs"}
-OUTSIDE |= {"env", "find", "pip-audit"}
+OUTSIDE |= {"env", "find", "pip-audit", "ruff"}
 
 ENVIRONMENT = ("python3 -m venv .venv", ". .venv/bin/activate")
 
 sys.path.insert(0, str(DOCS / "hooks"))
 gin_parameters = importlib.import_module("gin_parameters")
+write_pages = importlib.import_module("write_pages")
+
+
+def written_text(page: Path) -> str:
+    """The text of a page without its generated parts."""
+    return write_pages.GENERATED.sub("", page.read_text(encoding="utf-8"))
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of all shell blocks, and of commands with arguments inside the text."""
+    """(page, command) for every command in a shell block or, with arguments, in running text."""
     found = []
     for page in TEXTS:
-        text = page.read_text(encoding="utf-8")
+        text = written_text(page)
         blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         lines = "".join(blocks).replace("\\\n", " ").splitlines()
         lines += re.findall(r"`(python (?:-m block_recurrent|benchmarks/)[^`…]* --[^`…]*)`", text)
@@ -45,11 +52,11 @@ def commands() -> list[tuple[str, str]]:
 
 
 class Parsed(Exception):
-    """Thrown in place of going on with a program, with the arguments that it has parsed."""
+    """Raised with the parsed arguments, to end a program before it starts its work."""
 
 
 def parse(monkeypatch, module: str, arguments: list[str]) -> argparse.Namespace:
-    """What a program makes of its arguments; it ends there."""
+    """Parse `arguments` with the program's own parser, and run nothing else of it."""
     parse_args = argparse.ArgumentParser.parse_args
 
     def stop(parser, args=None, namespace=None):
@@ -63,7 +70,7 @@ def parse(monkeypatch, module: str, arguments: list[str]) -> argparse.Namespace:
 
 
 def check_gin(monkeypatch, module: str, arguments: list[str]):
-    """The arguments are the program's, its gin files are there and its bindings suit."""
+    """Check that the program accepts the arguments, the gin files and the bindings."""
     parsed = parse(monkeypatch, module, arguments)
     if getattr(parsed, "gin_file", None):
         read = load_prepare if module.endswith(".prepare_data") else load
@@ -104,21 +111,21 @@ def check(command: str, monkeypatch):
 def check_pip(words: list[str]):
     """An extra that is asked for is one of the package's."""
     assert words[0] == "install"
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in words:
         if found := re.fullmatch(r"\.\[(\w+)\]", word):
-            assert f'        "{found[1]}": ' in setup
+            assert found[1] in project["optional-dependencies"]
 
 
 def examples(page: str) -> list[str]:
-    """The Python blocks of a page at the top of docs/."""
-    text = (DOCS / page).read_text(encoding="utf-8")
+    """The Python examples of a page in docs/."""
+    text = written_text(DOCS / page)
     return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @functools.cache
 def run(page: str, index: int) -> dict:
-    """The names that an example has defined when it is through."""
+    """Run an example and return the names that it defines."""
     names = {"__name__": page}
     exec(compile(examples(page)[index], f"example {index} of {page}", "exec"), names)
     return names
@@ -127,7 +134,7 @@ def run(page: str, index: int) -> dict:
 EXAMPLES = [
     (page.name, index)
     for page in sorted(DOCS.glob("*.md"))
-    if page.name != "data.md"  # a Task over a dataset that nobody has; test_prepare.py has its like
+    if page.name != "data.md"  # a Task over a made-up dataset; test_prepare.py runs a similar one
     for index in range(len(examples(page.name)))
 ]
 
@@ -138,24 +145,27 @@ def test_example(page, index):
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_modules_in_a_model_of_ones_own(index):
+def test_modules_in_your_own_model(index):
     names = run("modules.md", index)
     assert names["y"].shape == (2, 80, 64)
 
 
-def test_a_cell_in_a_model_of_ones_own():
+def test_a_cell_in_your_own_model():
     names = run("modules.md", 1)
     assert names["states"].shape == (2, 8, 64)
     other = names["summary"](2 + np.random.default_rng(0).normal(size=(2, 160, 64)))
     assert not np.allclose(other, names["states"])
 
 
-def test_a_loop_of_ones_own_learns():
-    losses = run("modules.md", 3)["losses"]
+def test_your_own_loop_learns():
+    names = run("modules.md", 3)
+    losses = names["losses"]
     assert losses[2] < losses[1] < losses[0]
+    initial = names["params"]["layers"][1]["cell"]["initial"]
+    assert not np.array_equal(initial, names["model"].layers[1].cell.initial[...]), "it is trained"
 
 
-def test_streamed_tokens_are_those_that_are_generated_at_once():
+def test_streamed_tokens_equal_the_tokens_generated_at_once():
     names = run("generation.md", 0)
     assert [list(row) for row in names["rows"]] == names["written"]
     assert all(names["written"])
@@ -183,6 +193,26 @@ def test_every_parameter_is_described(section):
     assert without <= {"train.seed"}
 
 
+def test_generated_parts_are_up_to_date():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
+    old = [name for name, text in texts.items() if write_pages.with_generated_parts(text) != text]
+    assert not old, "run python docs/hooks/write_pages.py"
+
+
+def test_a_code_host_shows_what_is_generated():
+    for page in ("paper.md", "parameters.md", "gin_files.md"):
+        parts = list(write_pages.GENERATED.finditer((DOCS / page).read_text(encoding="utf-8")))
+        assert parts and all("```" in part[4] or "|---|" in part[4] for part in parts), page
+
+
+def test_source_links_lead_to_the_lines_of_the_definition():
+    text = write_pages.code("block_recurrent.model.gates.FixedGate")
+    path, first, last = re.search(r"\]\(\.\./(\S+)#L(\d+)-L(\d+)\)", text).groups()
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()[int(first) - 1 : int(last)]
+    assert lines[0].startswith("class FixedGate(")
+    assert lines[-1].strip() == text.splitlines()[-2].strip() != ""
+
+
 def test_every_parameter_is_on_the_page():
     page = gin_parameters.parameters_page()
     for section, cls in CLASSES.items():
@@ -204,7 +234,8 @@ def test_every_module_is_in_the_api_reference():
 
 def test_every_public_name_is_in_the_api_reference():
     table = (DOCS / "api/index.md").read_text(encoding="utf-8")
-    names = re.findall(r"\[`(\w+)`\]\[block_recurrent\.", table)
+    cells = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    names = re.findall(r"`(\w+)`", "".join(cells))
     assert sorted(names) == sorted(block_recurrent.__all__)
 
 
@@ -214,7 +245,7 @@ def test_the_site_builds(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     html = (tmp_path / "paper/index.html").read_text(encoding="utf-8")
-    assert "block_recurrent/model/gates.py, line" in html and "<!-- code" not in html
+    assert 'href="../api/model/#block_recurrent.model.gates.FixedGate"' in html
     assert "held_out_per_mille" in (tmp_path / "parameters/index.html").read_text(encoding="utf-8")
     assert "recurrent_layers" in (tmp_path / "gin_files/index.html").read_text(encoding="utf-8")
     assert "architecture.svg" in (tmp_path / "index.html").read_text(encoding="utf-8")

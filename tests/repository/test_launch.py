@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,13 +89,13 @@ def test_help(script):
         ("slurm.sbatch", [GIN], "submit it with sbatch"),
         ("k8s.sh", ["--processes=2", "--", GIN], "--image=IMAGE is missing"),
         ("k8s.sh", ["--image=a", "--processes=x", "--", GIN], "--processes=x: give a whole"),
-        ("k8s.sh", ["--image=a", "--processes=2", "--name=A", "--", GIN], "A is no name"),
+        ("k8s.sh", ["--image=a", "--processes=2", "--name=A", "--", GIN], "A is not a valid"),
         ("k8s.sh", ["--image=a", "--processes=2"], "no arguments for the training"),
-        ("k8s.sh", ["--image=a", "--processes=2", "--", GIN], "no program kubectl"),
+        ("k8s.sh", ["--image=a", "--processes=2", "--", GIN], "kubectl not found"),
         ("tpu_vm.sh", ["--name=brt"], "--zone=ZONE is missing"),
         ("tpu_vm.sh", TPU[:3], "--repository=URL is missing"),
         ("tpu_vm.sh", TPU, "no arguments for the training"),
-        ("tpu_vm.sh", [*TPU, "--", GIN], "no program gcloud"),
+        ("tpu_vm.sh", [*TPU, "--", GIN], "gcloud not found"),
     ],
 )
 def test_mistakes(script, arguments, message, tmp_path):
@@ -107,7 +108,7 @@ def test_mistakes(script, arguments, message, tmp_path):
 
 def test_a_missing_python():
     result = call("local.sh", "--processes=2", "--", GIN, PYTHON="no-such-python")
-    assert result.returncode == 2 and "error: no program no-such-python" in result.stderr
+    assert result.returncode == 2 and "error: no-such-python not found" in result.stderr
 
 
 def commands_of_readme() -> list[list[str]]:
@@ -328,7 +329,7 @@ def test_slurm_stops_requeues_and_ends(slurm, tmp_path):
     log = (tmp_path / "log").read_text()
     assert "Restarts=1" in state and "ExitCode=0:0" in state
     assert "on 2 cpu device(s)" in log and "Exited with exit code 75" in log
-    assert f"job {job} goes into the queue again" in log and "continuing from step" in log
+    assert f"job {job} is requeued" in log and "continuing from step" in log
     assert steps_of(tmp_path / "run") == list(range(5, steps + 1, 5))
 
 
@@ -398,10 +399,11 @@ def test_the_job_inside_has_the_schema_of_kubernetes():
 def test_dockerfile_copies_what_is_there():
     text = (LAUNCH / "Dockerfile").read_text()
     copied = [word for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for word in line.split()]
-    assert {"setup.py", "block_recurrent", "gin"} <= set(copied)
+    assert {"setup.py", "pyproject.toml", "block_recurrent", "gin"} <= set(copied)
     assert all((ROOT / word).exists() for word in copied)
     extra = re.search(r"^ARG EXTRA=(\w+)", text, re.M)[1]
-    assert f'"{extra}": ' in (ROOT / "setup.py").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extra in project["optional-dependencies"]
 
 
 # TPU

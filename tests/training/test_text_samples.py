@@ -1,4 +1,4 @@
-"""Texts during training: what they go on from, and how they are shown."""
+"""Texts during training: their prompts, and how they are shown."""
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ class Lacking(ByteVocabulary):
         return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
 
 
-def test_texts_are_those_of_the_parameters_and_are_compiled_once():
+def test_texts_depend_on_the_parameters_and_compile_once():
     write = sampler(sample_prompt="é")
     params = [split(model)[1] for model in (variant_model("fixed_skip"), make_model(1))]
     first, other, again = (write(params[index]) for index in (0, 1, 0))
@@ -67,18 +67,20 @@ def test_no_texts():
     assert sampler(sample_tokens=0) is None
 
 
-def test_a_vocabulary_that_cannot_decode_kills_no_run(capsys):
+def test_a_vocabulary_that_cannot_decode_does_not_stop_the_run(capsys):
     assert sampler(OtherVocabulary(260)) is None
     out = capsys.readouterr().out
     assert out.startswith("no texts at evaluations: the token store") and out.count("\n") == 1
 
 
 def test_a_prompt_outside_the_vocabulary():
-    with pytest.raises(UserError, match="^train.sample_prompt has characters .* lacks: ~$"):
+    with pytest.raises(
+        UserError, match=r"^train.sample_prompt has characters that .* vocabulary \(~\): "
+    ):
         sampler(Lacking(), sample_prompt="a~")
 
 
-def test_a_note_is_short_and_upsets_no_terminal():
+def test_a_note_is_short_and_safe_for_a_terminal():
     note = TextSample("x" * 100 + "\n", "\x1b[31m\t" + "y" * 200 + "\n" * 9).note()
     first, *rest = note.split("\n")
     assert first == f"after '{'x' * 39}\\n' the model writes"

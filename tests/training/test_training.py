@@ -1,4 +1,4 @@
-"""Training runs: what they write, how they continue, and what evaluation makes of them."""
+"""Training runs: what they write, how they continue, and how they are evaluated."""
 
 import dataclasses
 import json
@@ -20,9 +20,10 @@ from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.wandb_log import WandbLog
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.load_run import load_run
+from block_recurrent.training.held_out import HeldOutEvaluation
+from block_recurrent.training.setup import Setup
 from block_recurrent.training.trainer import Trainer
-from block_recurrent.training.workdir import read_config, record_config
+from block_recurrent.training.workdir import load_run, read_config, record_config
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
 from tiny import assert_same_numbers
@@ -53,7 +54,7 @@ def test_a_run_learns_and_reports(finished):
 
 
 def test_every_metric_is_documented(finished):
-    """And nothing else stands in the tables of docs/metrics.md."""
+    """And the tables of docs/metrics.md have no other keys."""
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
     text = (finished / "metrics.jsonl").read_text()
     written = {key for line in text.splitlines() for key in json.loads(line)}
@@ -65,7 +66,7 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, fin
     config = tiny_run(corpus)
     assert not stop_in_step(steps)(config, tmp_path).run()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.latest_step == steps
+        assert checkpoints.find_latest_whole() == steps
     assert SharingTrainer(config, tmp_path).run()
     assert_same_end(tmp_path, finished, config)
 
@@ -83,7 +84,7 @@ def test_texts_change_no_number_and_continue_like_the_rest(corpus, finished, tmp
     assert not (finished / "samples.jsonl").exists()
 
 
-def test_weights_and_biases_gets_the_same_and_changes_no_number(
+def test_weights_and_biases_gets_the_same_numbers_and_changes_none(
     corpus, finished, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -98,7 +99,7 @@ def test_weights_and_biases_gets_the_same_and_changes_no_number(
     assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
-def test_texts_may_be_asked_for_later(corpus, finished, tmp_path):
+def test_texts_may_be_switched_on_later(corpus, finished, tmp_path):
     record_config(tmp_path, read_config(finished))
     config = tiny_run(corpus, sample_tokens=12, sample_prompt="the state")
     record_config(tmp_path, dataclasses.replace(config, data=read_config(finished).data))
@@ -110,12 +111,12 @@ def test_a_crash_between_checkpoints_loses_no_more_than_time(
 ):
     config = tiny_run(corpus)
 
-    def crash(trainer, step, state):
+    def crash(*_):
         raise RuntimeError("crash")
 
     with monkeypatch.context() as patch:
         # At step 6, after the checkpoint of step 4.
-        patch.setattr(SharingTrainer, "evaluate", crash)
+        patch.setattr(HeldOutEvaluation, "__call__", crash)
         with pytest.raises(RuntimeError, match="crash"):
             SharingTrainer(config, tmp_path).run()
     assert metrics(tmp_path)[-1]["step"] == 5
@@ -123,7 +124,7 @@ def test_a_crash_between_checkpoints_loses_no_more_than_time(
     assert_same_end(tmp_path, finished, config)
 
 
-def test_a_finished_run_is_left_as_it_is(corpus, finished, capsys):
+def test_a_finished_run_is_not_changed(corpus, finished, capsys):
     before = (finished / "metrics.jsonl").read_bytes()
     assert SharingTrainer(tiny_run(corpus), finished).run()
     assert "all 12 steps of this run are done" in capsys.readouterr().out
@@ -138,7 +139,7 @@ def test_the_saved_configuration_alone_repeats_the_run(corpus, finished, tmp_pat
     assert read_config(tmp_path) == config and to_gin(config)
 
 
-def test_another_configuration_is_refused_by_name(corpus, finished):
+def test_another_configuration_is_refused_and_the_difference_named(corpus, finished):
     other = tiny_run(corpus, seed=1)
     before = (finished / "config.gin").read_text()
     with pytest.raises(UserError, match="train.seed: 0 in the workdir, 1 now") as error:
@@ -147,7 +148,7 @@ def test_another_configuration_is_refused_by_name(corpus, finished):
     assert (finished / "config.gin").read_text() == before
 
 
-def test_a_run_may_go_on_for_more_steps(corpus, finished, tmp_path):
+def test_a_run_may_continue_for_more_steps(corpus, finished, tmp_path):
     assert SharingTrainer(tiny_run(corpus, num_steps=8), tmp_path).run()
     assert SharingTrainer(tiny_run(corpus), tmp_path).run()
     assert metrics(tmp_path)[-1] == metrics(finished)[-1]
@@ -189,20 +190,20 @@ def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
 def test_summary_names_the_memory(layers, text, corpus, tmp_path):
     config = tiny_run(corpus)
     model = dataclasses.replace(config.model, recurrent_layers=layers)
-    summary = Trainer(dataclasses.replace(config, model=model), tmp_path).summary()
+    summary = Setup(dataclasses.replace(config, model=model)).summary(tmp_path)
     assert text in summary and "window 8" in summary and "12 steps of 4 × 32 tokens" in summary
 
 
-def beginning_with(path, config):
+def starting_from(path, config):
     return dataclasses.replace(
         config, train=dataclasses.replace(config.train, initial_model=str(path))
     )
 
 
-def test_a_run_begins_with_the_model_of_a_file(corpus, finished, tmp_path):
+def test_a_run_starts_from_the_model_of_a_file(corpus, finished, tmp_path):
     config, model, _ = load_run(finished)
     save_model(tmp_path / "model", model)
-    trainer = Trainer(beginning_with(tmp_path / "model", config), tmp_path / "run")
+    trainer = Trainer(starting_from(tmp_path / "model", config), tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
         state, _ = trainer.start(checkpoints)
     assert int(state.step) == 0
@@ -210,18 +211,18 @@ def test_a_run_begins_with_the_model_of_a_file(corpus, finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.params, want)
 
 
-def test_a_run_needs_the_model_it_begins_with_no_longer(finished, tmp_path):
-    config = beginning_with(tmp_path / "lost", load_run(finished).config)
+def test_a_continued_run_does_not_need_its_initial_model(finished, tmp_path):
+    config = starting_from(tmp_path / "lost", load_run(finished).config)
     with pytest.raises(UserError, match="cannot read the model"):
         Trainer(config, tmp_path / "run")
     shutil.copytree(finished / "checkpoints", tmp_path / "run" / "checkpoints")
     assert Trainer(config, tmp_path / "run").initial_params is None
 
 
-def test_a_run_does_not_begin_with_another_architecture(corpus, finished, tmp_path):
+def test_a_run_does_not_start_from_another_architecture(corpus, finished, tmp_path):
     config, model, _ = load_run(finished)
     save_model(tmp_path / "model", model)
     other = dataclasses.replace(config.model, gate="lstm")
-    config = beginning_with(tmp_path / "model", dataclasses.replace(config, model=other))
-    with pytest.raises(UserError, match="gate = 'fixed', and this run 'lstm': set Block"):
+    config = starting_from(tmp_path / "model", dataclasses.replace(config, model=other))
+    with pytest.raises(UserError, match="gate = 'fixed', but this run has 'lstm': set Block"):
         Trainer(config, tmp_path / "run")

@@ -1,25 +1,23 @@
-"""What a scheduler sees of a run: heartbeat, notes of slow steps, metrics over HTTP."""
+"""What a scheduler sees of a run: heartbeat, notes about slow steps, metrics over HTTP."""
 
 import dataclasses
 import json
 import socket
 import threading
 import time
-import urllib.error
 import urllib.request
 
 import pytest
 
 from block_recurrent import UserError
 from block_recurrent.config.options import WatchConfig
-from block_recurrent.reporting.metrics_server import MetricsServer
-from block_recurrent.training.watching import FIRST, SHORTEST, Watch
+from block_recurrent.training.watching import FIRST_LIMIT, MIN_LIMIT, Watch
 from corpus import tiny_run
-from runs import SharingTrainer
+from runs import SharingTrainer, after_evaluations
 
 
 class Clock:
-    """Stands still until it is set on."""
+    """Stands still until a test advances it."""
 
     def __init__(self):
         self.now = 100.0
@@ -29,7 +27,7 @@ class Clock:
 
 
 def watch_of(path=None, **config):
-    """A watch that nobody has started, its clock, and the list of what it notes."""
+    """A watch whose thread is not started, its clock, and the list of its notes."""
     clock, notes = Clock(), []
     return Watch(path, WatchConfig(**config), notes.append, clock=clock), clock, notes
 
@@ -42,20 +40,20 @@ def take_steps(watch, clock, number, seconds):
 
 
 @pytest.mark.parametrize("what", ["waiting for data", "waiting for the device"])
-def test_a_slow_step_is_told_of_once_with_what_it_waits_for(what):
+def test_a_slow_step_is_reported_once_with_what_it_waits_for(what):
     watch, clock, notes = watch_of()
     take_steps(watch, clock, 5, 1.0)
     with watch.at(what):
         clock.now += 9.9
-        watch.look()
+        watch.poll()
         assert notes == []
         for _ in range(3):
             clock.now += 1
-            watch.look()
+            watch.poll()
     assert notes == [f"step 6 has taken 11 s, 11 × the median: {what}"]
     with watch.at(what):
         clock.now += 30
-        watch.look()
+        watch.poll()
     assert notes[1:] == [f"step 6 has taken 30 s, 30 × the median: {what}"]
 
 
@@ -67,56 +65,56 @@ def test_the_median_is_over_stretches_and_pauses_do_not_count():
         watch.measured(watch.done)
         clock.now += 1000
         watch.paused()
-    assert list(watch.seconds) == [10.0, 1.0, 1.0]
-    watch.step(watch.done + 6)  # given to the device, but not computed
+    assert list(watch.step_seconds) == [10.0, 1.0, 1.0]
+    watch.step(watch.done + 6)  # dispatched to the device, but not computed
     with watch.at("waiting for the device"):
         clock.now += 12
-        watch.look()
+        watch.poll()
         assert notes == []
         clock.now += 1
-        watch.look()
+        watch.poll()
     assert notes == ["step 19 has taken 13 s, 2 × the median: waiting for the device"]
 
 
-def test_what_is_no_wait_and_what_is_short_are_not_told_of():
+def test_only_waits_and_no_short_ones_are_reported():
     watch, clock, notes = watch_of()
     take_steps(watch, clock, 3, 0.001)
     with watch.at("evaluating"):
         clock.now += 10_000
-        watch.look()
+        watch.poll()
     with watch.at("waiting for data"):
-        clock.now += SHORTEST
-        watch.look()
+        clock.now += MIN_LIMIT
+        watch.poll()
     assert notes == []
 
 
-def test_the_first_step_has_a_minute():
+def test_the_first_step_may_take_a_minute():
     watch, clock, notes = watch_of()
     with watch.at("waiting for data"):
-        clock.now += FIRST
-        watch.look()
+        clock.now += FIRST_LIMIT
+        watch.poll()
         assert notes == []
         clock.now += 1
-        watch.look()
+        watch.poll()
     assert notes == ["step 1 has taken 61 s: waiting for data"]
 
 
-def test_the_heart_beats_when_the_loop_moves_on_and_not_too_often(tmp_path):
+def test_a_heartbeat_is_written_when_the_loop_moves_on_and_not_too_often(tmp_path):
     path = tmp_path / "heartbeat.json"
     watch, clock, _ = watch_of(path)
-    watch.look()
+    watch.poll()
     beat = json.loads(path.read_text())
     assert beat["step"] == 0 and beat["doing"] == "starting"
     assert abs(beat["time"] - time.time()) < 60
     path.unlink()
     take_steps(watch, clock, 2, 1.0)
-    watch.look()
+    watch.poll()
     assert not path.exists(), "five seconds have not passed"
     clock.now += 10
-    watch.look()
+    watch.poll()
     assert not path.exists(), "nothing has moved"
     with watch.at("waiting for data"):
-        watch.look()
+        watch.poll()
         assert json.loads(path.read_text())["doing"] == "waiting for data"
     assert json.loads(path.read_text())["step"] == 2
     assert [p.name for p in tmp_path.iterdir()] == ["heartbeat.json"]
@@ -124,7 +122,7 @@ def test_the_heart_beats_when_the_loop_moves_on_and_not_too_often(tmp_path):
 
 def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path):
     with Watch(tmp_path / "missing" / "heartbeat.json", WatchConfig(), print) as watch:
-        watch.look()
+        watch.poll()
 
 
 # In a run
@@ -137,11 +135,12 @@ def test_a_run_leaves_a_heartbeat(corpus, tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name == "watch"]
 
 
-def test_a_stuck_reader_is_told_of(corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("block_recurrent.training.watching.SHORTEST", 0.4)
-    monkeypatch.setattr("block_recurrent.training.watching.LOOK", 0.05)
+def test_a_stuck_reader_is_reported(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("block_recurrent.training.watching.MIN_LIMIT", 0.4)
+    monkeypatch.setattr("block_recurrent.training.watching.POLL_INTERVAL", 0.05)
     trainer = SharingTrainer(tiny_run(corpus, log_every_steps=5), tmp_path)
-    read, batches = trainer.lanes.read, []
+    lanes, batches = trainer.setup.lanes, []
+    read = lanes.read
 
     def stuck(*arguments):
         batches.append(None)
@@ -149,36 +148,10 @@ def test_a_stuck_reader_is_told_of(corpus, tmp_path, capsys, monkeypatch):
             time.sleep(3)
         return read(*arguments)
 
-    trainer.lanes.read = stuck
+    lanes.read = stuck
     assert trainer.run()
-    told = [line for line in capsys.readouterr().out.splitlines() if "has taken" in line]
-    assert any("× the median: waiting for data" in line for line in told)
-
-
-def get(port, page="/metrics"):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=10) as answer:
-        return answer.headers["Content-Type"], answer.read().decode()
-
-
-def test_metrics_over_http():
-    with MetricsServer(0) as server:
-        assert get(server.port) == ("text/plain; version=0.0.4; charset=utf-8", "")
-        server.publish(5, "train", {"loss": 2.5})
-        server.publish(10, "train", {"loss": float("nan"), "bits_per_byte": float("inf")})
-        server.publish(10, "held_out", {"loss": 3})
-        assert get(server.port)[1].splitlines() == [
-            'block_recurrent_step{split="train"} 10.0',
-            'block_recurrent_loss{split="train"} NaN',
-            'block_recurrent_bits_per_byte{split="train"} +Inf',
-            'block_recurrent_step{split="held_out"} 10.0',
-            'block_recurrent_loss{split="held_out"} 3.0',
-        ]
-        with pytest.raises(urllib.error.HTTPError, match="only /metrics is here"):
-            get(server.port, "/../../etc/passwd")
-        address = server.server.server_address[0]
-    assert address == "127.0.0.1", "nobody else can ask"
-    with pytest.raises(OSError):
-        get(server.port)
+    slow = [line for line in capsys.readouterr().out.splitlines() if "has taken" in line]
+    assert any("× the median: waiting for data" in line for line in slow)
 
 
 def test_a_run_publishes_its_metrics(corpus, tmp_path):
@@ -186,15 +159,14 @@ def test_a_run_publishes_its_metrics(corpus, tmp_path):
         port = taken.getsockname()[1]
         config = tiny_run(corpus)
         config = dataclasses.replace(config, watch=WatchConfig(port=port))
-        with pytest.raises(UserError, match=f"watch.port = {port} cannot be listened on"):
+        with pytest.raises(UserError, match=f"watch.port = {port}: cannot listen there"):
             SharingTrainer(config, tmp_path).run()
     pages = []
 
-    class AskedTrainer(SharingTrainer):
-        def evaluate(self, step, state):
-            super().evaluate(step, state)
-            pages.append(get(port)[1])
+    def ask():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            pages.append(answer.read().decode())
 
-    assert AskedTrainer(config, tmp_path).run()
+    assert after_evaluations(SharingTrainer(config, tmp_path), ask).run()
     assert 'block_recurrent_step{split="train"} 12.0' in pages[-1]
     assert 'block_recurrent_bits_per_byte{split="held_out"}' in pages[-1]

@@ -1,4 +1,4 @@
-"""Local folders as a source of seqio Tasks."""
+"""A local folder as the data source of a seqio Task."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,13 +8,19 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from block_recurrent.data.documents import PIECE
-from block_recurrent.data.prepare.file_groups import FileGroup, Grouping, digest, group_files
-from block_recurrent.data.prepare.pieces import Cut, read_pieces
+from block_recurrent.data.documents import CHUNK_BYTES
+from block_recurrent.data.prepare.folder_documents import (
+    Cut,
+    FileGroup,
+    Grouping,
+    digest,
+    group_files,
+    read_pieces,
+)
 
 
 class FolderSource(seqio.DataSource):
-    """Documents in the files of a folder, for a Task of your own as for those of this package::
+    """The documents in the files of a folder, for the package's Tasks or for your own::
 
         seqio.TaskRegistry.add(
             "my_papers",
@@ -24,10 +30,10 @@ class FolderSource(seqio.DataSource):
             shuffle_buffer_size=None,
         )
 
-    Its examples are pieces of documents, so that the memory does not grow with these: "name",
-    "targets", which is the text as bytes, and "continues", whether the next example continues the
-    same document. The splits are "train" and "validation"; see `group_files` for the arguments,
-    and `read_pieces` for `cut`. The folder is looked at when it is needed.
+    An example is a piece of a document, so that memory does not grow with the length of documents.
+    Its features are "name", "targets" (the text, as bytes) and "continues" (whether the next
+    example continues the same document). The splits are "train" and "validation". See `group_files`
+    for the arguments, and `read_pieces` for `cut`. The folder is read when it is first needed.
     """
 
     def __init__(
@@ -48,19 +54,19 @@ class FolderSource(seqio.DataSource):
 
     @functools.cached_property
     def documents(self) -> Mapping[str, Sequence[FileGroup]]:
-        """Of each split."""
+        """The documents of each split."""
         return group_files(self.path, self.grouping, self.glob, self.held_out_per_mille)
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [document.name for document in self.documents[split]]
 
     def num_input_examples(self, split: str) -> int:
-        """Pieces, as far as the sizes of the documents tell."""
+        """The number of pieces, estimated from the sizes of the documents."""
         sizes = (sum(document.sizes) for document in self.documents[split])
-        return sum(max(1, -(-size // PIECE)) for size in sizes)
+        return sum(max(1, -(-size // CHUNK_BYTES)) for size in sizes)
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the examples."""
+        """Everything that determines the examples."""
         settings = ("grouping", "glob", "held_out_per_mille", "cut")
         return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
 
@@ -73,7 +79,7 @@ class FolderSource(seqio.DataSource):
         **_,
     ) -> tf.data.Dataset:
         if shuffle:
-            raise ValueError("the pieces of a document keep their order: read with shuffle=False")
+            raise ValueError("the pieces of a document must keep their order: use shuffle=False")
         shard = shard_info or seqio.ShardInfo(0, 1)
         documents = self.documents[split][shard.index :: shard.num_shards]
         signature = {

@@ -1,4 +1,4 @@
-"""Makes a token store of a seqio Task or Mixture."""
+"""Makes a token store from a seqio Task or Mixture."""
 
 import functools
 import os
@@ -19,38 +19,38 @@ from block_recurrent.data.prepare.store_writer import (
     write_mixture,
 )
 from block_recurrent.data.prepare.tasks import find_task, register_tasks
-from block_recurrent.data.prepare.write_shard import cannot_write
+from block_recurrent.data.prepare.write_shard import write_error
 from block_recurrent.data.store_format import METADATA, VOCABULARY_MODEL, read_json
 
 
 def prepare(config: PrepareConfig, data: DataConfig, output: Path):
-    """Writes the store, or what is missing of it, and says how to train from it.
+    """Writes the store, or the missing part of it, and prints how to train from it.
 
     Raises:
-      UserError: it cannot be written, or something else is there already.
+      UserError: the store cannot be written, or `output` contains something else.
     """
     register_tasks(config, data)
     plan = make_plan(config, find_task(config))
     try:
         if is_prepared(output, plan.content):
-            print(f"{output} is there already, and whole")
+            print(f"{output} is already complete")
         else:
             with partial_folder(output, plan.content) as folder:
                 _fill(folder, plan, config, data)
     except OSError as error:
-        raise cannot_write(output, error) from error
+        raise write_error(output, error) from error
     for line in _summary(output, plan):
         print(line)
 
 
 def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
-    """Makes the folder a store."""
+    """Writes the missing shards and the metadata of the store."""
     for task in plan.tasks:
         plan.store_of(task, folder).mkdir(exist_ok=True)
     shards = [shard for task in plan.tasks for shard in plan.shards_of(task, folder)]
     missing = [shard for shard in shards if not _is_finished(shard)]
     if len(missing) < len(shards):
-        print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already")
+        print(f"{len(shards) - len(missing)} of {len(shards)} shards are already complete")
     if missing:
         _write(missing, plan, config, data)
     for task in plan.tasks:
@@ -63,10 +63,10 @@ def _write(shards: list[Shard], plan: Plan, config: PrepareConfig, data: DataCon
     sources = {task: described["source"] for task, described in plan.descriptions.items()}
     counters = Counters(len(shards))
     num_processes = min(config.num_processes or os.cpu_count() or 1, len(shards))
-    print(f"{len(shards)} shards to write, {num_processes} at a time", flush=True)
+    print(f"writing {len(shards)} shards, {num_processes} at a time", flush=True)
     with PrepareProgress() as progress:
-        look = functools.partial(_show, progress, counters, _num_examples(plan, shards))
-        write_shards(shards, Setup(config, data, sources), num_processes, counters, look)
+        update = functools.partial(_update, progress, counters, _num_examples(plan, shards))
+        write_shards(shards, Setup(config, data, sources), num_processes, counters, update)
 
 
 def _is_finished(shard: Shard) -> bool:
@@ -74,7 +74,7 @@ def _is_finished(shard: Shard) -> bool:
 
 
 def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:
-    """How many there are in the shards; None if a source does not know."""
+    """The number of examples in the shards; None if a source does not know it."""
     splits = {(shard.task, shard.split) for shard in shards}
     known = {key: num_examples(plan.tasks[key[0]].source, key[1]) for key in splits}
     if None in known.values():
@@ -82,7 +82,7 @@ def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:
     return sum(known[shard.task, shard.split] / shard.num_shards for shard in shards)
 
 
-def _show(progress: PrepareProgress, counters: Counters, num_examples: float | None):
+def _update(progress: PrepareProgress, counters: Counters, num_examples: float | None):
     examples, documents, tokens, finished = counters.numbers.sum(0).tolist()
     if num_examples:
         share = min(1.0, examples / num_examples)
@@ -92,7 +92,7 @@ def _show(progress: PrepareProgress, counters: Counters, num_examples: float | N
 
 
 def _finish(task: str, plan: Plan, folder: Path):
-    """Writes what a store has besides its shards."""
+    """Writes the files of a store other than its shards: vocabulary and metadata."""
     store = plan.store_of(task, folder)
     vocabulary = plan.tasks[task].output_features["targets"].vocabulary
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
@@ -107,7 +107,7 @@ def _finish(task: str, plan: Plan, folder: Path):
 
 
 def _summary(output: Path, plan: Plan) -> Iterator[str]:
-    """What is in the store, and how to train from it."""
+    """Lines that say what the store contains, and how to train from it."""
     for task in plan.tasks:
         store = plan.store_of(task, output)
         for split, counts in read_json(store / METADATA)["splits"].items():
@@ -118,6 +118,6 @@ def _summary(output: Path, plan: Plan) -> Iterator[str]:
             )
         size = plan.descriptions[task]["vocabulary"]["size"]
     yield (
-        f"train from it by data.corpus = 'store', data.stores = ('{output}',), "
+        f"to train from it, set data.corpus = 'store', data.stores = ('{output}',), "
         f"BlockRecurrentTransformer.vocab_size = {size}"
     )

@@ -1,4 +1,4 @@
-"""The folder in which a token store grows until it is whole."""
+"""The temporary folder in which a token store is written until it is complete."""
 
 import contextlib
 import json
@@ -12,85 +12,82 @@ from block_recurrent.data.store_format import METADATA, read_json
 from block_recurrent.errors import UserError
 from block_recurrent.files.lock import LockedError, file_lock
 
-PLAN = "plan.json"  # all that decides the content of the store
+PLAN = "plan.json"  # everything that determines the content of the store
 LOCK = "lock"
 
 Plan = Mapping[str, Any]
 
 
-def partial_of(output: Path) -> Path:
-    """Where the store at `output` is written first."""
+def partial_path(output: Path) -> Path:
+    """The temporary folder of the store at `output`."""
     whole = Path(os.path.abspath(output))  # "." has no name
     return whole.with_name(whole.name + ".partial")
 
 
 def is_prepared(output: Path, plan: Plan) -> bool:
-    """Whether the store of this plan is there already.
+    """Whether `output` contains the complete store of this plan.
 
     Raises:
-      UserError: something else is.
+      UserError: it contains something else.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not (output / METADATA).is_file() or not (output / PLAN).is_file():
-        raise UserError(f"{output} is there already, and no token store: name another --output")
+        raise UserError(f"{output} exists and is not a token store: name another --output")
     if different := _differences(read_json(output / PLAN), plan):
         raise UserError(
-            f"{output} holds another token store ({different}): name another --output, or remove it"
+            f"{output} is another token store ({different}): name another --output, or remove it"
         )
-    (output / LOCK).unlink(missing_ok=True)  # if the process was killed at its last step
+    (output / LOCK).unlink(missing_ok=True)  # left if the process was killed at its last step
     return True
 
 
 @contextlib.contextmanager
 def partial_folder(output: Path, plan: Plan) -> Iterator[Path]:
-    """A folder of this process alone, which becomes `output` where the context ends well.
+    """A folder, locked for this process, that is renamed to `output` when the context succeeds.
 
-    What an earlier process of the same plan has finished in it is still there.
+    It still has the shards that an earlier process with the same plan has finished.
 
     Raises:
-      UserError: another process is writing to it, or has written to it by another plan.
+      UserError: another process is writing to it, or it is part of a store with another plan.
     """
-    folder = partial_of(output)
+    folder = partial_path(output)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(file_lock(folder / LOCK))
-        except (
-            LockedError,
-            FileNotFoundError,
-        ) as error:  # renamed by now
-            raise _busy(folder) from error
+        except (LockedError, FileNotFoundError) as error:  # not found: just renamed by the other
+            raise _in_use(folder) from error
         path = folder / PLAN
         if path.exists() and (different := _differences(read_json(path), plan)):
             raise UserError(
-                f"{folder} holds the beginning of another token store ({different}): remove it, or "
+                f"{folder} is part of another token store ({different}): remove it, or "
                 "name another --output"
             )
         write_json(path, plan)
         _remove_temporary(folder)
         yield folder
         _remove_temporary(folder)
-        _sync(folder)
+        _fsync(folder)
         folder.rename(output)
         (output / LOCK).unlink()
-        _sync(output.parent)
+        _fsync(output.parent)
 
 
-def _busy(folder: Path) -> UserError:
+def _in_use(folder: Path) -> UserError:
     return UserError(
-        f"another prepare_data is writing to {folder}: wait for its end, or name another --output"
+        f"another prepare_data is writing to {folder}: wait until it ends, or name another --output"
     )
 
 
 def _remove_temporary(folder: Path):
-    """What a killed process was in the middle of."""
+    """Removes the files that a killed process left unfinished."""
     for path in folder.rglob("*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def _sync(folder: Path):
-    """Has the names in a folder written to disk."""
+def _fsync(folder: Path):
+    """Makes sure that the names of the files in a folder are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -99,23 +96,24 @@ def _sync(folder: Path):
 
 
 def _differences(old: Plan, new: Plan) -> str:
-    """As "num_shards: 64 there, 8 now; …"; empty if there is none."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    """As "num_shards: 64 there, 8 now; …"; empty if the plans are equal."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
     return "; ".join(
-        f"{name}: {_shown(before.get(name))} there, {_shown(after.get(name))} now"
+        f"{name}: {_shorten(before.get(name))} there, {_shorten(after.get(name))} now"
         for name in dict.fromkeys([*before, *after])
         if before.get(name) != after.get(name)
     )
 
 
-def _flat(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts, with their keys joined by dots."""
     for name, value in json.loads(json.dumps(plan)).items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
 
-def _shown(value: Any) -> str:
-    """Checksums are cut short."""
+def _shorten(value: Any) -> str:
+    """The value as text; long ones, which are checksums, are cut short."""
     return repr(value) if len(repr(value)) < 40 else f"{repr(value)[:9]}…'"

@@ -1,4 +1,4 @@
-"""What decides the content of a token store: the Tasks, their vocabularies and their sources."""
+"""The plan of a token store: Tasks, vocabularies, sources and shards."""
 
 import hashlib
 import importlib
@@ -23,14 +23,14 @@ from block_recurrent.errors import UserError, first_line
 
 
 class Plan(NamedTuple):
-    """What to prepare.
+    """What to write, and everything that determines its content.
 
     Attributes:
       name: of the Task or Mixture.
-      tasks: one, or those of the Mixture.
-      weights: of each in the Mixture, their sum 1; None where there is none.
-      descriptions: of each Task, all that decides what it gives, as JSON holds it.
-      module: digest of the source of the user's module, if there is one.
+      tasks: the Task, or those of the Mixture.
+      weights: of the Tasks in the Mixture, with sum 1; None for a single Task.
+      descriptions: of each Task, everything that determines its examples, as JSON values.
+      module: hash of the source code of prepare.module; None without one.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Plan(NamedTuple):
 
     @property
     def content(self) -> dict[str, Any]:
-        """All that decides the store, and neither paths nor times."""
+        """Everything that determines the store's content, without paths and times; plan.json."""
         own = {"format": FORMAT, "name": self.name, "weights": self.weights, "module": self.module}
         return own | {"tasks": self.descriptions}
 
     def store_of(self, task: str, folder: Path) -> Path:
-        """A Mixture has a store for each Task, in a folder of its name."""
+        """The folder of a Task's store: for a Mixture, a subfolder with the Task's name."""
         return folder if self.weights is None else folder / task
 
     def shards_of(self, task: str, folder: Path) -> list[Shard]:
-        """All that there is to write of a Task."""
+        """All shards of a Task."""
         return [
             Shard(task, split, store_split(split), index, number, self.store_of(task, folder))
             for split, number in self.descriptions[task]["shards"].items()
@@ -59,10 +59,10 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: PrepareConfig, found: seqio.Task | seqio.Mixture) -> Plan:
-    """Looks at the sources of the Task, or of those of the Mixture; reads no example.
+    """Makes the plan for a Task or Mixture from its sources, without reading an example.
 
     Raises:
-      UserError: something is missing, or a Task gives no documents.
+      UserError: a source is missing, or a Task does not produce documents.
     """
     tasks, weights, descriptions = {found.name: found}, None, {}
     if isinstance(found, seqio.Mixture):
@@ -76,17 +76,19 @@ def make_plan(config: PrepareConfig, found: seqio.Task | seqio.Mixture) -> Plan:
         except UserError as error:
             raise UserError(f"Task {name}: {error}") from error
     if len({json.dumps(one["vocabulary"]) for one in descriptions.values()}) > 1:
-        raise UserError(f"the Tasks of {found.name} have several vocabularies: give them the same")
-    return Plan(found.name, tasks, weights, descriptions, _digest_of_module(config.module))
+        raise UserError(
+            f"the Tasks of {found.name} have different vocabularies: give them the same one"
+        )
+    return Plan(found.name, tasks, weights, descriptions, _hash_module(config.module))
 
 
 def store_split(split: str) -> str:
-    """What a store calls a split of a Task."""
+    """The name in a store of a Task's split."""
     return "held_out" if split == "validation" else split
 
 
 def describe_source(source: seqio.DataSource) -> dict[str, Any]:
-    """All that tells the source from another, as far as one can know without reading it."""
+    """Everything that identifies the data of a source, without reading it."""
     if isinstance(source, FolderSource):
         return source.describe()
     splits = {}
@@ -98,7 +100,7 @@ def describe_source(source: seqio.DataSource) -> dict[str, Any]:
 
 
 def num_examples(source: seqio.DataSource, split: str) -> int | None:
-    """None if the source does not know."""
+    """Examples in a split; None if the source does not know."""
     number = source.num_input_examples(split)
     return None if number is None or math.isinf(number) else int(number)
 
@@ -116,8 +118,8 @@ def _describe(task: seqio.Task, num_shards: int) -> dict[str, Any]:
         }
     except UserError:
         raise
-    except Exception as error:  # of TensorFlow, of seqio, or of the user's code
-        raise UserError(f"{first_line(error)}: mend its source or its preprocessors") from error
+    except Exception as error:  # from TensorFlow, seqio or the user's code
+        raise UserError(f"{first_line(error)}: fix its source or its preprocessors") from error
     vocabulary = task.output_features["targets"].vocabulary
     description = describe_vocabulary(vocabulary)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
@@ -126,36 +128,38 @@ def _describe(task: seqio.Task, num_shards: int) -> dict[str, Any]:
 
 
 def _check_names(task: seqio.Task):
-    """Of the Task, of its splits and of its output features."""
+    """Checks the names of the Task, its splits and its output features."""
     splits = list(task.splits)
     for split in ("train", "validation"):
         if split not in splits:
             raise UserError(
-                f"it has no split '{split}', but {', '.join(map(repr, splits))}: have its source "
-                "make one, for example seqio.TfdsDataSource(…, splits={'train': 'train[:98%]', "
-                "'validation': 'train[98%:]'})"
+                f"it has no split '{split}', only {', '.join(map(repr, splits))}: add the split "
+                "to its source, for example seqio.TfdsDataSource(…, splits={'train': "
+                "'train[:98%]', 'validation': 'train[98%:]'})"
             )
     if "held_out" in splits:
-        raise UserError("its split 'held_out' has the name of 'validation' in a store: rename it")
+        raise UserError("its split 'held_out' has a store's name for 'validation': rename it")
     for name in (task.name, *splits):
         if not NAME.fullmatch(name):
-            raise UserError(f"'{name}' is no name of files: use letters, digits, '_', '.' and '-'")
+            raise UserError(
+                f"'{name}' cannot be the name of a file: use letters, digits, '_', '.' and '-'"
+            )
     if task.name not in seqio.TaskRegistry.names():
-        raise UserError("it is not registered: add it by seqio.TaskRegistry.add")
+        raise UserError("it is not registered: add it with seqio.TaskRegistry.add")
     if "targets" not in task.output_features:
-        raise UserError("it has no output feature 'targets', the tokens: name it so")
+        raise UserError("it has no output feature 'targets': give its tokens that name")
 
 
 def _check_examples(task: seqio.Task):
-    """Of what they consist, as far as TensorFlow knows without making one."""
+    """Checks the features of the examples, which TensorFlow knows without producing one."""
     examples = read_shard(task, "train", 0, 1).element_spec
     if examples.get("targets_pretokenized") != tf.TensorSpec((), tf.string):
         raise UserError(
-            "its examples have no 'targets_pretokenized', the text behind the tokens: make these "
-            "with seqio.preprocessors.tokenize, which keeps it"
+            "its examples have no 'targets_pretokenized', the text before tokenization: tokenize "
+            "it with seqio.preprocessors.tokenize, which keeps the text"
         )
     if examples["targets"].shape.rank != 1:
-        raise UserError("its 'targets' are not of rank 1: make each a sequence of tokens")
+        raise UserError("its 'targets' do not have rank 1: make each a sequence of tokens")
 
 
 def _check_tfds(source: seqio.TfdsDataSource):
@@ -163,19 +167,19 @@ def _check_tfds(source: seqio.TfdsDataSource):
     for name, folder in {loader.get_split_params(split) for split in loader.tfds_splits or [None]}:
         try:
             is_there = tfds.builder(name, data_dir=folder).is_prepared()
-        except (ValueError, AssertionError):  # no such dataset, or no such version of it
+        except (ValueError, AssertionError):  # no such dataset, or no such version
             is_there = False
         if not is_there:
             place = folder or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
             dataset = name.removesuffix(":*.*.*")
             raise UserError(
-                f"the TFDS dataset {dataset} is not in {place}: have TFDS make it (tfds build "
-                f"{dataset} --data_dir={place}), or name its folder by prepare.tfds_data_dir"
+                f"the TFDS dataset {dataset} is not in {place}: build it (tfds build {dataset} "
+                f"--data_dir={place}), or set prepare.tfds_data_dir to its folder"
             )
 
 
-def _digest_of_module(name: str | None) -> str | None:
-    """Of its source, which decides what its Tasks do."""
+def _hash_module(name: str | None) -> str | None:
+    """The hash of a module's source code, which determines what its Tasks do."""
     if name is None:
         return None
     path = importlib.import_module(name).__file__

@@ -1,4 +1,4 @@
-"""TensorFlow, used for reading data alone, and without what it tells its own developers."""
+"""Imports TensorFlow for reading data: without accelerators, and without its log messages."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ def import_tensorflow():
             import tensorflow as tf
 
             for kind in ("GPU", "TPU"):
-                with contextlib.suppress(RuntimeError):  # too late, they are in use: no harm
+                with contextlib.suppress(RuntimeError):  # already in use; harmless
                     tf.config.set_visible_devices([], kind)
     except ImportError as error:
         raise UserError(
@@ -35,9 +35,9 @@ def import_tensorflow():
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What C++ writes to standard error is not shown, unless an exception calls for an explanation.
+    """Hides what C++ code writes to standard error, unless an unexpected exception is raised.
 
-    Python's own messages are. (TensorFlow's levels of logging do not hold for all of its parts.)
+    Messages from Python are still shown. (Parts of TensorFlow ignore its log levels.)
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(2), "w", buffering=1) as shown:

@@ -1,4 +1,4 @@
-"""Writing shards, several at a time, in processes that end with this one."""
+"""Writes shards in several worker processes, which end with this one."""
 
 import contextlib
 import multiprocessing
@@ -18,11 +18,11 @@ from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, qui
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.errors import UserError
 
-SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_BETWEEN_UPDATES = 0.25
 
 
 class Setup(NamedTuple):
-    """What a process needs before its first shard.
+    """What a worker needs before its first shard.
 
     Attributes:
       prepare, data: the configuration.
@@ -35,7 +35,7 @@ class Setup(NamedTuple):
 
 
 class Counters:
-    """What has been written, by shard; other processes write to the same memory."""
+    """Counts of what has been written, by shard, in memory that all processes share."""
 
     def __init__(self, num_shards: int):
         self._memory = multiprocessing.RawArray("q", 4 * num_shards)
@@ -51,20 +51,27 @@ def write_shards(
     setup: Setup,
     num_processes: int,
     counters: Counters,
-    look: Callable[[], None],
+    update: Callable[[], None],
 ):
-    """Writes the shards; calls `look` a few times a second.
+    """Writes the shards.
+
+    Args:
+      shards: to write.
+      setup: for the workers.
+      num_processes: number of workers; with 1, this process writes the shards itself.
+      counters: are kept up to date.
+      update: is called a few times a second, to show progress.
 
     Raises:
       UserError: a shard cannot be written.
     """
     if num_processes <= 1:
         for number, shard in enumerate(shards):
-            _write(number, shard, counters, look)
+            _write(number, shard, counters, update)
         return
     workers = [_Worker(setup, counters) for _ in range(num_processes)]
     try:
-        _hand_out(list(enumerate(shards)), workers, look)
+        _distribute(list(enumerate(shards)), workers, update)
     finally:
         for worker in workers:
             worker.process.kill()
@@ -73,60 +80,64 @@ def write_shards(
 
 
 class _Worker:
-    """A process that writes the shards that come through a connection."""
+    """A process that writes the shards that it receives through a pipe."""
 
     def __init__(self, setup: Setup, counters: Counters):
         context = multiprocessing.get_context("spawn")
         self.connection, other_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(other_end, setup, counters), daemon=True)
+        self.process = context.Process(
+            target=_run_worker, args=(other_end, setup, counters), daemon=True
+        )
         self.process.start()
-        other_end.close()  # or the end of the process would not show
+        other_end.close()  # so that `recv` notices when the process has ended
 
-    def take_answer(self):
-        """That it is ready for a shard. Raises what went wrong, if something did."""
+    def receive_ready(self):
+        """Receives the message that the worker is ready for a shard. Raises the error it sends."""
         try:
             error = self.connection.recv()
         except EOFError:
             self.process.join()
             error = UserError(
-                f"a process that wrote shards has ended with status {self.process.exitcode}: if "
-                "memory is short, lower prepare.num_processes; finished shards are kept"
+                f"a worker process ended with exit status {self.process.exitcode}: if memory ran "
+                "out, lower prepare.num_processes; finished shards are kept"
             )
         if error is not None:
             raise error
 
 
-def _hand_out(waiting: list[tuple[int, Shard]], workers: list[_Worker], look: Callable[[], None]):
+def _distribute(
+    waiting: list[tuple[int, Shard]], workers: list[_Worker], update: Callable[[], None]
+):
+    """Sends a shard to each worker that is ready, until all shards are written."""
     busy = {worker.connection: worker for worker in workers}
     while busy:
-        for connection in wait(list(busy), SECONDS_BETWEEN_LOOKS):
-            busy[connection].take_answer()
+        for connection in wait(list(busy), SECONDS_BETWEEN_UPDATES):
+            busy[connection].receive_ready()
             if waiting:
-                with contextlib.suppress(
-                    BrokenPipeError
-                ):  # it has just ended: its answer will say so
+                # If the worker has just ended, the next `receive_ready` says so.
+                with contextlib.suppress(BrokenPipeError):
                     connection.send(waiting.pop(0))
             else:
                 del busy[connection]
-        look()
+        update()
 
 
-def _work(connection: Connection, setup: Setup, counters: Counters):
-    """What the process does: it says None when it is ready for a shard, else what went wrong."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+def _run_worker(connection: Connection, setup: Setup, counters: Counters):
+    """The worker's main function. Sends None when it is ready for a shard, or an exception."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent ends this process
     try:
         with quiet():
             _set_up(setup)
             while True:
-                _write(*_next_shard(connection), counters, lambda: None)
+                _write(*_receive_shard(connection), counters, lambda: None)
     except UserError as error:
         connection.send(error)
     except Exception:
         connection.send(RuntimeError(traceback.format_exc()))
 
 
-def _next_shard(connection: Connection) -> tuple[int, Shard]:
+def _receive_shard(connection: Connection) -> tuple[int, Shard]:
     try:
         connection.send(None)
         return connection.recv()
@@ -145,23 +156,25 @@ def _set_up(setup: Setup):
     for name, source in setup.sources.items():
         if describe_source(seqio.TaskRegistry.get(name).source) != source:
             raise UserError(
-                f"the source of {name} has changed since the start: begin again when it is at rest"
+                f"the source of {name} has changed since prepare_data started: run the same "
+                "command again when it no longer changes"
             )
 
 
-def _write(number: int, shard: Shard, counters: Counters, look: Callable[[], None]):
+def _write(number: int, shard: Shard, counters: Counters, update: Callable[[], None]):
     from block_recurrent.data.prepare.write_shard import write_shard
 
     row = counters.numbers[number]
 
     def report(*numbers: int):
         row[:3] = numbers
-        look()
+        update()
 
     write_shard(shard, report)
     row[3] = 1
 
 
-def _end_with_parent():
+def _exit_with_parent():
+    """Ends this process when its parent has ended."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Writing a token store: shard by shard, each whole or not there."""
+"""Writes a token store shard by shard. A shard exists only once it is complete."""
 
 import contextlib
 import hashlib
@@ -27,12 +27,12 @@ COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "inval
 
 
 class Shard(NamedTuple):
-    """What to write.
+    """A shard to write.
 
     Attributes:
       task: name of a registered Task.
       split: of the Task.
-      store_split: what the store calls it.
+      store_split: name of the split in the store.
       index: from 0.
       num_shards: of the split.
       folder: of the store.
@@ -55,19 +55,19 @@ class ShardWriter:
                     writer.add(tokens, text)
                 writer.end_document(name)
 
-    The shard is there once the context ends well; if it does not, nothing of it is. Another process
-    that writes the same shard meanwhile does no harm: the content is the same.
+    The shard exists once the context has succeeded; after an exception nothing of it is left. If
+    another process writes the same shard at the same time, no harm is done: the content is equal.
 
     Args:
-      folder: of the store; it exists.
+      folder: of the store; must exist.
       split: 'train', 'held_out' or another name of letters, digits and '_'.
       shard: its number, from 0.
       vocab_size: ids are below it.
 
     Attributes:
       documents, tokens, bytes, words, characters: written so far.
-      empty: documents left out because they have no text; the caller counts them.
-      invalid_utf8: documents that are no valid UTF-8.
+      empty: documents omitted because they have no text; the caller counts them.
+      invalid_utf8: documents that are not valid UTF-8.
     """
 
     def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
@@ -88,7 +88,7 @@ class ShardWriter:
         return self
 
     def add(self, tokens: Integer[np.ndarray, " length"], text: bytes):
-        """A piece of the current document: tokens, and the raw bytes that they stand for."""
+        """Adds a piece of the current document: its tokens, and the bytes they were made from."""
         self._tokens.write(np.ascontiguousarray(tokens, self.type).data)
         self._current.tokens += len(tokens)
         self._current.bytes += len(text)
@@ -123,7 +123,7 @@ class ShardWriter:
 
 
 class _Document:
-    """What is counted of a document while it is written."""
+    """Counts of the document that is being written."""
 
     def __init__(self):
         self.tokens = self.bytes = 0
@@ -131,7 +131,7 @@ class _Document:
 
 
 class _File:
-    """A file under a name of this process alone until it is kept."""
+    """A file with a temporary name, unique to this process, until `keep` is called."""
 
     def __init__(self, path: Path):
         self.path, self.size = path, 0
@@ -145,16 +145,16 @@ class _File:
         self.size += len(data) if isinstance(data, bytes) else data.nbytes
 
     def keep(self):
-        """Gives the file its name, once it is on disk."""
+        """Gives the file its final name, after its content is on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self.temporary, self.path)
 
     def discard(self):
-        """Removes the file unless it has been kept."""
+        """Removes the file, unless `keep` was called."""
         try:
-            self._file.close()  # which fails once more on a full disk
+            self._file.close()  # fails again on a full disk
         finally:
             self.temporary.unlink(missing_ok=True)
 
@@ -163,7 +163,7 @@ class _File:
 
 
 def shard_is_finished(folder: Path, split: str, shard: int) -> bool:
-    """Whether the shard is whole."""
+    """Whether the shard is complete."""
     return shard_metadata(folder, split, shard).is_file()
 
 
@@ -177,10 +177,10 @@ def finish_store(
     """Writes store.json, which makes the folder a store.
 
     Args:
-      folder: it holds all shards and, for a SentencePiece vocabulary, vocabulary.model.
-      task: what the documents came from, for people.
+      folder: has all shards and, for a SentencePiece vocabulary, vocabulary.model.
+      task: where the documents came from; for information only.
       vocabulary: kind ('bytes', 'sentencepiece' or 'other'), size and eos.
-      shards: how many there are of each split.
+      shards: number of shards of each split.
     """
     splits, files = {}, {}
     for split, number in shards.items():
@@ -190,7 +190,7 @@ def finish_store(
         splits[split] |= {
             count: sum(one[count] for one in metadata)
             for count in COUNTS
-            if all(count in one for one in metadata)  # older shards lack characters
+            if all(count in one for one in metadata)  # older shards lack "characters"
         }
         files |= {path.name: describe_file(path) for path in paths}
     model = folder / VOCABULARY_MODEL
@@ -201,11 +201,11 @@ def finish_store(
 
 
 def write_mixture(folder: Path, weights: Mapping[str, float]):
-    """Writes the store.json of a mixture: stores in folders of these names, and their weights."""
+    """Writes the store.json of a mixture: the weights of the stores in subfolders, by name."""
     write_json(folder / METADATA, {"format": FORMAT, "mixture": dict(weights)})
 
 
 def write_json(path: Path, content: Mapping):
-    """Writes a file as a whole or not at all."""
+    """Writes a JSON file atomically."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")

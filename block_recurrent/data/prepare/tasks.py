@@ -1,7 +1,8 @@
 """The corpora as seqio Tasks.
 
-Their examples are documents, whole or in pieces: "targets" (the tokens), "targets_pretokenized"
-(the text behind them), "name", and for pieces "continues" (the next is of the same document).
+An example is a document or a piece of one. Its features are "targets" (the tokens),
+"targets_pretokenized" (the text they were made from), "name", and for pieces "continues" (whether
+the next example continues the same document).
 """
 
 import difflib
@@ -18,24 +19,24 @@ from block_recurrent.data.prepare.seqio_vocabularies import T5_VOCABULARY, cut_f
 from block_recurrent.errors import UserError, first_line
 
 PG19 = ("pg19_bytes", "pg19_tokens")
-OF_FOLDERS = ("arxiv", "github", "text_files")
+FOLDER_TASKS = ("arxiv", "github", "text_files")
 
 Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 
 def register_tasks(prepare: PrepareConfig, data: DataConfig):
-    """Registers the Tasks that the configuration provides for, then those of the user's module.
+    """Registers the Tasks that the configuration has a source for, and those of prepare.module.
 
     Raises:
       UserError: the vocabulary or the module cannot be loaded.
     """
     seqio.set_tfds_data_dir_override(prepare.tfds_data_dir)
     vocabulary = load_vocabulary(prepare.vocabulary)
-    for name in PG19 + OF_FOLDERS:
+    for name in PG19 + FOLDER_TASKS:
         seqio.TaskRegistry.remove(name)
     pg19 = PG19[0] if prepare.vocabulary == "bytes" else PG19[1]
     _register(pg19, _tfds_source("pg19"), vocabulary, _books)
-    for name in OF_FOLDERS:
+    for name in FOLDER_TASKS:
         if prepare.tfds:
             texts = functools.partial(_texts, feature=prepare.tfds_feature)
             _register(name, _tfds_source(prepare.tfds), vocabulary, texts)
@@ -48,33 +49,33 @@ def register_tasks(prepare: PrepareConfig, data: DataConfig):
 
 
 def find_task(prepare: PrepareConfig) -> seqio.Task | seqio.Mixture:
-    """The Task or Mixture of the configuration, which `register_tasks` has seen.
+    """The registered Task or Mixture that the configuration names.
 
     Raises:
-      UserError: there is none of this name.
+      UserError: no Task or Mixture has this name.
     """
     name = prepare.task
     registered = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if name in registered:
         return seqio.get_mixture_or_task(name)
-    known = [*PG19, *OF_FOLDERS, *registered]
+    known = [*PG19, *FOLDER_TASKS, *registered]
     if name is None:
         raise UserError(
-            f"no prepare.task: choose from {', '.join(map(repr, dict.fromkeys(known)))}"
+            f"prepare.task is not set: choose from {', '.join(map(repr, dict.fromkeys(known)))}"
         )
     if name in known:
-        raise UserError(f"prepare.task = '{name}' {_what_it_needs(prepare)}")
+        raise UserError(f"prepare.task = '{name}' {_missing_for(prepare)}")
     near = difflib.get_close_matches(name, known, n=1)
-    mend = f"did you mean '{near[0]}'?" if near else "register it in a module, prepare.module"
-    raise UserError(f"no seqio Task or Mixture is called prepare.task = '{name}': {mend}")
+    fix = f"did you mean '{near[0]}'?" if near else "register it in prepare.module"
+    raise UserError(f"prepare.task = '{name}' is not a registered seqio Task or Mixture: {fix}")
 
 
 def tokenize(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-    """`seqio.preprocessors.tokenize` for "targets", in the memory of one example, not of 256.
+    """Like `seqio.preprocessors.tokenize` of "targets", but with 1 example in memory, not 256.
 
-    SentencePiece is called directly: through TensorFlow Text it takes twice as long.
+    Calls SentencePiece directly, which takes half the time of TensorFlow Text.
     """
     vocabulary = output_features["targets"].vocabulary
     encode = vocabulary.encode_tf
@@ -99,29 +100,29 @@ def _register(
         source=source,
         preprocessors=[*preprocessors, tokenize],
         output_features={"targets": seqio.Feature(vocabulary)},
-        shuffle_buffer_size=None,  # pieces keep their order
+        shuffle_buffer_size=None,  # pieces must keep their order
     )
 
 
 def _tfds_source(name: str) -> seqio.TfdsDataSource:
-    """Of the newest version on disk, if the name says none."""
+    """The newest version on disk, unless the name has a version."""
     return seqio.TfdsDataSource(name if ":" in name else f"{name}:*.*.*", read_only=True)
 
 
 def _books(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The examples of TFDS's pg19."""
+    """Renames the features of TFDS's pg19."""
     return dataset.map(
         lambda book: {"name": tf.strings.as_string(book["book_id"]), "targets": book["book_text"]}
     )
 
 
 def _texts(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
-    """The examples of any TFDS dataset with a feature of text."""
+    """Takes the text from the given feature of any TFDS dataset."""
     specs = dataset.element_spec
     texts = [name for name, spec in specs.items() if spec == tf.TensorSpec((), tf.string)]
     if feature not in texts:
         raise UserError(
-            f"prepare.tfds_feature = '{feature}' is no text in the TFDS dataset: choose from "
+            f"prepare.tfds_feature = '{feature}' is not text in the TFDS dataset: choose from "
             f"{', '.join(map(repr, texts))}"
         )
     return dataset.map(lambda example: {"targets": example[feature]})
@@ -130,23 +131,23 @@ def _texts(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
 def _import(module: str):
     try:
         importlib.import_module(module)
-    except Exception as error:  # whatever the user's code may raise
+    except Exception as error:  # from the user's code
         raise UserError(
-            f"cannot import prepare.module = '{module}' ({first_line(error)}): name a module in "
-            "the current folder or on PYTHONPATH that registers seqio Tasks"
+            f"cannot import prepare.module = '{module}' ({first_line(error)}): set it to a "
+            "module, in the current folder or on PYTHONPATH, that registers seqio Tasks"
         ) from error
 
 
-def _what_it_needs(prepare: PrepareConfig) -> str:
-    """Why a Task of this package is not registered."""
+def _missing_for(prepare: PrepareConfig) -> str:
+    """Why one of the package's Tasks is not registered, and what to set."""
     if prepare.task == "pg19_tokens":
         return (
-            "needs a SentencePiece model: set prepare.vocabulary to its path; the one of the paper "
-            f"is T5's, at {T5_VOCABULARY} or gs://{T5_VOCABULARY.partition('.com/')[2]}"
+            "needs a SentencePiece model: set prepare.vocabulary to its path; the paper uses T5's, "
+            f"which is at {T5_VOCABULARY} or gs://{T5_VOCABULARY.partition('.com/')[2]}"
         )
     if prepare.task == "pg19_bytes":
         return (
-            f"is of bytes, but prepare.vocabulary = '{prepare.vocabulary}': set it to 'bytes', or "
-            "prepare.task = 'pg19_tokens'"
+            f"has bytes as tokens, but prepare.vocabulary = '{prepare.vocabulary}': set that to "
+            "'bytes', or set prepare.task = 'pg19_tokens'"
         )
     return "needs a source: set data.path to a folder, or prepare.tfds to a TFDS dataset"

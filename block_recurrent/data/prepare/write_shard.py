@@ -1,6 +1,5 @@
-"""One shard of a token store, from the examples of a seqio Task."""
+"""Writes one shard of a token store from the examples of a seqio Task."""
 
-import errno
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,17 +12,21 @@ from jaxtyping import Integer
 
 from block_recurrent.data.prepare.seqio_vocabularies import describe_vocabulary
 from block_recurrent.data.prepare.store_writer import Shard, ShardWriter
-from block_recurrent.errors import UserError
+from block_recurrent.errors import DISK_FULL, UserError
 from block_recurrent.freed_memory import keep_freed_memory
 
-Report = Callable[[int, int, int], None]  # examples, documents and tokens up to now
+Report = Callable[[int, int, int], None]  # takes examples, documents and tokens so far
 
 
 def write_shard(shard: Shard, report: Report):
-    """Writes a shard as a whole or not at all.
+    """Writes a shard completely or not at all.
+
+    Args:
+      shard: to write.
+      report: is called after each example.
 
     Raises:
-      UserError: the Task fails, its examples are no documents, or the disk is full.
+      UserError: the Task fails, its examples are not documents, or the disk is full.
     """
     task = seqio.get_mixture_or_task(shard.task)
     vocabulary = describe_vocabulary(task.output_features["targets"].vocabulary)
@@ -31,19 +34,19 @@ def write_shard(shard: Shard, report: Report):
         with ShardWriter(
             shard.folder, shard.store_split, shard.index, vocabulary["size"]
         ) as writer:
-            documents = _Documents(writer, shard, **vocabulary)
+            documents = _DocumentWriter(writer, shard, **vocabulary)
             for number, example in enumerate(_examples(task, shard)):
                 documents.add(example)
                 report(number + 1, writer.documents, writer.tokens)
             documents.close()
     except OSError as error:
-        raise cannot_write(shard.folder, error) from error
+        raise write_error(shard.folder, error) from error
     except UserError as error:
         raise UserError(f"{shard.task}, split '{shard.split}': {error}") from error
 
 
 def read_shard(task: seqio.Task, split: str, index: int, num_shards: int) -> tf.data.Dataset:
-    """The examples of a shard of a split, the same whenever they are read."""
+    """The examples of a shard of a split, in a fixed order."""
     return task.get_dataset(
         sequence_length=None,
         split=split,
@@ -55,18 +58,17 @@ def read_shard(task: seqio.Task, split: str, index: int, num_shards: int) -> tf.
     )
 
 
-def cannot_write(folder: Path, error: OSError) -> UserError:
-    """What to do about a full disk, or about whatever else keeps a store from being written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"no space left for {folder}: free some and give the same command again; finished "
-            "shards are kept"
-        )
-    return UserError(f"cannot write to {folder} ({error.strerror}): name another --output")
+def write_error(folder: Path, error: OSError) -> UserError:
+    """Says why a store cannot be written, and what to do."""
+    if error.errno in DISK_FULL:
+        fix = "free some space and run the same command again; finished shards are kept"
+    else:
+        fix = "name another --output"
+    return UserError(f"cannot write to {folder} ({error.strerror}): {fix}")
 
 
-class _Documents:
-    """Puts the pieces of documents together, and ends each document with the end token."""
+class _DocumentWriter:
+    """Writes documents from their pieces, with an end token after each document."""
 
     def __init__(self, writer: ShardWriter, shard: Shard, kind: str, size: int, eos: int):
         self.writer, self.shard = writer, shard
@@ -79,11 +81,11 @@ class _Documents:
         self.continues = self.is_invalid = False
 
     def add(self, example: Mapping[str, Any]):
-        """A whole document or a piece of one."""
+        """Adds an example: a document or a piece of one."""
         tokens, text = example["targets"], example["targets_pretokenized"]
         self.num_bytes += len(text)
         if self.num_bytes and len(tokens):
-            self._check(tokens)
+            self._check_tokens(tokens)
             self.last_token = int(tokens[-1])
         if self.num_bytes:
             self.writer.add(tokens, text)
@@ -93,9 +95,11 @@ class _Documents:
             self._end(example)
 
     def close(self):
-        """After the last example."""
+        """Checks that the last document is complete."""
         if self.continues:
-            raise UserError("the last example of a shard 'continues', but nothing follows it")
+            raise UserError(
+                "the last example of a shard has 'continues' set, but no example follows it"
+            )
 
     def _end(self, example: Mapping[str, Any]):
         shard = self.shard
@@ -111,11 +115,11 @@ class _Documents:
         self.number += 1
         self._begin()
 
-    def _check(self, tokens: Integer[np.ndarray, " length"]):
+    def _check_tokens(self, tokens: Integer[np.ndarray, " length"]):
         if tokens.min() < 0 or tokens.max() >= self.size:
             raise UserError(
                 f"an example has tokens from {tokens.min()} to {tokens.max()}, but its vocabulary "
-                f"has {self.size}: give the output feature 'targets' the vocabulary that made them"
+                f"has {self.size}: give the output feature 'targets' the vocabulary of its tokens"
             )
 
 
@@ -123,7 +127,7 @@ def _examples(task: seqio.Task, shard: Shard) -> Iterator[Mapping[str, Any]]:
     try:
         dataset = read_shard(task, shard.split, shard.index, shard.num_shards)
         for number, example in enumerate(dataset.as_numpy_iterator()):
-            if number == 0:  # TensorFlow set the opposite when it made a dataset of a generator
+            if number == 0:  # TensorFlow resets it when it makes a dataset from a generator
                 keep_freed_memory(of_all_threads=True)
             yield example
     except tf.errors.OpError as error:
@@ -131,11 +135,11 @@ def _examples(task: seqio.Task, shard: Shard) -> Iterator[Mapping[str, Any]]:
 
 
 def _cause(error: tf.errors.OpError) -> str:
-    """TensorFlow's error in one line, or the UserError behind it."""
+    """TensorFlow's error in one line, or the message of the UserError that caused it."""
     if ours := re.search(r"UserError: (.+)", error.message):
         return ours[1]
     line = re.sub(r"^{{.*?}} ", "", error.message).splitlines()[0].partition(" [Op:")[0]
-    return f"{line} ({type(error).__name__}): mend its source, or what the Task does with it"
+    return f"{line} ({type(error).__name__}): fix its source or its preprocessors"
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -32,7 +32,7 @@ def launch(kernel: Callable, tiling: Tiling, *, order: tuple[str, ...] | None = 
         specs = {name: jax.tree.map(_reversed, call[name]) for name in ("in_specs", "out_specs")}
         call |= specs | {"grid": call["grid"][::-1]}
         # Of Pallas' two ways to a GPU the one for all of them: Mosaic GPU needs a Hopper. JAX 0.12
-        # still has it, and announces that it will go; setup.py keeps JAX below 0.13.
+        # still has it, and announces that it will go; pyproject.toml keeps JAX below 0.13.
         parameters = pltriton.CompilerParams(
             num_warps=tiling.tiles.warps, num_stages=tiling.tiles.stages
         )

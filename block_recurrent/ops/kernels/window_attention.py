@@ -55,8 +55,8 @@ class Inputs(NamedTuple):
     dropout: Float[Array, "H W W2"] | None
 
 
-# How arrays split over devices: by rows of the batch and by heads, which know nothing of each
-# other. XLA cannot see that into a kernel, and would copy everything to every device.
+# How arrays split over devices: by rows of the batch and by heads, which are independent. XLA
+# cannot look into a kernel to see that, and would copy everything to every device.
 AXES = {
     Band: Inputs("B T H K", "B M H K", "B M H K", "N B", "H R", "H W X"),
     Rectangle: Inputs("B T H K", "N B V H K", "N B V H K", None, None, None),
@@ -74,9 +74,9 @@ def window_attention(
 ) -> Float[Array, "B T H K"]:
     """softmax(queries · keysᵀ + bias) · values over the W keys before each query.
 
-    Neither the W × 2W weights nor the 2W keys of each block are ever in memory: a block reads its
-    own keys and those of the block before from where they are. Only the carried block is put in
-    front of them. Heads stay where the projections leave them, behind the length.
+    Neither the W × 2W weights nor the 2W keys of each block are ever written to memory: a block
+    reads its own keys and those of the block before in place. Only the carried block is copied, in
+    front of the others. Heads stay where the projections leave them, behind the length.
 
     Args:
       queries: times |scale|.
@@ -117,7 +117,24 @@ def _attention(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
     return _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings)[0]
 
 
+@jax.custom_jvp
+def _without_tangent(x: Array) -> Array:
+    """x, which cannot be differentiated in forward mode."""
+    return x
+
+
+@_without_tangent.defjvp
+def _refuse_tangent(primals, tangents):
+    raise NotImplementedError(
+        "the fused attention kernels have first derivatives only, in reverse mode: for others set "
+        "attention_kernel = 'xla'"
+    )
+
+
 def _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
+    differentiable = queries, tokens, carried, bias
+    queries, tokens, carried, bias = jax.tree.map(_without_tangent, differentiable)
+
     def local(inputs):
         heads = inputs.queries.shape[2]
         out, log_sum = forward(_operands(inputs, tilings.forward), tilings.forward, heads)
@@ -186,9 +203,9 @@ def _merged(x: Float[Array, "*batch M H K"]) -> Float[Array, "batches M HK"]:
 def split_over_devices(
     function: Callable, operands: tuple, axes: tuple, results: tuple[str, ...]
 ) -> Callable:
-    """`function`, which XLA may run on parts of the batch (axis B) and of the heads (axis H).
+    """Lets XLA run `function` on parts of the batch (axis B) and of the heads (axis H).
 
-    A result without the axis B is a sum over the batch, so over devices too.
+    A result without the axis B is a sum over the batch, and so over devices.
 
     Args:
       function: of the operands; returns one array for each of `results`.

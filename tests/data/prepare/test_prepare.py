@@ -1,4 +1,4 @@
-"""The stores that prepare_data makes: of PG19, of folders, of Tasks of one's own."""
+"""The stores that prepare_data makes: from PG19, from folders, and from custom Tasks."""
 
 import json
 import math
@@ -37,9 +37,9 @@ def test_pg19_bytes(prepare, pg19):
         f"store train: 17 documents, {tokens:,} tokens, {tokens - 17:,} bytes, {words:,} words; "
         "0 empty documents left out, 0 with invalid UTF-8\n"
     ) in out
-    assert out.startswith("12 shards to write, 1 at a time\n")
+    assert out.startswith("writing 12 shards, 1 at a time\n")
     assert out.endswith(
-        "train from it by data.corpus = 'store', data.stores = ('store',), "
+        "to train from it, set data.corpus = 'store', data.stores = ('store',), "
         "BlockRecurrentTransformer.vocab_size = 260\n"
     )
     loaded = load_documents(DataConfig("store", stores=("store",)))
@@ -48,7 +48,7 @@ def test_pg19_bytes(prepare, pg19):
 
 @pytest.mark.slow
 def test_training_and_evaluation_on_pg19(prepare, pg19, place, monkeypatch, capfd):
-    """From TFDS through seqio and the store to a model, by the commands of the README."""
+    """From TFDS through seqio and the store to a model, with the commands of the README."""
     prepare("store", data("pg19_bytes"), *bind(prepare__tfds_data_dir=pg19))
     files = [f"--gin_file=gin/{name}.gin" for name in ("brt_fixed_gate", "scale/tiny")]
     quick = bind(train__num_steps=2, BlockRecurrentTransformer__num_layers=2)
@@ -127,7 +127,7 @@ def test_invalid_utf8_and_empty_documents(prepare, place, model):
     assert "1 empty documents left out, 2 with invalid UTF-8" in out
 
 
-def test_tasks_of_ones_own(prepare):
+def test_custom_tasks(prepare):
     prepare("pieces", *mine("pieces"))
     assert texts_of("pieces", "train") == {
         "in pieces": f"train {TEXT}".encode(),
@@ -143,7 +143,7 @@ def test_tasks_of_ones_own(prepare):
     assert metadata["task"] == "whole" and metadata["splits"]["train"]["empty"] == 1
 
 
-def test_a_vocabulary_of_ones_own(prepare):
+def test_a_custom_vocabulary(prepare):
     prepare("store", *mine("letters"))
     train = load_documents(DataConfig("store", stores=("store",)))["train"]
     assert (train.vocabulary.name, train.vocabulary.size) == ("other-300", 300)

@@ -1,12 +1,10 @@
-"""What prepare_data says: how far it is, that a store is whole, and every mistake."""
+"""What prepare_data prints: the result of --verify, and a message for each mistake."""
 
-import io
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from block_recurrent.console.progress import PrepareProgress
 from preparing import ONE_PROCESS, TEXTS, bind, contents, data, mine
 
 
@@ -19,9 +17,9 @@ def test_verify(run, place, prepare):
     path.write_bytes(tokens)
     status, out, err = run("--output=both", "--verify")
     assert status == 2
-    assert out == "both/pieces/train-00000.tokens holds other bytes than were written\n"
+    assert out == "both/pieces/train-00000.tokens contains other bytes than were written\n"
     assert err == (
-        "error: both is damaged: restore it from a copy, or remove and prepare it again\n"
+        "error: both is damaged: restore it from a copy, or delete it and prepare it again\n"
     )
     status, _, err = run("--output=texts", "--verify")
     assert status == 2 and err.startswith("error: no token store in texts (no store.json): make")
@@ -32,7 +30,7 @@ def test_another_plan(refuse, prepare, place):
     shards, per_mille = bind(prepare__num_shards=5), bind(data__held_out_per_mille=300)
     different = "(tasks.text_files.shards.train: 11 there, 5 now)"
     assert refuse(*TEXTS, *shards) == (
-        f"store holds another token store {different}: name another --output, or remove it"
+        f"store is another token store {different}: name another --output, or remove it"
     )
     source = "tasks.text_files.source"
     assert f"{source}.held_out_per_mille: 20 there, 300 now; {source}.files: '" in refuse(
@@ -42,20 +40,22 @@ def test_another_plan(refuse, prepare, place):
     shutil.move("store", "store.partial")
     os.unlink("store.partial/store.json")
     assert refuse(*TEXTS, *shards) == (
-        f"{place}/store.partial holds the beginning of another token store {different}: remove it, "
-        "or name another --output"
+        f"{place}/store.partial is part of another token store {different}: remove it, or "
+        "name another --output"
     )
     text = (place / "texts" / "0.txt").read_bytes()
     (place / "texts" / "0.txt").write_bytes(b"changed")
     message = refuse(*TEXTS)
     assert f"({source}.files: '" in message and "…' there, '" in message
     (place / "texts" / "0.txt").write_bytes(text)
-    assert prepare("store", *TEXTS).startswith("12 of 12 shards are there already\nstore train: ")
+    assert prepare("store", *TEXTS).startswith(
+        "12 of 12 shards are already complete\nstore train: "
+    )
     assert contents(place / "store") == before
 
 
 def test_output_that_is_something_else(refuse, prepare, place):
-    end = " is there already, and no token store: name another --output"
+    end = " exists and is not a token store: name another --output"
     assert refuse(*TEXTS, output="texts") == f"texts{end}"
     assert refuse(*TEXTS, output="texts/0.txt") == f"texts/0.txt{end}"
     message = refuse(*TEXTS, output="texts/0.txt/store")
@@ -65,7 +65,9 @@ def test_output_that_is_something_else(refuse, prepare, place):
 
 
 def test_mistakes_in_the_command(refuse, run):
-    assert refuse(data("embedded")).startswith("no prepare.task: choose from 'pg19_bytes', 'pg19_")
+    assert refuse(data("embedded")).startswith(
+        "prepare.task is not set: choose from 'pg19_bytes', 'pg19_"
+    )
     assert refuse(*bind(prepare__tsak="arxiv")) == (
         "--gin_bindings: prepare has no parameter 'tsak': did you mean prepare.task?"
     )
@@ -73,7 +75,7 @@ def test_mistakes_in_the_command(refuse, run):
         "--gin_bindings: prepare.num_shards = 0: must be at least 1"
     )
     assert refuse(data("arxiv")).startswith(
-        "prepare.vocabulary = 'sentencepiece.model' is no SentencePiece model (NotFoundError: "
+        "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (NotFoundError: "
     )
     assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("Task text_files: data.path = ")
     status, _, err = run("--gin_file=gin/data/arxiv.gin")
@@ -90,8 +92,8 @@ def test_packages_that_are_not_there(refuse, monkeypatch):
 def test_tfds_datasets_that_are_not_there(refuse, place):
     message = refuse(data("pg19_bytes"), *bind(prepare__tfds_data_dir="nowhere"))
     assert message == (
-        "Task pg19_bytes: the TFDS dataset pg19 is not in nowhere: have TFDS make it (tfds build "
-        "pg19 --data_dir=nowhere), or name its folder by prepare.tfds_data_dir"
+        "Task pg19_bytes: the TFDS dataset pg19 is not in nowhere: build it (tfds build pg19 "
+        "--data_dir=nowhere), or set prepare.tfds_data_dir to its folder"
     )
     message = refuse(*bind(prepare__task="arxiv", prepare__tfds="no_such_thing"))
     assert "the TFDS dataset no_such_thing is not in " in message
@@ -101,34 +103,34 @@ def test_tfds_datasets_that_are_not_there(refuse, place):
 
 def test_tasks_that_give_no_documents(refuse, run, pg19):
     assert refuse(*mine("without_text")) == (
-        "Task without_text: its examples have no 'targets_pretokenized', the text behind the "
-        "tokens: make these with seqio.preprocessors.tokenize, which keeps it"
+        "Task without_text: its examples have no 'targets_pretokenized', the text before "
+        "tokenization: tokenize it with seqio.preprocessors.tokenize, which keeps the text"
     )
     assert refuse(*mine("without_targets")) == (
-        "Task without_targets: it has no output feature 'targets', the tokens: name it so"
+        "Task without_targets: it has no output feature 'targets': give its tokens that name"
     )
     message = refuse(*mine("without_tokens"))
     assert message.startswith("Task without_tokens: ValueError: Task dataset has incorrect type")
-    assert message.endswith(": mend its source or its preprocessors")
+    assert message.endswith(": fix its source or its preprocessors")
     assert refuse(*mine("without_validation", prepare__tfds_data_dir=pg19)) == (
-        "Task without_validation: it has no split 'validation', but 'train', 'test': have its "
-        "source make one, for example seqio.TfdsDataSource(…, splits={'train': 'train[:98%]', "
+        "Task without_validation: it has no split 'validation', only 'train', 'test': add the "
+        "split to its source, for example seqio.TfdsDataSource(…, splits={'train': 'train[:98%]', "
         "'validation': 'train[98%:]'})"
     )
     assert refuse(*mine("without_end_token")) == (
-        "Task without_end_token: its PassThroughVocabulary has no end token, which documents need: "
-        "give it an eos_id (train a SentencePiece model with --eos_id=1)"
+        "Task without_end_token: its PassThroughVocabulary has no end token, but each document "
+        "needs one: give it an eos_id (for SentencePiece, train the model with --eos_id=1)"
     )
     status, _, err = run("--output=store", *ONE_PROCESS, *mine("few_letters"))
     assert status == 2 and err == (
         "error: few_letters, split 'train': an example has tokens from 32 to 116, but its "
-        "vocabulary has 100: give the output feature 'targets' the vocabulary that made them\n"
+        "vocabulary has 100: give the output feature 'targets' the vocabulary of its tokens\n"
     )
     shutil.rmtree("store.partial")
     status, _, err = run("--output=store", *ONE_PROCESS, *mine("without_end"))
     assert status == 2 and err == (
-        "error: without_end, split 'train': the last example of a shard 'continues', but nothing "
-        "follows it\n"
+        "error: without_end, split 'train': the last example of a shard has 'continues' set, but "
+        "no example follows it\n"
     )
 
 
@@ -141,8 +143,8 @@ def test_damaged_records(run, pg19, place):
     arguments = [data("pg19_bytes"), *bind(prepare__tfds_data_dir="damaged")]
     status, _, err = run("--output=store", *ONE_PROCESS, *arguments)
     assert status == 2 and err == (
-        "error: pg19_bytes, split 'train': corrupted record at 12 (DataLossError): mend its "
-        "source, or what the Task does with it\n"
+        "error: pg19_bytes, split 'train': corrupted record at 12 (DataLossError): fix its "
+        "source or its preprocessors\n"
     )
     assert not (place / "store").exists()
 
@@ -151,14 +153,3 @@ def test_help(run):
     status, out, err = run("--help")
     assert (status, err) == (0, "")
     assert out.startswith("usage: python -m block_recurrent.prepare_data ") and "--verify" in out
-
-
-def test_progress_in_lines():
-    now, stream = [0.0], io.StringIO()
-    with PrepareProgress(stream=stream, clock=lambda: now[0]) as progress:
-        for now[0], tokens in [(1, 100), (5, 0), (6, 12_000), (7, 13_000), (12, 18_000)]:  # noqa: B020
-            progress.update(tokens // 100, tokens, tokens / 36_000)
-    assert stream.getvalue() == (
-        " 33%  120 documents  12,000 tokens  2,000 tokens/s  12 s left\n"
-        " 50%  180 documents  18,000 tokens  1,500 tokens/s  12 s left\n"
-    )

@@ -1,4 +1,4 @@
-"""What prepare_data survives: kills, stops, a full disk, a document of any length."""
+"""prepare_data survives kills, stops, a full disk, and documents of any length."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from preparing import ONE_PROCESS, TEXTS, bind, command, contents, environment, 
 
 @pytest.mark.slow
 def test_many_processes_and_clean_output(place, prepare, model):
-    """A program of its own: what TensorFlow prints must not reach the user."""
+    """In a separate process, since what TensorFlow prints must not reach the user."""
     arguments = [*TEXTS, *bind(prepare__vocabulary=model, prepare__num_processes=2)]
     result = subprocess.run(
         command("--output=stores/two", *arguments),
@@ -26,7 +26,7 @@ def test_many_processes_and_clean_output(place, prepare, model):
         text=True,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("12 shards to write, 2 at a time\n")
+    assert result.stdout.startswith("writing 12 shards, 2 at a time\n")
     assert "\nstores/two train: 11 documents, " in result.stdout
     prepare("stores/one", *arguments)
     assert contents(place / "stores/two") == contents(place / "stores/one")
@@ -54,7 +54,7 @@ def wait_until(happens, process: subprocess.Popen):
 
 
 def members(session: int) -> list[int]:
-    """The processes that a command and its workers consist of."""
+    """The processes of a command: itself and its workers."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -75,7 +75,7 @@ def wait_for_the_end_of_all(process: subprocess.Popen):
 
 @pytest.mark.slow
 def test_kill_and_the_same_command_again(place, prepare, run):
-    """kill −9 while two processes write; before, they are held while a second one is refused."""
+    """kill −9 while two workers write. Before that, a second command is refused."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     partial = place / "store.partial"
     process = start(place, *arguments)
@@ -84,8 +84,8 @@ def test_kill_and_the_same_command_again(place, prepare, run):
     status, out, err = run("--output=store", *arguments)
     assert (status, out) == (2, "")
     assert err == (
-        f"error: another prepare_data is writing to {partial}: wait for its end, or name another "
-        "--output\n"
+        f"error: another prepare_data is writing to {partial}: wait until it ends, or name "
+        "another --output\n"
     )
     assert len(members(process.pid)) >= 3
     process.kill()
@@ -97,20 +97,20 @@ def test_kill_and_the_same_command_again(place, prepare, run):
     assert not (place / "store").exists() and 2 <= len(finished) < 8
     (partial / "train-00000.tokens.123.tmp").write_bytes(b"what a killed process leaves")
     out = prepare("store", *mine("slow_lines"))
-    assert f"{len(finished)} of 9 shards are there already\n" in out
+    assert f"{len(finished)} of 9 shards are already complete\n" in out
     for path, moment in finished.items():
         assert (place / "store" / path.name).stat().st_mtime_ns == moment
     prepare("undisturbed", *mine("slow_lines"))
     assert contents(place / "store") == contents(place / "undisturbed")
     assert not partial.exists()
-    assert "store is there already, and whole\nstore train: 48 documents" in prepare(
+    assert "store is already complete\nstore train: 48 documents" in prepare(
         "store", *mine("slow_lines")
     )
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments(place, prepare):
-    """Counted from when the work begins, which takes longer on a busy machine."""
+    """Counted from the start of the work, which comes later on a busy machine."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     lock = place / "store.partial" / "lock"
     for seconds in np.random.default_rng(0).uniform(0, 15, size=8):
@@ -135,7 +135,7 @@ def test_stopped(place, number):
         os.kill(pid, number)
     out, _ = process.communicate()
     assert process.returncode == 75
-    assert out.endswith("stopped: the same command again continues\n") and "Trace" not in out
+    assert out.endswith("stopped: run the same command again to continue\n") and "Trace" not in out
     wait_for_the_end_of_all(process)
 
 
@@ -147,7 +147,7 @@ def test_a_worker_that_is_killed(place):
     out, _ = process.communicate()
     assert process.returncode == 2
     assert out.endswith(
-        "error: a process that wrote shards has ended with status -9: if memory is short, lower "
+        "error: a worker process ended with exit status -9: if memory ran out, lower "
         "prepare.num_processes; finished shards are kept\n"
     )
 
@@ -166,20 +166,20 @@ def test_full_disk(place, run, prepare, monkeypatch):
     monkeypatch.setattr(_File, "write", write)
     status, _, err = run("--output=store", *ONE_PROCESS, *TEXTS)
     assert status == 2 and err == (
-        "error: no space left for store.partial: free some and give the same command again; "
-        "finished shards are kept\n"
-    ).replace("store.partial", f"{place}/store.partial")
+        f"error: cannot write to {place}/store.partial (No space left on device): free some space "
+        "and run the same command again; finished shards are kept\n"
+    )
     monkeypatch.undo()
     os.chdir(place)
     assert not (place / "store").exists() and not (place / "store.partial/store.json").exists()
-    assert "of 12 shards are there already" in prepare("store", *TEXTS)
+    assert "of 12 shards are already complete" in prepare("store", *TEXTS)
     prepare("undisturbed", *TEXTS)
     assert contents(place / "store") == contents(place / "undisturbed")
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_a_document(place):
-    """Peak of the program: a document of 50 MB and one of 1 GB, as bytes."""
+    """Peak memory with a document of 50 MB and with one of 1 GB, as bytes."""
     peaks = []
     for megabytes in (50, 1000):
         folder = place / f"{megabytes}"

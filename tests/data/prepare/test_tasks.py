@@ -1,4 +1,4 @@
-"""The seqio Tasks, as seqio itself hands them out: over TFDS's files on disk and over folders."""
+"""The seqio Tasks, read with seqio: from TFDS datasets on disk and from folders."""
 
 import argparse
 import functools
@@ -10,7 +10,7 @@ from sentencepiece import SentencePieceProcessor
 
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.prepare.pieces import read_pieces
+from block_recurrent.data.prepare.folder_documents import read_pieces
 from block_recurrent.errors import UserError
 from books import BOOKS, text_of, train_model
 
@@ -79,7 +79,7 @@ def message_of(function, *arguments, **options) -> str:
 
 
 def test_books_are_read_by_tfds(pg19):
-    """What seqio gives is what TFDS has on disk, which is what was written."""
+    """seqio's examples equal what TFDS has on disk, which equals what was written."""
     find(PrepareConfig("pg19_bytes", tfds_data_dir=pg19))
     task = seqio.get_mixture_or_task("pg19_bytes")
     assert set(task.splits) == {"train", "validation", "test"}
@@ -97,7 +97,7 @@ def test_books_are_read_by_tfds(pg19):
 
 
 def test_tokens_of_books(pg19, model):
-    """By seqio's own preprocessor, by SentencePiece alone, and here."""
+    """The same as from seqio's own preprocessor and from SentencePiece alone."""
     task = find(PrepareConfig("pg19_tokens", vocabulary=model, tfds_data_dir=pg19))
     processor = SentencePieceProcessor(model_file=model)
     text = {"targets": [text_of(book) for book in BOOKS["train"]]}
@@ -148,7 +148,7 @@ def test_github(papers):
 
 
 def test_text_files_are_those_of_training_on_a_folder(papers):
-    """The same documents and, by the same rule, the same split."""
+    """The same documents, split by the same rule."""
     for i in range(30):
         (papers / f"{i}.md").write_bytes(b"x" * i)
     data = DataConfig("text_files", str(papers), "**/*.*", 200)
@@ -162,7 +162,7 @@ def test_text_files_are_those_of_training_on_a_folder(papers):
     assert "c/empty.tex" in documents_of(source, "train")
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_names_that_are_not_utf8(tmp_path):
     for name in (b"\xff\xfe.txt", "é.txt".encode()):
         with open(bytes(tmp_path) + b"/" + name, "wb") as file:
             file.write(b"x")
@@ -180,7 +180,7 @@ def test_shards_of_a_folder(papers):
         for info in (seqio.ShardInfo(shard, 4) for shard in range(4))
     ]
     assert parts == [whole[shard::4] for shard in range(4)]
-    with pytest.raises(ValueError, match="keep their order"):
+    with pytest.raises(ValueError, match="must keep their order"):
         source.get_dataset("train", shuffle=True)
 
 
@@ -190,7 +190,7 @@ def test_a_tfds_dataset_in_place_of_a_folder(pg19):
     assert texts == {text_of(book).encode() for book in BOOKS["train"]}
     prepare = PrepareConfig("github", tfds="pg19", tfds_feature="text", tfds_data_dir=pg19)
     assert message_of(examples_of, find(prepare)) == (
-        "prepare.tfds_feature = 'text' is no text in the TFDS dataset: choose from "
+        "prepare.tfds_feature = 'text' is not text in the TFDS dataset: choose from "
         "'book_link', 'book_text', 'book_title', 'publication_date'"
     )
 
@@ -233,7 +233,7 @@ def test_characters_are_never_cut(tmp_path):
     assert pieces_of(tmp_path, invalid, "at_spaces", 9) == [b"\x80" * 9] * 3 + [b"\x80" * 3]
 
 
-def test_models_that_read_across_words_get_whole_documents(tmp_path, model):
+def test_models_with_tokens_across_words_get_whole_documents(tmp_path, model):
     train = functools.partial(train_model, tmp_path / "other.model")
     assert cut_for(seqio.SentencePieceVocabulary(model)) == "at_spaces"
     assert cut_for(seqio.SentencePieceVocabulary(model, extra_ids=3)) == "at_spaces"
@@ -261,7 +261,7 @@ def test_files_that_change(papers):
     task = find(PrepareConfig("arxiv"), DataConfig(path=str(papers), held_out_per_mille=1))
     assert task.source.documents
     (papers / "a" / "parts" / "2.tex").write_bytes(b"longer than it was before")
-    for text in ("2.tex has 25 bytes, and had 10 at the start", "cannot read"):
+    for text in ("2.tex has 25 bytes, but had 10 at the start", "cannot read"):
         with pytest.raises(tf.errors.OpError, match=text):
             [examples_of(task, split) for split in task.splits]
         (papers / "a" / "parts" / "1.tex").unlink(missing_ok=True)
@@ -273,13 +273,16 @@ def test_files_that_change(papers):
 def test_tasks_that_are_not_there(papers, model):
     folder = DataConfig(path=str(papers))
     assert message_of(find, PrepareConfig("pg19_byte")) == (
-        "no seqio Task or Mixture is called prepare.task = 'pg19_byte': did you mean 'pg19_bytes'?"
+        "prepare.task = 'pg19_byte' is not a registered seqio Task or Mixture: did you mean "
+        "'pg19_bytes'?"
     )
     assert message_of(find, PrepareConfig("zzz")).endswith(
-        "'zzz': register it in a module, prepare.module"
+        "'zzz' is not a registered seqio Task or Mixture: register it in prepare.module"
     )
     message = message_of(find, PrepareConfig())
-    assert message.startswith("no prepare.task: choose from 'pg19_bytes', 'pg19_tokens', 'arxiv'")
+    assert message.startswith(
+        "prepare.task is not set: choose from 'pg19_bytes', 'pg19_tokens', 'arxiv'"
+    )
     for name in ("arxiv", "github", "text_files"):
         assert message_of(find, PrepareConfig(name)) == (
             f"prepare.task = '{name}' needs a source: set data.path to a folder, or prepare.tfds "
@@ -289,19 +292,21 @@ def test_tasks_that_are_not_there(papers, model):
     url = "t5-data/vocabs/cc_all.32000/sentencepiece.model"
     assert message_of(find, PrepareConfig("pg19_tokens")) == (
         "prepare.task = 'pg19_tokens' needs a SentencePiece model: set prepare.vocabulary to its "
-        f"path; the one of the paper is T5's, at https://storage.googleapis.com/{url} or gs://{url}"
+        f"path; the paper uses T5's, which is at https://storage.googleapis.com/{url} or gs://{url}"
     )
     assert message_of(find, PrepareConfig("pg19_bytes", vocabulary=model)) == (
-        f"prepare.task = 'pg19_bytes' is of bytes, but prepare.vocabulary = '{model}': set it to "
-        "'bytes', or prepare.task = 'pg19_tokens'"
+        f"prepare.task = 'pg19_bytes' has bytes as tokens, but prepare.vocabulary = '{model}': "
+        "set that to 'bytes', or set prepare.task = 'pg19_tokens'"
     )
 
 
-def test_vocabularies_that_are_none(papers):
+def test_invalid_vocabularies(papers):
     for name, why in {"nowhere.model": "nowhere.model", str(papers / "a/main.tex"): ""}.items():
         message = message_of(find, PrepareConfig("arxiv", vocabulary=name))
-        assert message.startswith(f"prepare.vocabulary = '{name}' is no SentencePiece model (")
-        assert why in message and message.endswith(", or 'bytes'") and "storage.googlea" in message
+        assert message.startswith(f"prepare.vocabulary = '{name}' is not a SentencePiece model (")
+        assert (
+            why in message and message.endswith(" or to 'bytes'") and "storage.googlea" in message
+        )
 
 
 def test_modules_that_cannot_be_imported(papers, monkeypatch):
@@ -312,8 +317,8 @@ def test_modules_that_cannot_be_imported(papers, monkeypatch):
         "broken_tasks": "RuntimeError: no data",
     }.items():
         assert message_of(find, PrepareConfig("mine", module=name)) == (
-            f"cannot import prepare.module = '{name}' ({why}): name a module in the current folder "
-            "or on PYTHONPATH that registers seqio Tasks"
+            f"cannot import prepare.module = '{name}' ({why}): set it to a module, in the current "
+            "folder or on PYTHONPATH, that registers seqio Tasks"
         )
 
 
@@ -322,13 +327,13 @@ def test_folders_without_documents(papers):
         return message_of(FolderSource(path, grouping, glob).list_shards, "train")
 
     assert message(papers / "x") == (
-        f"data.path = '{papers}/x' does not exist: name a folder of text files"
+        f"data.path = '{papers}/x' does not exist: set it to a folder of text files"
     )
     assert message(papers / "a", "github", "*.tex").startswith(
         f"no folder with files in {papers}/a"
     )
     assert message(papers, "arxiv", "**/*.txt") == (
-        f"no .tex file in {papers} for data.glob = '**/*.txt': change the pattern ('**/*' takes "
+        f"no .tex file in {papers} for data.glob = '**/*.txt': change the pattern ('**/*' matches "
         "every file) or data.path"
     )
     assert message(papers / "c", "arxiv").startswith(f"every file in {papers}/c that matches")

@@ -1,4 +1,4 @@
-"""The memory of a compiled step, and what is said where it does not suffice."""
+"""Memory of arrays and of the compiled step, and the messages if it does not suffice."""
 
 import dataclasses
 import re
@@ -8,21 +8,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import block_recurrent.training.step_memory
 from block_recurrent.config.options import MeshConfig, OptimizerConfig
 from block_recurrent.data.lanes import Batch
 from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.training.optimizers import make_optimizer
-from block_recurrent.training.step_memory import (
+from block_recurrent.training import device_memory
+from block_recurrent.training.device_memory import (
     compile_to_fit,
     compiler_options,
-    device_memory,
-    size,
+    format_bytes,
+    memory_limit,
     step_memory,
     step_memory_line,
 )
+from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import init_function, make_train_step
 from tiny import TINY
 
@@ -30,32 +30,32 @@ MIB = 2**20
 
 
 def compiled(function, **options):
-    """Of an array of one MiB."""
+    """The function, compiled for an array of one MiB."""
     x = jax.ShapeDtypeStruct((MIB // 4,), jnp.float32)
     return jax.jit(function, **options).lower(x).compile()
 
 
 def between(x):
-    """Makes two arrays that no fusion does away with."""
+    """Makes two arrays that no fusion removes."""
     return jnp.sort(x) + jnp.sort(-x)
 
 
-def test_arguments_results_and_temporaries_count_and_what_is_donated_once():
+def test_arguments_results_and_temporaries_count_and_donated_arrays_once():
     assert step_memory(compiled(lambda x: 2 * x)) == pytest.approx(2 * MIB, rel=1e-3)
     assert step_memory(compiled(lambda x: 2 * x, donate_argnums=0)) == pytest.approx(MIB, rel=1e-3)
     assert 3 * MIB <= step_memory(compiled(between)) <= 6 * MIB
 
 
-def test_the_line_names_both_and_warns(monkeypatch):
+def test_the_line_has_both_numbers_and_warns(monkeypatch):
     device, step = jax.local_devices()[0], compiled(between)
     line = step_memory_line(step, device)
-    assert re.fullmatch(r"memory \S+ MiB a device in a step, activations included, of .* GiB", line)
-    monkeypatch.setattr(
-        block_recurrent.training.step_memory, "device_memory", lambda device: 2 * MIB
+    assert re.fullmatch(
+        r"memory \S+ MiB per device in a step, activations included, of .* GiB", line
     )
+    monkeypatch.setattr(device_memory, "memory_limit", lambda device: 2 * MIB)
     line, warning = step_memory_line(step, device).splitlines()
     assert line.endswith("of 2.00 MiB") and "train.batch_size" in warning and "remat" in warning
-    monkeypatch.setattr(block_recurrent.training.step_memory, "device_memory", lambda device: None)
+    monkeypatch.setattr(device_memory, "memory_limit", lambda device: None)
     assert step_memory_line(step, device).endswith("activations included")
 
 
@@ -63,8 +63,8 @@ def test_memory_of_devices():
     gpu = Mock(jax.Device, platform="gpu")
     for stats, memory in (({"bytes_limit": 5, "bytes_in_use": 1}, 5), ({}, None), (None, None)):
         gpu.memory_stats = lambda stats=stats: stats
-        assert device_memory(gpu) == memory
-    machine = device_memory(jax.local_devices()[0]) * jax.local_device_count()
+        assert memory_limit(gpu) == memory
+    machine = memory_limit(jax.local_devices()[0]) * jax.local_device_count()
     with open("/proc/meminfo") as file:
         kilobytes = int(file.readline().split()[1])
     assert machine == pytest.approx(kilobytes * 1024, rel=0.01)
@@ -72,24 +72,24 @@ def test_memory_of_devices():
 
 @pytest.mark.parametrize("number, text", [(3 * MIB // 2, "1.50 MiB"), (2**40, "1,024.00 GiB")])
 def test_sizes(number, text):
-    assert size(number) == text
+    assert format_bytes(number) == text
 
 
-def test_a_step_that_cannot_fit_is_one_line():
+def test_a_step_that_does_not_fit_is_one_line():
     used = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.48G hbm."
     lowered = Mock(jax.stages.Lowered)
     lowered.compile.side_effect = jax.errors.JaxRuntimeError(f"{used}\n\nTotal hbm usage >= 21G")
     with pytest.raises(UserError, match="Used 20.5G of 15.48G.*train.batch_size") as error:
         compile_to_fit(lowered)
     assert "\n" not in str(error.value)
-    lowered.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a fault of the compiler")
+    lowered.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a compiler bug")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         compile_to_fit(lowered)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_what_is_computed_a_second_time_is_not_kept(clip_norm):
-    """Of a whole step: that its updates wait for the norm of all gradients must not undo it."""
+def test_remat_saves_memory_in_a_whole_step(clip_norm):
+    """Although the updates wait for the norm of all gradients."""
 
     def temporaries(remat):
         config = dataclasses.replace(TINY, num_layers=4, recurrent_layers=(), remat=remat)

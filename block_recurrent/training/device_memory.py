@@ -1,0 +1,122 @@
+"""Device memory: what the arrays of a run take, and what the compiled step needs."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import jax
+from jaxtyping import PyTree
+
+from block_recurrent.errors import UserError, first_line
+from block_recurrent.parallel.sharding import bytes_per_device
+from block_recurrent.training.train_step import TrainState
+
+PARTS = {"params": "parameters", "optimizer": "optimizer", "model": "model state"}
+
+FIX = (
+    "set a smaller train.batch_size or train.segment_length, or BlockRecurrentTransformer.remat = "
+    "'layer', or split the parameters over more devices (mesh.fsdp)"
+)
+
+
+def layout_table(state: TrainState) -> str:
+    """A table of the run's arrays and how they are split over the mesh.
+
+    One line per kind of array, over all layers, then the sums. Kinds that take less than a
+    thousandth of the memory share one line.
+
+    Args:
+      state: arrays, or shapes, with shardings.
+    """
+    rows = [("array", "number", "shape", "type", "split over", "per device")]
+    kinds = [kind for part in PARTS for kind in _array_kinds(part, getattr(state, part))]
+    least = sum(size for size, *_ in kinds) / 1000
+    rows += [(*described, _mib(size)) for size, *described in kinds if size >= least]
+    small = [(size, int(described[1])) for size, *described in kinds if size < least]
+    if small:
+        sizes, numbers = zip(*small, strict=True)
+        rows.append(("smaller ones", str(sum(numbers)), "", "", "", _mib(sum(sizes))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, "", memory_line(state)])
+
+
+def memory_line(state: TrainState) -> str:
+    """Bytes per device of parameters, optimizer and model state, in one line."""
+    sizes = {name: bytes_per_device(getattr(state, part)) for part, name in PARTS.items()}
+    described = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items())
+    return f"{described} per device, before activations"
+
+
+def compiler_options(remat: str, platform: str) -> dict[str, str]:
+    """Options for `jax.jit` of a training step.
+
+    By default, XLA on a CPU recomputes what `remat` saves as early as it can, and keeps the result.
+    Its memory-optimized scheduler recomputes late.
+    """
+    if platform == "cpu" and remat != "none":
+        return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return {}
+
+
+def compile_to_fit(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles. Raises UserError if the compiler reports that the memory does not suffice."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # only a TPU's compiler reports it
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        message = f"a step needs more memory than a device has ({first_line(error)}): {FIX}"
+        raise UserError(message) from error
+
+
+def step_memory_line(compiled: jax.stages.Compiled, device: jax.Device) -> str:
+    """Bytes that the step needs, and that the device has; with a warning if it has too few."""
+    needed, limit = step_memory(compiled), memory_limit(device)
+    line = f"memory {format_bytes(needed)} per device in a step, activations included"
+    if limit is None:
+        return line
+    line += f", of {format_bytes(limit)}"
+    return f"{line}\nwarning: more than the device has: {FIX}" if needed > limit else line
+
+
+def step_memory(compiled: jax.stages.Compiled) -> int:
+    """Bytes per device: arguments, temporaries, and results that do not reuse an argument."""
+    found = compiled.memory_analysis()
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + found.temp_size_in_bytes + results
+
+
+def memory_limit(device: jax.Device) -> int | None:
+    """Bytes that JAX may use of a device; for a CPU, its share of the machine's. None: unknown."""
+    stats = device.memory_stats() or {}
+    if device.platform == "cpu":
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return machine // jax.local_device_count()
+    return stats.get("bytes_limit")
+
+
+def format_bytes(number: int) -> str:
+    """In MiB, or from 1 GiB on in GiB."""
+    return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.2f} MiB"
+
+
+def _array_kinds(part: str, tree: PyTree) -> Iterator[tuple]:
+    """Yields, per kind of array, its bytes per device and the cells of its row but the last."""
+    kinds: dict[tuple, list] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = f"{part}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        name = re.sub(r"(?<=/)[0-9]+(?=/)", "*", name)
+        axes = [axis if isinstance(axis, tuple) else (axis,) for axis in leaf.sharding.spec]
+        split = ", ".join("·".join(filter(None, axis)) or "-" for axis in axes) or "whole"
+        kinds.setdefault((name, leaf.shape, str(leaf.dtype), split), []).append(leaf)
+    for (name, shape, dtype, split), leaves in kinds.items():
+        size = bytes_per_device(leaves)
+        yield size, name, str(len(leaves)), " × ".join(map(str, shape)) or "-", dtype, split
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.2f} MiB" if size else "0"

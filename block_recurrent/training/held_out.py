@@ -1,0 +1,68 @@
+"""Evaluation during training: the held-out loss, the worth of the memory, and a text sample."""
+
+from typing import Any
+
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
+from block_recurrent.evaluation.memory_worth import MemoryProbe
+from block_recurrent.evaluation.score import compressed_bits_per_byte
+from block_recurrent.parallel.processes import is_main_process
+from block_recurrent.training.reporter import Reporter
+from block_recurrent.training.setup import Setup
+from block_recurrent.training.text_samples import text_sampler
+
+
+class HeldOutEvaluation:
+    """Scores the held-out documents and lets the model write: `evaluation(step, params, reporter)`.
+
+    All processes must call it.
+
+    Raises:
+      UserError: no held-out documents, or `train.sample_prompt` does not suit the vocabulary.
+
+    Attributes:
+      evaluator: scores the documents.
+      probe: measures what the recurrent state is worth; None if the model has none.
+      sampler: writes texts; None if the run writes none.
+    """
+
+    def __init__(self, setup: Setup):
+        train, model = setup.config.train, setup.config.model
+        self.num_steps, self.documents = train.num_steps, setup.documents["held_out"]
+        ways = setup.mesh.size // setup.config.mesh.tensor
+        shape = train.batch_size, train.segment_length
+        shape = evaluation_shape(self.documents, model, *shape, ways)
+        self.evaluator = Evaluator(
+            setup.graphdef, self.documents, model.window_length, *shape, setup.layout
+        )
+        self.probe = None
+        if model.has_recurrent_state:
+            self.probe = MemoryProbe(self.evaluator, train.segment_length)
+        self.sampler = text_sampler(
+            setup.graphdef, setup.params, train, self.documents, setup.layout
+        )
+
+    def __call__(self, step: int, params: dict[str, Any], reporter: Reporter):
+        metrics = self.evaluator(params).metrics()
+        if self.probe:
+            metrics["memory_worth"] = self.probe.memory_worth(params)
+        sample = self.sampler and self.sampler(params)
+        if not is_main_process():
+            return
+        reporter.write(step, "held_out", metrics)
+        reporter.note(self.describe(step, metrics))
+        if sample:
+            reporter.write_text(step, *sample)
+            reporter.note(f"step {step:,}: {sample.note()}")
+
+    def describe(self, step: int, metrics: dict[str, float]) -> str:
+        """The metrics in one line, after the last step next to those of general compressors."""
+        line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
+        line += f", accuracy {metrics['accuracy']:.3f}"
+        if self.probe:
+            line += f", memory worth {metrics['memory_worth']:.4f} bits per token"
+        if step == self.num_steps and isinstance(self.documents, ByteDocuments):
+            others = compressed_bits_per_byte(self.documents)
+            others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
+            line += f"; the same documents compressed one by one: {others}"
+        return line

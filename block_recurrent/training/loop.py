@@ -1,0 +1,123 @@
+"""The training loop: one step per batch, with metrics, evaluations and checkpoints in between."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from block_recurrent.config.options import TrainConfig
+from block_recurrent.data.lanes import Batch, LanePosition
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.nonfinite import NonfiniteSteps, UncheckedStep
+from block_recurrent.training.preemption import StopSignal
+from block_recurrent.training.reporter import Reporter
+from block_recurrent.training.setup import CompiledStep
+from block_recurrent.training.train_step import StepMetrics, TrainState
+from block_recurrent.training.watching import Watch
+
+
+@dataclasses.dataclass
+class TrainingLoop:
+    """Trains, and calls what reports, evaluates and saves.
+
+    Attributes:
+      train: after which steps these are called.
+      step: the compiled training step.
+      evaluation: scores the held-out documents, by step, parameters and reporter.
+      checkpoints: saves the state and the position in the data.
+      nonfinite: decides what follows from steps that are not finite.
+      stop: says whether a signal asks the run to stop.
+      reporter: writes metrics and notes.
+      watch: notices when the loop is stuck.
+      due: the step whose line of metrics is yet to be written, and its results.
+    """
+
+    train: TrainConfig
+    step: CompiledStep
+    evaluation: Callable[[int, dict[str, Any], Reporter], None]
+    checkpoints: Checkpoints
+    nonfinite: NonfiniteSteps
+    stop: StopSignal
+    reporter: Reporter
+    watch: Watch
+    due: tuple[int, StepMetrics] | None = None
+
+    def run(
+        self,
+        state: TrainState,
+        position: LanePosition,
+        batches: Iterator[tuple[Batch, LanePosition]],
+    ) -> int:
+        """Trains until the last step or a stop signal, then saves.
+
+        Args:
+          state: where to begin; donated.
+          position: of the first batch.
+          batches: each with the position after it.
+
+        Returns:
+          The number of the last step.
+
+        Raises:
+          RollBack: a step was not finite, and `train.on_nonfinite` is 'roll_back'.
+          UserError: a step was not finite, and the run is to end.
+        """
+        train = self.train
+        for number in range(int(state.step) + 1, train.num_steps + 1):
+            before = position
+            with self.watch.at("waiting for data"), self.reporter.waiting_for_data():
+                batch, position = next(batches)
+            with self.watch.at("waiting for the device"):
+                state, results = self.step(state, batch)
+            self.watch.step(number)
+            self.nonfinite.add(UncheckedStep(number, before, position, results))
+            self.report()  # of an earlier step, so that the device is already busy with this one
+            last, stopping = number == train.num_steps, self.stop.after_step()
+            if last or number % train.log_every_steps == 0:
+                self.due = number, results
+            evaluate = last or number % train.eval_every_steps == 0
+            save = last or stopping or number % train.checkpoint_every_steps == 0
+            if evaluate or save:
+                self.report()
+                self.check(number)  # before saving, so that no checkpoint contains such a step
+                with self.pause():
+                    if evaluate:
+                        self.evaluate(number, state)
+                    if save:
+                        self.save(state, position)
+            if stopping:
+                break
+        with self.watch.at("waiting for the checkpoint"):
+            self.checkpoints.wait()
+        return number
+
+    def report(self):
+        """Writes the line of metrics that is due, if any."""
+        if self.due is not None:
+            (number, results), self.due = self.due, None
+            self.check(number)
+            self.reporter.report_training(number, results)
+
+    def check(self, number: int):
+        """Waits for the steps up to `number`, and acts on those that were not finite."""
+        with self.watch.at("waiting for the device"):
+            self.nonfinite.check(number, self.reporter.note)
+        self.watch.measured(number)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Keeps what happens inside out of the measured time of the steps."""
+        with self.reporter.pause():
+            yield
+            self.watch.paused()
+
+    def evaluate(self, number: int, state: TrainState):
+        with self.watch.at("evaluating"):
+            self.evaluation(number, state.params, self.reporter)
+
+    def save(self, state: TrainState, position: LanePosition):
+        """Starts to save. The metrics come first: a checkpoint's must not be lost."""
+        self.reporter.flush()
+        with self.watch.at("waiting for the checkpoint"):
+            self.checkpoints.save(state, position)
+        self.nonfinite.checkpoint_saved()

@@ -1,0 +1,196 @@
+"""What a training run reports: metrics, progress, notes, spikes of the loss."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from block_recurrent.config.run_config import RunConfig
+from block_recurrent.console.progress import Progress
+from block_recurrent.files.paths import AnyPath
+from block_recurrent.parallel.processes import is_main_process
+from block_recurrent.reporting.metrics_log import MetricsLog
+from block_recurrent.reporting.metrics_server import MetricsServer
+from block_recurrent.reporting.wandb_log import WandbLog
+from block_recurrent.training.setup import Setup
+from block_recurrent.training.train_step import StepMetrics
+
+MEDIAN_LINES = 20  # a loss is compared with the median of this many lines
+MIN_LINES = 5  # fewer make no median to compare with
+SPIKE = 1.5  # a loss above this many times the median is a spike
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Receives the metrics and texts of a run: the log in its folder, W&B, the metrics server."""
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]): ...
+
+    def write_text(self, step: int, prompt: str, text: str): ...
+
+
+@contextlib.contextmanager
+def open_trackers(config: RunConfig, workdir: AnyPath) -> Iterator[list[Tracker]]:
+    """Opens the trackers besides the log that the configuration asks for.
+
+    The list is empty in processes other than the first.
+
+    Raises:
+      UserError: `watch.port` is taken, or Weights & Biases refuses the run.
+    """
+    with contextlib.ExitStack() as stack:
+        trackers = []
+        if is_main_process() and config.watch.port:
+            trackers.append(stack.enter_context(MetricsServer(config.watch.port)))
+        if is_main_process() and (project := config.train.wandb_project):
+            wandb = WandbLog(project, workdir, dataclasses.asdict(config))
+            trackers.append(stack.enter_context(wandb))
+        yield trackers
+
+
+class Reporter:
+    """Reports what happens from one state of the run on. Does nothing outside the first process.
+
+    Used as a context::
+
+        with Reporter(setup, workdir, first_step, trackers) as reporter:
+            with reporter.waiting_for_data():
+                ...
+            reporter.report_training(step, results)
+
+    Args:
+      setup: of the run.
+      workdir: of the run. What was logged there after `first_step` is dropped.
+      first_step: steps done before.
+      trackers: besides the log.
+    """
+
+    def __init__(
+        self, setup: Setup, workdir: AnyPath, first_step: int, trackers: Sequence[Tracker] = ()
+    ):
+        self.active = is_main_process()
+        self.train, self.learning_rate = setup.config.train, setup.learning_rate
+        self.bytes_per_token = setup.lanes.documents.bytes_per_token
+        self.clock = time.perf_counter()  # when the measured steps began
+        self.waited = 0.0  # seconds for data since then
+        self._open = contextlib.ExitStack()
+        self._log = self._progress = self._spikes = None
+        if self.active:
+            self._log = self._open.enter_context(MetricsLog(workdir, first_step or None))
+            self._spikes = LossSpikes(self._log.path, self.train.log_every_steps)
+            self._progress = self._open.enter_context(Progress(self.train.num_steps, first_step))
+        self._trackers: list[Tracker] = [self._log, *trackers] if self.active else []
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_):
+        self._open.close()
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the time inside as time waiting for data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Does not count the time inside as time of the steps."""
+        began = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - began
+
+    def report_training(self, step: int, results: StepMetrics):
+        """Writes the metrics of the steps since the last line, and shows them."""
+        if not self.active:
+            return
+        nats, tokens, grad_norm, steps, nonfinite = map(float, jax.device_get(results.sums))
+        updates = int(results.updates)
+        seconds, waited = self._take_times()
+        loss = nats / tokens if tokens else math.nan
+        bits_per_token = loss / math.log(2)
+        over_median, spike = self._spikes.compare(step, loss)
+        positions = max(steps, 1) * self.train.batch_size * self.train.segment_length
+        metrics = {
+            "loss": loss,
+            "bits_per_token": bits_per_token,
+            "bits_per_byte": bits_per_token / self.bytes_per_token,
+            "loss_over_median": over_median,
+            "tokens_per_second": tokens / seconds,
+            "learning_rate": float(self.learning_rate(updates - 1)) if updates else math.nan,
+            "gradient_norm": grad_norm / steps if steps else math.nan,
+            "nonfinite_steps": nonfinite,
+            "waiting_for_data": waited / seconds,
+            "padding": 1 - tokens / positions,
+        }
+        self.write(step, "train", metrics)
+        self._progress.update(step, metrics)
+        if spike:
+            self.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]):
+        """Writes one line of metrics everywhere."""
+        for tracker in self._trackers:
+            tracker.write(step, split, metrics)
+
+    def write_text(self, step: int, prompt: str, text: str):
+        """Writes a text of the model everywhere."""
+        for tracker in self._trackers:
+            tracker.write_text(step, prompt, text)
+
+    def note(self, line: str):
+        """Prints a line for people."""
+        if self.active:
+            self._progress.note(line)
+
+    def flush(self):
+        """Copies the metrics to the bucket, if the run is in one."""
+        if self.active:
+            self._log.flush()
+
+    def _take_times(self) -> tuple[float, float]:
+        """Returns the seconds since the last line of metrics, and those spent waiting for data."""
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        waited, self.waited = self.waited, 0.0
+        return seconds, waited
+
+
+class LossSpikes:
+    """Compares the training loss with its running median.
+
+    A resumed run reads the earlier losses from metrics.jsonl. Only lines at multiples of
+    `log_every_steps` count, so that it does not matter where a run was stopped.
+
+    Args:
+      path: metrics.jsonl, without lines after the step at which the run resumes.
+      log_every_steps: steps between two lines.
+    """
+
+    def __init__(self, path: Path, log_every_steps: int):
+        self.log_every_steps = log_every_steps
+        self.losses = collections.deque(maxlen=MEDIAN_LINES)
+        for line in path.read_text(encoding="utf-8").splitlines():
+            line = json.loads(line)
+            if line["split"] == "train":
+                self._add(line["step"], line["loss"])
+
+    def compare(self, step: int, loss: float) -> tuple[float, bool]:
+        """Returns the loss over the median of the lines before (at first 1), and if it spikes."""
+        earlier = list(self.losses)
+        self._add(step, loss)
+        ratio = loss / statistics.median(earlier) if earlier else 1.0
+        return ratio, len(earlier) >= MIN_LINES and ratio > SPIKE
+
+    def _add(self, step: int, loss: float | None):
+        if step % self.log_every_steps == 0 and loss is not None and loss == loss:
+            self.losses.append(loss)

@@ -1,0 +1,172 @@
+"""What a training run is made of: corpus, lanes, mesh, model, optimizer and the compiled step."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from block_recurrent.config.run_config import RunConfig
+from block_recurrent.data.corpora import load_documents
+from block_recurrent.data.lanes import Batch, Lanes
+from block_recurrent.data.vocabularies import Vocabulary
+from block_recurrent.errors import UserError
+from block_recurrent.files.paths import AnyPath
+from block_recurrent.interop.model_file import load_model
+from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS, ModelConfig
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.parallel.processes import print_once
+from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
+from block_recurrent.training.checkpoints import with_shardings
+from block_recurrent.training.device_memory import (
+    compile_to_fit,
+    compiler_options,
+    memory_line,
+    step_memory_line,
+)
+from block_recurrent.training.optimizers import make_optimizer
+from block_recurrent.training.train_step import (
+    StepMetrics,
+    TrainState,
+    init_function,
+    make_train_step,
+    random_kernels,
+    state_shardings,
+)
+
+CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+# A model with the same parameters may differ in these.
+FREE_FIELDS = (*NON_ARCHITECTURE_FIELDS, "window_length", "dtype")
+
+
+class Setup:
+    """Builds everything that a training run needs from its configuration.
+
+    Reads the corpus and checks that all parts fit together. Writes nothing.
+
+    Args:
+      config: of the run.
+
+    Raises:
+      UserError: corpus, model, batch and devices do not fit together.
+
+    Attributes:
+      config: the same, with absolute paths and the name of the vocabulary.
+      documents: the documents of each split.
+      lanes: the training documents, laid out in batches.
+      mesh: the devices.
+      layout: how arrays are laid out over the mesh.
+      rows: the rows of the global batch that this process feeds.
+      graphdef: the structure of the model.
+      params: shapes of the model's parameters.
+      optimizer: the optax optimizer.
+      learning_rate: the learning rate by the number of updates already made.
+      init: makes the first `TrainState`.
+      shardings: a `TrainState` of shardings.
+      abstract: a `TrainState` of shapes with shardings.
+    """
+
+    def __init__(self, config: RunConfig):
+        train, model = config.train, split_heads(config.mesh, config.model)
+        self.documents = load_documents(config.data)
+        vocabulary = self.documents["train"].vocabulary
+        check_vocabulary(vocabulary, model)
+        self.config = dataclasses.replace(config, data=config.data.resolved(vocabulary.name))
+        self.lanes = Lanes(
+            self.documents["train"],
+            train.batch_size,
+            train.segment_length,
+            model.window_length,
+            seed=train.seed,
+        )
+        self.mesh = make_mesh(config.mesh, model, train.batch_size)
+        self.layout = Layout(self.mesh, config.mesh.rules)
+        self.rows = self.layout.rows_here(train.batch_size)
+        self.graphdef, self.params = abstract_model(model)
+        self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
+        self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
+        abstract = jax.eval_shape(self.init)
+        self.shardings = state_shardings(self.layout, abstract)
+        self.abstract = with_shardings(abstract, self.shardings)
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, every part on its devices."""
+        with random_kernels():
+            return jax.jit(self.init, out_shardings=self.shardings)()
+
+    def compile_step(self) -> CompiledStep:
+        """Compiles the training step and prints the memory it needs.
+
+        Compiled ahead of time, so that no measured step includes compilation.
+        """
+        log_every_steps = self.config.train.log_every_steps
+        step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
+        outputs = self.shardings, self.layout.replicated
+        device = self.mesh.local_devices[0]
+        options = compiler_options(self.config.model.remat, device.platform)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=options)
+        batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
+        compiled = compile_to_fit(jitted.lower(self.abstract, self.layout.put(batch)))
+        print_once(step_memory_line(compiled, device))
+        return compiled
+
+    def summary(self, workdir: AnyPath) -> str:
+        """Describes the run in four lines: model, memory, data, steps."""
+        train, model = self.config.train, self.config.model
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        layers = ", ".join(map(str, model.recurrent_indices))
+        memory = f"{model.num_states} states in layer {layers}" if layers else "no recurrence"
+        data = [
+            f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.lengths):,} documents ({split})"
+            for split, documents in self.documents.items()
+        ]
+        devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
+        return "\n".join(
+            [
+                f"model  {count / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
+                f"{model.window_length}, {memory}",
+                f"memory {memory_line(self.abstract)}",
+                f"data   {self.config.data.corpus}: {', '.join(data)}",
+                f"run    {workdir}: {train.num_steps:,} steps of {train.batch_size} × "
+                f"{train.segment_length} tokens on {devices}",
+            ]
+        )
+
+
+def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):
+    """Raises UserError if the model's embedding does not suit the corpus's vocabulary."""
+    fix = f"set BlockRecurrentTransformer.vocab_size = {vocabulary.size}"
+    if vocabulary.size > model.vocab_size:
+        raise UserError(
+            f"the corpus has tokens up to {vocabulary.size - 1}, but the model's vocab_size is "
+            f"{model.vocab_size}: {fix}"
+        )
+    if vocabulary.size <= model.vocab_size // 2:  # a padded vocabulary has a few more rows
+        raise UserError(
+            f"the vocabulary {vocabulary.name} of the corpus has {vocabulary.size} tokens, but the "
+            f"model's vocab_size is {model.vocab_size}: {fix}, or choose another corpus"
+        )
+
+
+def load_initial_params(path: str, config: ModelConfig) -> dict[str, Any]:
+    """Loads the parameters of `train.initial_model`.
+
+    Args:
+      path: a file of `block_recurrent.export`.
+      config: of the model that the run trains.
+
+    Raises:
+      UserError: the file cannot be read, or holds a model of another architecture.
+    """
+    model, _ = load_model(path)
+    for name in (field.name for field in dataclasses.fields(config)):
+        found, wanted = getattr(model.config, name), getattr(config, name)
+        if name not in FREE_FIELDS and found != wanted:
+            raise UserError(
+                f"train.initial_model = '{path}' has {name} = {found!r}, but this run has "
+                f"{wanted!r}: set BlockRecurrentTransformer.{name} = {found!r}"
+            )
+    return nnx.to_pure_dict(nnx.split(model)[1])

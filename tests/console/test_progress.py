@@ -1,0 +1,94 @@
+"""Progress of training and of prepare_data: as a bar in a terminal, and in lines."""
+
+import contextlib
+import io
+import math
+import os
+import pty
+
+import pytest
+
+from block_recurrent.console.progress import PrepareProgress, Progress, duration
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_without_a_terminal_every_update_is_a_line():
+    stream, clock = io.StringIO(), Clock()
+    with Progress(1000, stream=stream, clock=clock) as progress:
+        clock.seconds += 5
+        metrics = {"loss": 2.34567, "bits_per_byte": 3.38, "tokens_per_second": 12345.6}
+        progress.update(10, {**metrics, "learning_rate": 0.1})
+        progress.note("held-out [bold]")
+        progress.update(1000, {"loss": math.nan})
+    assert stream.getvalue().splitlines() == [
+        "step   10/1000  loss 2.346  3.380 bits/byte  12,346 tokens/s  8 min 15 s left",
+        "held-out [bold]",
+        "step 1000/1000  loss nan  0 s left",
+    ]
+
+
+def test_time_left_counts_from_the_step_resumed_at():
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(1000, 900, stream=stream, clock=clock)
+    clock.seconds += 30
+    progress.update(950, {})
+    assert stream.getvalue().split("  ")[-1] == "30 s left\n"
+    progress.update(900, {})
+    assert stream.getvalue().endswith("step  900/1000\n"), "unknown before the first step"
+
+
+def test_durations():
+    texts = [duration(s) for s in (0.4, 59.4, 60.0, 605.0, 3599.7, 7620.0)]
+    assert texts == ["0 s", "59 s", "1 min 00 s", "10 min 05 s", "1 h 00 min", "2 h 07 min"]
+
+
+def in_terminal(act) -> str:
+    """What `act(stream)` prints to a terminal."""
+    parent, child = pty.openpty()
+    with os.fdopen(child, "w") as stream:
+        act(stream)
+    text = b""
+    with contextlib.suppress(OSError):  # which is how Linux says that the other end is closed
+        while data := os.read(parent, 1 << 16):
+            text += data
+    os.close(parent)
+    return text.decode()
+
+
+def test_in_a_terminal_a_bar_goes_and_the_cursor_comes_back(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def act(stream):
+        with pytest.raises(KeyboardInterrupt), Progress(20, 5, stream=stream) as progress:
+            progress.update(10, {"loss": 2.5})
+            progress.note("held-out [bold]")
+            raise KeyboardInterrupt
+
+    text = in_terminal(act)
+    assert "held-out [bold]" in text and "10/20" in text and "loss 2.500" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown again"
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    text = in_terminal(lambda stream: Progress(20, stream=stream).update(10, {"loss": 2.5}))
+    assert text.startswith("step 10/20  loss 2.500") and "\x1b" not in text
+
+
+def test_prepare_progress_in_lines():
+    now, stream = [0.0], io.StringIO()
+    with PrepareProgress(stream=stream, clock=lambda: now[0]) as progress:
+        for now[0], tokens in [(1, 100), (5, 0), (6, 12_000), (7, 13_000), (12, 18_000)]:  # noqa: B020
+            progress.update(tokens // 100, tokens, tokens / 36_000)
+    assert stream.getvalue() == (
+        " 33%  120 documents  12,000 tokens  2,000 tokens/s  12 s left\n"
+        " 50%  180 documents  18,000 tokens  1,500 tokens/s  12 s left\n"
+    )

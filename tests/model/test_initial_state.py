@@ -1,0 +1,47 @@
+"""The start of a document: the learned initial state, and the gradient that reaches it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tiny import QUICK, TINY, forward, make_tokens, split, variant_model
+
+W = TINY.window_length
+
+
+def gradient_of_initial(name: str, state, starts=None):
+    """Of the loss of a segment, with respect to the initial state of the first recurrent layer."""
+    model = variant_model(name)
+    graphdef, params = split(model)
+    tokens = make_tokens(2, 3 * W)
+
+    def loss(params):
+        logits, after = nnx.merge(graphdef, params)(tokens, state, starts)
+        return jnp.square(logits).mean(), after
+
+    gradient, after = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(params)
+    return gradient["layers"][model.config.recurrent_indices[0]]["cell"]["initial"], after
+
+
+@pytest.mark.parametrize("name", ["fixed_skip", "feedback"])
+def test_the_obvious_loop_trains_the_initial_state(name):
+    """A loop that begins with None trains it as `starts` does; given states get no gradient."""
+    found, after = gradient_of_initial(name, None)
+    starts = jnp.zeros((2, 3), bool).at[:, 0].set(True)
+    initial = variant_model(name).initial_state(2)
+    expected, _ = gradient_of_initial(name, initial, starts)
+    assert np.abs(found).max() > 0
+    np.testing.assert_allclose(found, expected, atol=1e-6 * float(np.abs(expected).max()))
+    later, _ = gradient_of_initial(name, after)
+    assert not np.any(later)
+
+
+@pytest.mark.parametrize("name", ["fixed_skip", "sliding_window", "full_attention"])
+def test_no_state_is_the_initial_state(name):
+    model, tokens = variant_model(name), make_tokens(2, 2 * W)
+    without, after = forward(model, tokens, None)
+    given, after_given = forward(model, tokens, model.initial_state(2))
+    np.testing.assert_array_equal(without, given)
+    jax.tree.map(np.testing.assert_array_equal, after, after_given)
