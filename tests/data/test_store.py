@@ -139,7 +139,7 @@ def test_a_truncated_store_is_not_opened(store, suffix, harm):
 def test_an_altered_table_is_not_opened(store):
     path = store / "train-00000.documents"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(UserError, match="train-00000.documents: it holds other bytes than were"):
+    with pytest.raises(UserError, match="train-00000.documents: it contains other bytes than were"):
         open_stores(store)
 
 
