@@ -84,18 +84,19 @@ def fused(platform, *tiles):
 NAMES = ("out", "queries", "tokens", "carried", "bias")
 
 
-def assert_same(attention, inputs, expected=plain_attention):
+def assert_same(attention, inputs, expected=plain_attention, scale=1):
     d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), inputs[0].dtype)
     expected = run(expected, inputs, d_out)
     found = run(attention, inputs, d_out)
     for name, want, have in zip(NAMES, expected, found, strict=True):
-        assert_rounded(have, want, inputs[1].keys, name)
+        assert_rounded(have, want, inputs[1].keys, scale, name)
 
 
-def assert_rounded(found, expected, keys, name=""):
-    """Sums are over the head size and the keys; those of a bias, over all blocks and rows too."""
-    terms = 4 if keys.dtype == jnp.bfloat16 else 4 * keys.size // keys.shape[-2]
-    assert_close(found, expected, terms=terms, dtype=keys.dtype, scale=1, name=name)
+def assert_rounded(found, expected, keys, scale=1, name=""):
+    """Four sums follow each other, over the head size or at most the tokens of all rows."""
+    *_, heads, size = keys.shape
+    terms = 4 if keys.dtype == jnp.bfloat16 else 4 * (keys.size // (heads * size) + size)
+    assert_close(found, expected, terms=terms, dtype=keys.dtype, scale=scale, name=name)
 
 
 # Without band and bias

@@ -168,7 +168,7 @@ def test_more_steps_under_a_schedule_that_ends(refuse, place):
     more = bind(data__path="texts", train__num_steps=30)
     message = refuse("train", *TINY, "--workdir=mine", *more)
     assert "optimizer.decay_steps: 20 in the workdir, 30 now" in message
-    assert message.endswith("set it to the number in the workdir to go on beyond that)")
+    assert message.endswith("set it to the number in the workdir to train beyond that)")
 
 
 def test_workdir_that_cannot_be_made(refuse):

@@ -139,7 +139,7 @@ def test_a_truncated_store_is_not_opened(store, suffix, harm):
 def test_an_altered_table_is_not_opened(store):
     path = store / "train-00000.documents"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(UserError, match="train-00000.documents: it holds other bytes than were"):
+    with pytest.raises(UserError, match="train-00000.documents: it contains other bytes than were"):
         open_stores(store)
 
 
@@ -276,6 +276,7 @@ print([name for name in ("tensorflow", "tensorflow_datasets", "seqio", "torch")
 """
 
 
+@pytest.mark.slow
 def test_training_from_a_store_imports_no_tensorflow(store, tmp_path):
     """They are all installed here, but a run with checkpoint and evaluation needs none of them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "tests", *sys.path])}

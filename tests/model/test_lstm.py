@@ -20,15 +20,20 @@ W = TINY.window_length
 
 def by_hand(model, tokens, starts):
     """Logits of one row, token by token; `starts`: places at which all begins anew."""
-    carries = None
+
+    @jax.jit
+    def step(carries, token):
+        x, after = model.embedding[...][token][None], []
+        for carry, layer in zip(carries, model.layers, strict=True):
+            carry, y = layer.cell(carry, layer.norm(x))
+            x, after = x + y, [*after, carry]
+        return after, model.readout(model.final_norm(x))[0]
+
     for place, token in enumerate(tokens):
-        if carries is None or place in starts:
+        if place in starts:
             carries = [(jnp.zeros((1, 32)),) * 2 for _ in model.layers]
-        x = model.embedding[...][token][None]
-        for index, layer in enumerate(model.layers):
-            carries[index], y = layer.cell(carries[index], layer.norm(x))
-            x = x + y
-        yield model.readout(model.final_norm(x))[0]
+        carries, logits = step(carries, token)
+        yield logits
 
 
 @pytest.fixture(scope="module")

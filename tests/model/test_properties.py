@@ -100,7 +100,7 @@ def packed_losses(name, lanes) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("name", ["fixed_skip", "lstm_dual"])
-@examples(12)
+@examples(8)
 @given(lengths=st.lists(lengths_around(MODEL_W, HUGE), min_size=1, max_size=6).filter(any))
 def test_packed_documents_do_not_see_each_other(name, lengths):
     """Side by side and one after the other in lanes, every token is predicted as if alone."""

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.interpreters import ad, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
@@ -117,23 +119,25 @@ def _attention(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
     return _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings)[0]
 
 
-@jax.custom_jvp
-def _without_tangent(x: Array) -> Array:
-    """x, which cannot be differentiated in forward mode."""
-    return x
-
-
-@_without_tangent.defjvp
-def _refuse_tangent(primals, tangents):
+def _refuse_tangent(*_):
     raise NotImplementedError(
         "the fused attention kernels have first derivatives only, in reverse mode: for others set "
         "attention_kernel = 'xla'"
     )
 
 
+# The identity, which cannot be differentiated in forward mode. A primitive, since partial
+# evaluation drops the rules of `jax.custom_jvp`.
+_without_tangent = jax.extend.core.Primitive("without_tangent")
+_without_tangent.def_impl(lambda x: x)
+_without_tangent.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_without_tangent, lambda _, x: [x])
+ad.primitive_jvps[_without_tangent] = _refuse_tangent
+
+
 def _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
     differentiable = queries, tokens, carried, bias
-    queries, tokens, carried, bias = jax.tree.map(_without_tangent, differentiable)
+    queries, tokens, carried, bias = jax.tree.map(_without_tangent.bind, differentiable)
 
     def local(inputs):
         heads = inputs.queries.shape[2]

@@ -46,6 +46,7 @@ def test_pg19_bytes(prepare, pg19):
     assert loaded["train"].num_words == words and loaded["train"].vocabulary.name == "bytes"
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_on_pg19(prepare, pg19, place, monkeypatch, capfd):
     """From TFDS through seqio and the store to a model, with the commands of the README."""
     prepare("store", data("pg19_bytes"), *bind(prepare__tfds_data_dir=pg19))
