@@ -26,7 +26,9 @@ ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 1
 VARIANTS = VARIANTS | {
     "transformer_xl": {"recurrent_layers": ()},
     "fused": {"attention_kernel": "pallas", "num_layers": 2},
+    "turns": {},
 }
+TURNS = {"turns": 3}  # lanes per row; else 1
 COLLECTIVE = re.compile(
     r"= (?P<shape>.*?) (?P<name>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
     r"(-start)?\("
@@ -42,7 +44,8 @@ def train(variant: str, shape: tuple[int, int, int]):
     devices = jax.devices()[: int(np.prod(shape))]
     layout = Layout(make_mesh(MeshConfig(*shape), config, ROWS, devices))
     graphdef, _ = abstract_model(config)
-    init = init_function(config, optimizer, ROWS, seed=0)
+    turns = TURNS.get(variant, 1)
+    init = init_function(config, optimizer, ROWS * turns, seed=0)
     shardings = state_shardings(layout, jax.eval_shape(init))
     state = jax.jit(init, out_shardings=shardings)()
     step = jax.jit(
@@ -52,11 +55,12 @@ def train(variant: str, shape: tuple[int, int, int]):
     )
     rng = np.random.default_rng(SEED)
     compiled, losses = None, []
-    for _ in range(STEPS):
+    for number in range(STEPS):
         tokens = rng.integers(0, 260, (ROWS, length + 1)).astype(np.int32)
         starts = rng.random((ROWS, length // TINY.window_length)) < 0.3
         weights = np.ones((ROWS, length), np.float32)
-        batch = layout.put(Batch(tokens[:, :-1], tokens[:, 1:], weights, starts))
+        turn = np.full(ROWS, number % turns, np.int32) if turns > 1 else None
+        batch = layout.put(Batch(tokens[:, :-1], tokens[:, 1:], weights, starts, turn))
         compiled = compiled or step.lower(state, batch).compile()
         state, measured = compiled(state, batch)
         losses.append(float(measured.loss))

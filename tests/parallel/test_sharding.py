@@ -92,6 +92,14 @@ def test_every_model_along_all_axes(variant):
 
 
 @pytest.mark.slow
+def test_lanes_that_take_turns_stay_on_the_devices_of_their_rows():
+    results = train("turns", meshes=(DATA, MIXED))
+    data = results["turns"][DATA]["collectives"]
+    assert_equal_to_one_device(results)
+    assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
+
+
+@pytest.mark.slow
 def test_the_fused_kernels_run_on_the_rows_of_a_device():
     assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))
 
