@@ -237,7 +237,7 @@ class Lanes:
         if lanes != self.num_lanes:
             raise UserError(
                 f"the position in the data has {lanes} lanes, but there are {self.num_lanes}: "
-                f"resume with {lanes} (a batch size of {lanes}, or train.lanes), or start a new run"
+                f"resume with {lanes} (train.lanes, or else train.batch_size), or start a new run"
             )
         if int(position.corpus) != self.documents.fingerprint:
             raise UserError(

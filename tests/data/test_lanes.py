@@ -3,11 +3,12 @@
 import itertools
 import threading
 
+import jax
 import numpy as np
 import pytest
 
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.data.lanes import Batch, LanePosition, Lanes, _Queue
+from block_recurrent.data.lanes import LanePosition, Lanes, _Queue
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.errors import UserError
@@ -79,10 +80,10 @@ def test_types_and_shapes():
     batch, position = Lanes(Numbered(LENGTHS), 2, 2 * W, W).read(
         Lanes(Numbered(LENGTHS), 2, 2 * W, W).initial_position()
     )
-    assert [array.dtype for array in batch] == [np.int32, np.int32, np.float32, bool]
+    assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.float32, bool]
     assert all(isinstance(array, np.ndarray) for array in position)
     assert {array.dtype for array in position} == {np.dtype(np.int64)}
-    assert [array.shape for array in position] == [(), (1,), (1,), (1,), (2,), (2,)]
+    assert [array.shape for array in position] == [(), (1,), (1,), (1,), (2,), (2,), ()]
 
 
 def test_read_leaves_its_position_alone():
@@ -132,7 +133,7 @@ def read_as_hosts(hosts, position, number):
             ),
             strict=True,
         )
-        batches.append(Batch(*map(np.concatenate, zip(*parts, strict=True))))
+        batches.append(jax.tree.map(lambda *rows: np.concatenate(rows), *parts))
         position = positions[0]
         for other in positions[1:]:
             assert_equal(other, position)
@@ -248,7 +249,7 @@ def test_prefetch_reads_the_same():
         lanes, position, slice(1, 3)
     ) as batches:  # resumes exactly, although more was read ahead
         for batch in expected[20:]:
-            assert_equal(next(batches)[0], Batch(*(array[1:3] for array in batch)))
+            assert_equal(next(batches)[0], jax.tree.map(lambda array: array[1:3], batch))
 
 
 def test_prefetch_calls_put_in_its_thread():
@@ -399,7 +400,7 @@ def test_a_token_outside_the_vocabulary():
 
 def test_a_position_of_other_lanes_is_refused():
     _, position = read_some(Lanes(Numbered([3, 50, 50]), 2, W, W, shuffle=False), 1)
-    with pytest.raises(UserError, match="has 2 rows, but the batch size is 3: resume with"):
+    with pytest.raises(UserError, match="has 2 lanes, but there are 3: resume with 2"):
         Lanes(Numbered([3, 50, 50]), 3, W, W).read(position)
     for lengths in ([50], [50, 3, 50]):
         with pytest.raises(UserError, match="the corpus has changed since this run started"):

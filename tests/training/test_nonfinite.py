@@ -207,7 +207,7 @@ def test_only_rows_that_are_moved_restart():
     """A row restarts if its document or its offset differs from where its memory stands."""
 
     def position(document, offset):
-        return LanePosition(0, 0, 0, 0, np.array(document), np.array(offset))
+        return LanePosition(0, 0, 0, 0, np.array(document), np.array(offset), 0)
 
     saved = position([3, 3, -1, 5, 7], [8, 8, 0, 16, 8])
     there = position([3, 4, -1, 5, 7], [8, 8, 0, 24, 8])
