@@ -25,8 +25,8 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "analyze",
-        "Gate values, attention between states and tokens, and how the states change "
-        "along a text,\nas figures and as numbers.",
+        "Shows gate values, attention between states and tokens, and how the states change "
+        "along a\ntext, as figures and as arrays.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
@@ -37,14 +37,14 @@ def parse_arguments() -> argparse.Namespace:
         "--text_file",
         type=Path,
         metavar="FILE",
-        help="the text to read (default: the longest held-out document)",
+        help="the text for the model to read (default: the longest held-out document)",
     )
     parser.add_argument(
         "--max_tokens",
         type=int,
         default=16_384,
         metavar="N",
-        help="length of the text, at most (default: %(default)s)",
+        help="read at most this many tokens of the text (default: %(default)s)",
     )
     return parser.parse_args()
 

@@ -28,13 +28,15 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "evaluate",
-        "Bits per token, byte and character of the newest checkpoint over whole "
-        "documents.\nThe state is carried from segment to segment, and every byte counts once.",
+        "Measures bits per token, byte and character of the newest checkpoint over whole "
+        "documents.\nThe state is carried from segment to segment, and every token counts once.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
     parser.add_argument(
-        "--split", default="held_out", help="held_out (default), train, or another of the store's"
+        "--split",
+        default="held_out",
+        help="held_out (default), train, or another split of the corpus",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the result to this file"
@@ -43,14 +45,17 @@ def parse_arguments() -> argparse.Namespace:
         "--report",
         type=Path,
         metavar="FILE.html",
-        help="also write a page of figures, and the numbers as FILE.json: loss by place in the "
-        "document, and with and without the recurrent state. Reads the documents four times",
+        help="also write a page of figures, and their numbers to FILE.json: the loss by position "
+        "in the document, with and without the recurrent state. Reads the documents four times",
     )
     parser.add_argument(
         "--batch_size", type=int, metavar="B", help="rows (default: depends on the documents)"
     )
     parser.add_argument(
-        "--segment_length", type=int, metavar="T", help="tokens per row (default: likewise)"
+        "--segment_length",
+        type=int,
+        metavar="T",
+        help="tokens per row and step (default: depends on the documents)",
     )
     return parser.parse_args()
 

@@ -16,18 +16,24 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "export",
-        "Writes the model of a run's newest checkpoint as a safetensors file, for\n"
+        "Writes the model of a run's newest checkpoint to a safetensors file, for use with\n"
         "block_recurrent.load_model, block_recurrent.generate and train.initial_model.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="FILE", help="for example model.safetensors")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write, for example model.safetensors",
+    )
     add(
         "--dtype",
         default="float32",
         choices=("float32", "float16", "bfloat16"),
-        help="of the parameters in the file (default: %(default)s)",
+        help="type of the parameters in the file (default: %(default)s)",
     )
     return parser.parse_args()
 

@@ -27,8 +27,8 @@ PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progress bar
 
 NOTES = f"""\
-The text, and nothing else, goes to standard output while it is generated. It ends after
---num_tokens, or where the model ends the document.
+The generated text is streamed to standard output, and nothing else is printed there. Generation
+ends after --num_tokens tokens, or when the model ends the document.
 {EXIT_STATUS}"""
 EXAMPLES = """\
   python -m block_recurrent.generate --prompt='def main('
@@ -42,8 +42,8 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "generate",
-        "Continues a prompt: with the newest checkpoint of a run, with a model file, or "
-        "with the\nsmall model that comes with the package and has learnt Python code.",
+        "Continues a prompt, with the newest checkpoint of a run or with a model file. By "
+        "default,\nuses the small model included in the package, trained on Python source code.",
         EXAMPLES,
         NOTES,
     )
@@ -57,28 +57,30 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="a file written by python -m block_recurrent.export",
     )
-    add("--prompt", metavar="TEXT", help="the text to continue; '' begins a document")
-    add("--prompt_file", type=Path, metavar="FILE", help="the prompt from a file of any length")
+    add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
+    add(
+        "--prompt_file", type=Path, metavar="FILE", help="read the prompt from a file of any length"
+    )
     add(
         "--num_tokens",
         type=int,
         default=256,
         metavar="N",
-        help="tokens to generate (default: %(default)s)",
+        help="maximum number of tokens to generate (default: %(default)s)",
     )
     add(
         "--temperature",
         type=float,
         default=1.0,
         metavar="T",
-        help="divides the logits; 0 takes the most likely token (default: %(default)s)",
+        help="divides the logits; 0 always takes the most likely token (default: %(default)s)",
     )
-    add("--top_k", type=int, metavar="K", help="draw from the K most likely tokens")
+    add("--top_k", type=int, metavar="K", help="sample from the K most likely tokens only")
     add(
         "--top_p",
         type=float,
         metavar="P",
-        help="draw from the most likely tokens that together have probability P",
+        help="sample from the smallest set of most likely tokens with total probability at least P",
     )
     add(
         "--seed",
@@ -87,8 +89,18 @@ def parse_arguments() -> argparse.Namespace:
         metavar="S",
         help="the same seed gives the same text (default: %(default)s)",
     )
-    add("--state", type=Path, metavar="FILE", help="start from a saved state; the prompt follows")
-    add("--save_state", type=Path, metavar="FILE", help="save the state after the text (.npz)")
+    add(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="start from a saved state; a prompt, if given, is read after it",
+    )
+    add(
+        "--save_state",
+        type=Path,
+        metavar="FILE",
+        help="save the state after the text to this file (.npz)",
+    )
     return parser.parse_args()
 
 

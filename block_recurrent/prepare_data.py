@@ -12,8 +12,8 @@ from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import EXIT_STATUS
 
 NOTES = f"""\
-The same command again continues after a stop or a kill. Exit status: 0 finished, 2 a mistake in the
-command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C."""
+To resume after a stop or a kill, run the same command again. Exit status: 0 finished, 2 a mistake
+in the command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C."""
 EXAMPLES = """\
   python -m block_recurrent.prepare_data --gin_file=gin/data/pg19_bytes.gin \\
       --output=stores/pg19_bytes
@@ -26,7 +26,7 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "prepare_data",
-        "Makes a token store for training from a seqio Task or Mixture.",
+        "Makes a token store, which training reads, from a seqio Task or Mixture.",
         EXAMPLES,
         NOTES,
     )
@@ -36,12 +36,12 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the store; while it is being written, it is called DIR.partial",
+        help="folder of the store; it is called DIR.partial until it is complete",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="only check that the store at DIR is still as it was written",
+        help="only check that no byte of the existing store at DIR has changed",
     )
     return parser.parse_args()
 

@@ -16,13 +16,13 @@ from block_recurrent.training.preemption import EXIT_STATUS
 from block_recurrent.training.trainer import Trainer
 
 NOTES = f"""\
-The same command again continues a run that was stopped. Exit status: 0 finished, 2 a mistake in
-the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C after saving.
+To resume a run that was stopped, run the same command again. Exit status: 0 finished, 2 a mistake
+in the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C, after saving.
 
 Common parameters: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
 train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,
 data.path, mesh.data, mesh.fsdp, mesh.tensor, and the model's BlockRecurrentTransformer.num_layers,
-embedding_size, window_length and num_states. config.gin in the run's folder lists all."""
+embedding_size, window_length and num_states. config.gin in the run's folder lists all of them."""
 EXAMPLES = """\
   python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin
   python -m block_recurrent.train --gin_file=gin/brt_lstm_gate.gin --workdir=runs/short \\
@@ -35,7 +35,7 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "train",
-        "Trains a model, or continues a run that was stopped.",
+        "Trains a model, or resumes a run that was stopped.",
         EXAMPLES,
         NOTES,
     )
@@ -46,15 +46,15 @@ def parse_arguments() -> argparse.Namespace:
         "first gin file>)",
     )
     many = parser.add_argument_group(
-        "many processes", "SLURM, Open MPI and TPU pods set these themselves; see launch/"
+        "several processes", "SLURM, Open MPI and TPU pods set these automatically; see launch/"
     )
     many.add_argument(
         "--coordinator_address",
         metavar="HOST:PORT",
-        help="of process 0, the same for all processes",
+        help="address of process 0; the same for all processes",
     )
     many.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
-    many.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
+    many.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")
     return parser.parse_args()
 
 

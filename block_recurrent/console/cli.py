@@ -17,7 +17,7 @@ from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
 EXIT_STATUS = (
-    "Exit status: 0 done, 2 a mistake in the command, the run or its data: one line says which."
+    "Exit status: 0 done, 2 a mistake in the command, the run or its data, which one line explains."
 )
 
 
@@ -72,7 +72,10 @@ def leave(status: int):
 
 
 def add_workdir_argument(
-    parser: argparse._ActionsContainer, *, required: bool = False, description: str = "the run"
+    parser: argparse._ActionsContainer,
+    *,
+    required: bool = False,
+    description: str = "folder of the run",
 ):
     """Adds --workdir to a parser or a group of it."""
     parser.add_argument(
@@ -94,15 +97,16 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
         default=None if required else [],
         required=required,
         metavar="FILE",
-        help="configuration; later files override earlier ones. Looked up in the current folder, "
-        "then among the files shipped with the package",
+        help="configuration file; can be given several times, and later files override earlier "
+        "ones. Looked up in the current folder, then among the files included in the package",
     )
     parser.add_argument(
         "--gin_bindings",
         action="append",
         default=[],
         metavar="BINDING",
-        help=f"a single parameter, such as {example}; overrides the files",
+        help=f"sets a single parameter, such as {example}; overrides the files; can be given "
+        "several times",
     )
 
 

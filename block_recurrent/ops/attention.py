@@ -193,7 +193,13 @@ def _fused_unmasked_attention(queries, keys, values):
     from block_recurrent.ops.kernels.window_attention import unmasked_attention
 
     shape = queries.shape
-    queries, keys, values = (x.reshape(-1, *x.shape[-4:]) for x in (queries, keys, values))
     tilings = choose_rectangles(shape[-2], keys.shape[-2], queries.dtype)
-    rows, blocks = from_blocks_of_heads(queries), KV(keys.swapaxes(2, 3), values.swapaxes(2, 3))
-    return to_blocks_of_heads(unmasked_attention(rows, blocks, tilings), shape[-2]).reshape(shape)
+    if queries.ndim == 4:
+        # Heads are independent: as rows of the batch, of one head each, they need no transposition.
+        queries, keys, values = (
+            x.reshape(-1, x.shape[-2], 1, x.shape[-1]) for x in (queries, keys, values)
+        )
+        return unmasked_attention(queries, KV(keys[None], values[None]), tilings).reshape(shape)
+    blocks = KV(keys.swapaxes(2, 3), values.swapaxes(2, 3))
+    y = unmasked_attention(from_blocks_of_heads(queries), blocks, tilings)
+    return to_blocks_of_heads(y, shape[-2])

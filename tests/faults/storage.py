@@ -83,7 +83,7 @@ def second_training(place: Place, times: int, processes: int) -> Tried:
                 )
             clear &= first.wait() == [0] * processes
         survived += clear and place.ends_well(workdir, processes)
-    return Tried(f"second training, first of {processes}", times, survived)
+    return Tried(f"second training, processes of the first: {processes}", times, survived)
 
 
 def store_changed(folder: Path, times: int) -> Tried:

@@ -25,7 +25,7 @@ def gradient_of_initial(name: str, state, starts=None):
     return gradient["layers"][model.config.recurrent_indices[0]]["cell"]["initial"], after
 
 
-@pytest.mark.parametrize("name", ["fixed_skip", "feedback"])
+@pytest.mark.parametrize("name", ["fixed_skip", pytest.param("feedback", marks=pytest.mark.slow)])
 def test_the_obvious_loop_trains_the_initial_state(name):
     """A loop that begins with None trains it as `starts` does; given states get no gradient."""
     found, after = gradient_of_initial(name, None)

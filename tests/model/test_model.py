@@ -198,7 +198,9 @@ def loss_and_gradients(variant: str, remat: str):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
-@pytest.mark.parametrize("variant", ["fixed_skip", "feedback"])
+@pytest.mark.parametrize(
+    "variant", ["fixed_skip", pytest.param("feedback", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("remat", ["attention", "layer"])
 def test_rematerialisation_changes_no_number(variant, remat):
     """Loss, state and gradients, with dropout; the parameters are the same in either."""

@@ -206,14 +206,8 @@ def make_abstract(sizes, dtype, variant):
     return inputs, tokens.keys
 
 
-# test_golden.py always runs fixed_skip with the kernels.
-OTHER_VARIANTS = ["fixed_skip", "lstm_dual", "feedback"]
-
-
-@pytest.mark.parametrize(
-    "variant",
-    ["rope", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHER_VARIANTS)],
-)
+@pytest.mark.slow  # test_golden.py always runs fixed_skip with the kernels
+@pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "rope"])
 def test_a_model_computes_the_same_with_either(variant):
     tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
 

@@ -14,6 +14,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) >= 2
 
 
+@pytest.mark.repository
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
 def test_example(index):
     names = {}

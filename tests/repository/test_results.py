@@ -72,7 +72,7 @@ def test_learning_rates_are_tuned_equally(results, experiments):
 def test_a_change_of_the_package_that_is_not_made(experiments):
     [one] = [one for one in experiments.EXPERIMENTS if one.name == "changes/gated/0/"]
     assert one.line.startswith("BRT_CHANGE=gated python -m block_recurrent.train --gin_file=")
-    with pytest.raises(SystemExit, match="^error: changes/gated/0/ needs a change of the package"):
+    with pytest.raises(SystemExit, match="^error: changes/gated/0/ needs a patched package"):
         one.run_and_keep()
 
 
@@ -80,4 +80,4 @@ def test_a_name_that_is_none(experiments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["experiments.py", "recal/"])
     with pytest.raises(SystemExit):
         experiments.main()
-    assert "no name begins with recal/: choose from changes/fast_gate/" in capsys.readouterr().err
+    assert "no name starts with recal/: choose from changes/fast_gate/" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_a_step_that_does_not_fit_is_one_line():
         compile_to_fit(lowered)
 
 
-@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("clip_norm", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_remat_saves_memory_in_a_whole_step(clip_norm):
     """Although the updates wait for the norm of all gradients."""
 

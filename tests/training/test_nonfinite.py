@@ -148,7 +148,10 @@ def test_a_line_without_a_finite_step_has_no_loss(corpus, tmp_path):
     assert (second["nonfinite_steps"], second["loss_over_median"]) == (0, 1.0)
 
 
-@pytest.mark.parametrize("name", ["adafactor", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "name",
+    ["adafactor", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "muon"))],
+)
 def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
     """Skipped steps are not updates: the schedule does not move on in them."""
     config = with_policy(corpus, "skip", num_steps=6, log_every_steps=1, eval_every_steps=6)
@@ -161,7 +164,7 @@ def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
     assert rates == pytest.approx([0.001, 0.001, 0.001, 0.002, 0.002, 0.003], rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["skip", "roll_back"])
+@pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.slow), "roll_back"])
 @pytest.mark.parametrize("stop", [pytest.param(5, marks=pytest.mark.slow), 7])
 def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, corpus, tmp_path):
     config = with_policy(corpus, policy)
