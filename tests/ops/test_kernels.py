@@ -109,7 +109,7 @@ def test_large_logits_do_not_overflow():
 @pytest.mark.parametrize("window", [64, 512])
 def test_about_half_of_the_columns_is_computed(window):
     for band in choose_bands(window, jnp.bfloat16, "gpu"):
-        columns = band.strip_tiles * band.tiles.keys
+        columns = band.num_strip_tiles * band.tiles.keys
         assert columns == window + band.tiles.queries
         assert window % band.tiles.queries == 0 == band.tiles.queries % band.tiles.keys
 
