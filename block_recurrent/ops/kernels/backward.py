@@ -111,11 +111,9 @@ def _d_queries_kernel(operands: Operands, per_query: PerQuery, out, strip, *, ti
         tile = tiling.first_key_tile(query_tile) + strip_tile
         key_index = (tile_slice(tile, tiling.tiles.keys), slice(None))
         keys, values = operands.keys[key_index], operands.values[key_index]
-        keep = (
-            None
-            if keep_past is None
-            else jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
-        )
+        keep = None
+        if keep_past is not None:
+            keep = jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
         bias = tile_bias(operands.strip, strip_tile, tiling)
         mask = None if operands.dropout is None else operands.dropout[strip_tile]
         logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
@@ -152,12 +150,12 @@ def _d_strip(
     """
     heads = per_query.log_sum.shape[1]
     tile, far = (tiling.tiles.queries, tiling.tiles.keys), tiling.num_far_tiles(reach)
-    operand_specs, per_query_specs = jax.tree.map(lambda _: pl.BlockSpec(), (operands, per_query))
+    whole_arrays, per_query_specs = jax.tree.map(lambda _: pl.BlockSpec(), (operands, per_query))
     parts = launch(
         functools.partial(_d_strip_kernel, tiling=tiling, far=far),
         tiling,
         grid=(heads, NUM_PARTS, tiling.num_strip_tiles - far),
-        in_specs=(operand_specs._replace(strip=head_spec(operands.strip)), per_query_specs),
+        in_specs=(whole_arrays._replace(strip=head_spec(operands.strip)), per_query_specs),
         out_specs=pl.BlockSpec((None, None, None, *tile), lambda h, p, c: (p, h, c, 0, 0)),
         out_shape=jax.ShapeDtypeStruct(
             (NUM_PARTS, heads, tiling.num_strip_tiles - far, *tile), jnp.float32

@@ -54,11 +54,9 @@ def _forward_kernel(operands: Operands, out, log_sum, *, tiling: Tiling):
         tile = tiling.first_key_tile(query_tile) + strip_tile
         key_index = (tile_slice(tile, tiling.tiles.keys), slice(None))
         keys, values = operands.keys[key_index], operands.values[key_index]
-        keep = (
-            None
-            if keep_past is None
-            else jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
-        )
+        keep = None
+        if keep_past is not None:
+            keep = jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
         bias = tile_bias(operands.strip, strip_tile, tiling)
         logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))
