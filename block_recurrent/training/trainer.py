@@ -9,7 +9,7 @@ import jax
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.lanes import LanePosition
 from block_recurrent.data.prefetch import prefetch
-from block_recurrent.errors import UserError, cannot_write
+from block_recurrent.errors import UserError, write_error_reason
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.parallel.processes import is_main_process, print_from_process, print_once
 from block_recurrent.reporting.wandb_log import check_wandb
@@ -66,7 +66,7 @@ class Trainer:
             try:
                 return self._run_locked()
             except Exception as error:
-                if (why := cannot_write(error)) is None:
+                if (why := write_error_reason(error)) is None:
                     raise
                 raise UserError(
                     f"cannot write to {self.workdir} ({why}): earlier checkpoints are intact; free "
