@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.config.gin_files import shipped
+from block_recurrent.config.gin_files import shipped_gin_files
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -45,6 +45,6 @@ def test_the_page_has_what_is_counted(slide_12l):
 
 
 def test_the_page_has_every_row():
-    rows = sorted(Path(name).stem for name in shipped() if name.startswith("gin/table1/"))
+    rows = sorted(Path(name).stem for name in shipped_gin_files() if name.startswith("gin/table1/"))
     assert sorted(re.findall(r"--workdir=gs://BUCKET/table1/(\w+)", PAGE)) == rows
     assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == rows
