@@ -12,7 +12,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import EXIT_STATUS
 
 NOTES = f"""\
-The same command again continues after a stop or a kill. Exit status: 0 finished, 2 a mistake in the
+After a stop or a kill, the same command continues. Exit status: 0 finished, 2 a mistake in the
 command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C."""
 EXAMPLES = """\
   python -m block_recurrent.prepare_data --gin_file=gin/data/pg19_bytes.gin \\

@@ -98,7 +98,7 @@ class Evaluator:
     def __call__(self, params: dict[str, Any]) -> Score:
         """Score all documents with these parameters."""
         state, profiles = self.initial(params), []
-        rows = self.layout.rows_here(self.lanes.batch_size)
+        rows = self.layout.local_rows(self.lanes.batch_size)
         begin, put = self.lanes.initial_position(), self.layout.put
         with prefetch(self.lanes, begin, rows, put) as batches:
             for batch, _ in batches:

@@ -80,7 +80,7 @@ class MemoryProbe:
         latest = recurrent_states(self.evaluator.initial(params).model)
         profiles = {memory: [] for memory in memories}
         layout = self.evaluator.layout
-        rows = layout.rows_here(self.lanes.batch_size)
+        rows = layout.local_rows(self.lanes.batch_size)
 
         def put(batch):
             starts = np.pad(batch.starts, ((0, 0), (0, self.blocks - 1)))

@@ -16,7 +16,7 @@ from block_recurrent.data.lanes import LanePosition
 from block_recurrent.errors import UserError
 from block_recurrent.files.checksums import find_damage, write_checksums
 from block_recurrent.files.paths import AnyPath, in_bucket
-from block_recurrent.parallel.processes import all_agree, is_main_process, wait_for_others
+from block_recurrent.parallel.processes import all_processes_true, is_main_process, wait_for_others
 from block_recurrent.training.train_step import TrainState
 
 # Paths in buckets go through gcsfs. By default they would go through TensorFlow where it is
@@ -24,8 +24,8 @@ from block_recurrent.training.train_step import TrainState
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 ITEMS = ("params", "training")
-KEEP = 3  # the newest ones; older ones are deleted
-ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of start and end; nothing depends on them
+MAX_TO_KEEP = 3  # the newest ones; older ones are deleted
+UNCHECKED_FILES = ("_CHECKPOINT_METADATA",)  # times of start and end; nothing depends on them
 
 
 class Manager(ocp.CheckpointManager):
@@ -57,13 +57,13 @@ class Checkpoints:
         self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.read_only = read_only
         self._unread = [item for item in ITEMS if item not in items]
-        self._whole: dict[int, bool] = {}
+        self._intact: dict[int, bool] = {}
         self._saving: int | None = None  # the step that is being saved
         self.manager = Manager(
             self.folder,
             item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP,
+                max_to_keep=MAX_TO_KEEP,
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,  # left by a save that was killed
@@ -82,7 +82,7 @@ class Checkpoints:
         """The steps of all checkpoints, ascending, damaged ones included."""
         return sorted(self.manager.all_steps())
 
-    def find_latest_whole(self) -> int | None:
+    def find_latest_intact(self) -> int | None:
         """Finds the step of the newest checkpoint that is whole; None if nothing was saved.
 
         Reads every file of it the first time. All processes must call this.
@@ -91,7 +91,7 @@ class Checkpoints:
           UserError: all checkpoints are damaged.
         """
         for step in reversed(self.steps):
-            if self.is_whole(step):
+            if self.is_intact(step):
                 return step
         if self.steps:
             raise UserError(
@@ -100,7 +100,7 @@ class Checkpoints:
             )
         return None
 
-    def is_whole(self, step: int) -> bool:
+    def is_intact(self, step: int) -> bool:
         """Verifies the checksums of all files that may be read; the first time it reads them all.
 
         Prints the first difference to standard error. Each process verifies a share of the files,
@@ -108,13 +108,13 @@ class Checkpoints:
         """
         if in_bucket(self.folder):
             return True
-        if step not in self._whole:
+        if step not in self._intact:
             folder = Path(self.folder) / str(step)
             found = find_damage(folder, jax.process_index(), jax.process_count(), self._unread)
             if found:
                 print(f"checkpoint {step} is skipped: {found}", file=sys.stderr, flush=True)
-            self._whole[step] = all_agree(found is None)
-        return self._whole[step]
+            self._intact[step] = all_processes_true(found is None)
+        return self._intact[step]
 
     def save(self, state: TrainState, position: LanePosition):
         """Starts to save in the background, after an earlier save. `state` may be donated then."""
@@ -136,13 +136,13 @@ class Checkpoints:
         """
         if not in_bucket(self.folder):
             name = f"{self._saving}{ocp.path.step.TMP_DIR_SUFFIX}"
-            write_checksums(Path(self.folder) / name, but=ORBAX_NOTES)
+            write_checksums(Path(self.folder) / name, exclude=UNCHECKED_FILES)
 
     def wait(self):
         """Waits until everything saved is on disk, or in the bucket."""
         self.manager.wait_until_finished()
 
-    def go_back(self, every: int):
+    def delete_after_regular(self, every: int):
         """Deletes what is newer than the newest checkpoint at a multiple of `every` steps.
 
         Other checkpoints come from stops. Where a run goes back to must not depend on these.
@@ -167,8 +167,8 @@ class Checkpoints:
         Returns:
           The state, and the position in the data.
         """
-        step = self.find_latest_whole()
-        self._set_aside(later for later in self.steps if later > step)
+        step = self.find_latest_intact()
+        self._rename_damaged(later for later in self.steps if later > step)
         restored = self.manager.restore(
             step,
             args=ocp.args.Composite(
@@ -180,7 +180,7 @@ class Checkpoints:
         state = TrainState(**training["state"], params=restored.params)
         return state, LanePosition(**training["position"])
 
-    def _set_aside(self, steps: Iterable[int]):
+    def _rename_damaged(self, steps: Iterable[int]):
         """Renames each checkpoint N to N.damaged."""
         if self.read_only or not (steps := list(steps)):
             return
@@ -203,7 +203,7 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint exists, or its parameters have other names or shapes.
         """
-        step = self.find_latest_whole() if step is None else step
+        step = self.find_latest_intact() if step is None else step
         if step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -80,13 +80,13 @@ class NonfiniteSteps:
             step = self.unchecked.popleft()
             step = step._replace(results=jax.device_get(step.results))
             if step.results.nonfinite:
-                self._act(step, note)
+                self._apply_policy(step, note)
 
     def checkpoint_saved(self):
         """Resets the count: the run has not gone back to this checkpoint yet."""
         self.roll_backs = 0
 
-    def _act(self, step: UncheckedStep, note: Callable[[str], None]):
+    def _apply_policy(self, step: UncheckedStep, note: Callable[[str], None]):
         line = f"step {step.number:,}: {describe(step.results)}"
         if is_main_process():
             line += f"; {self._save_batch(step)}"
@@ -118,7 +118,7 @@ class NonfiniteSteps:
         return f"its batch is in {path}"
 
 
-def move_to(position: LanePosition, state: TrainState, saved: LanePosition) -> TrainState:
+def mark_moved_rows(position: LanePosition, state: TrainState, saved: LanePosition) -> TrainState:
     """Prepares a restored state for reading on from another position than it was saved with.
 
     A row whose document or offset differs carries the memory of an earlier place. It is marked as

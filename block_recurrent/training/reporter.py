@@ -115,7 +115,7 @@ class Reporter:
             return
         nats, tokens, grad_norm, steps, nonfinite = map(float, jax.device_get(results.sums))
         updates = int(results.updates)
-        seconds, waited = self._take_times()
+        seconds, waited = self._restart_timers()
         loss = nats / tokens if tokens else math.nan
         bits_per_token = loss / math.log(2)
         over_median, spike = self._spikes.compare(step, loss)
@@ -157,7 +157,7 @@ class Reporter:
         if self.active:
             self._log.flush()
 
-    def _take_times(self) -> tuple[float, float]:
+    def _restart_timers(self) -> tuple[float, float]:
         """Returns the seconds since the last line of metrics, and those spent waiting for data."""
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now

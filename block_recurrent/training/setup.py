@@ -32,8 +32,8 @@ from block_recurrent.training.train_step import (
     TrainState,
     init_function,
     make_train_step,
-    random_kernels,
     state_shardings,
+    use_threefry_kernel,
 )
 
 CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -84,7 +84,7 @@ class Setup:
         )
         self.mesh = make_mesh(config.mesh, model, train.batch_size)
         self.layout = Layout(self.mesh, config.mesh.rules)
-        self.rows = self.layout.rows_here(train.batch_size)
+        self.rows = self.layout.local_rows(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.batch_size, train.seed)
@@ -94,7 +94,7 @@ class Setup:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, every part on its devices."""
-        with random_kernels():
+        with use_threefry_kernel():
             return jax.jit(self.init, out_shardings=self.shardings)()
 
     def compile_step(self) -> CompiledStep:

@@ -96,7 +96,7 @@ def init_function(
 
 
 @contextlib.contextmanager
-def random_kernels() -> Iterator[None]:
+def use_threefry_kernel() -> Iterator[None]:
     """Draws random numbers by JAX's own kernel on a GPU, for `init_function`. Same numbers.
 
     XLA would compile the generator again wherever numbers are drawn: two minutes for 12 layers.

@@ -17,7 +17,7 @@ from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.device_memory import layout_table
 from block_recurrent.training.held_out import HeldOutEvaluation
 from block_recurrent.training.loop import TrainingLoop
-from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, move_to
+from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_moved_rows
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
 from block_recurrent.training.setup import Setup, load_initial_params
@@ -112,7 +112,7 @@ class Trainer:
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, LanePosition]:
         """Returns the state and position of the newest checkpoint, or of a new run."""
         position = self.setup.lanes.initial_position()
-        newest = checkpoints.find_latest_whole()
+        newest = checkpoints.find_latest_intact()
         if newest is not None:
             print_once(f"continuing from step {newest:,}")
             return checkpoints.restore(self.setup.abstract, position)
@@ -126,9 +126,9 @@ class Trainer:
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
         """Returns the state of the newest regular checkpoint, to read on from `position`."""
-        checkpoints.go_back(self.config.train.checkpoint_every_steps)
+        checkpoints.delete_after_regular(self.config.train.checkpoint_every_steps)
         state, saved = checkpoints.restore(self.setup.abstract, position)
-        return move_to(position, state, saved)
+        return mark_moved_rows(position, state, saved)
 
     def _train(
         self,

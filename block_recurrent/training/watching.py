@@ -103,16 +103,16 @@ class Watch:
         self.reported_phase = phase
         line = f"step {self.done + 1:,} has taken {now - begun:.0f} s"
         if self.step_seconds:
-            line += f", {(now - begun) / self._usual():,.0f} × the median"
+            line += f", {(now - begun) / self._expected_seconds():,.0f} × the median"
         self.note(f"{line}: {what}")
 
     def limit(self) -> float:
         """Seconds that one wait may take."""
         if not self.step_seconds:
             return FIRST_LIMIT
-        return max(MIN_LIMIT, self.config.slow_factor * self._usual())
+        return max(MIN_LIMIT, self.config.slow_factor * self._expected_seconds())
 
-    def _usual(self) -> float:
+    def _expected_seconds(self) -> float:
         """Usual seconds for the steps that the device may not have computed yet."""
         return statistics.median(self.step_seconds) * max(self.done - self.computed, 1)
 

@@ -54,7 +54,7 @@ def load_run(workdir: str | AnyPath) -> Run:
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
         params = checkpoints.restore_params(abstract)
-        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_whole())
+        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_intact())
 
 
 def read_config(workdir: AnyPath) -> RunConfig:
@@ -87,9 +87,10 @@ def record_config(workdir: AnyPath, config: RunConfig):
         different = differences(read_config(workdir), config)
         different = [line for line in different if not line.startswith(MAY_CHANGE)]
         if different:
+            hint = _explain_decay_steps(different)
             raise UserError(
                 f"{workdir} holds a run with another configuration ({'; '.join(different)}): "
-                f"name another --workdir, or make the configurations equal{_hint(different)}"
+                f"name another --workdir, or make the configurations equal{hint}"
             )
     wait_for_others("record_config")  # until all have read the file
     if not is_main_process():
@@ -126,7 +127,7 @@ def workdir_lock(workdir: AnyPath) -> Iterator[None]:
         yield
 
 
-def _hint(different: Sequence[str]) -> str:
+def _explain_decay_steps(different: Sequence[str]) -> str:
     """Explains a difference in `optimizer.decay_steps` to a user who only asked for more steps."""
     if not any(line.startswith("optimizer.decay_steps") for line in different):
         return ""

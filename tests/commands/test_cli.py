@@ -299,7 +299,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     process.communicate()
     assert process.returncode == 75
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        stopped = checkpoints.find_latest_whole()
+        stopped = checkpoints.find_latest_intact()
     assert 0 < stopped < 400
 
     result = subprocess.run(train, env=environment(), capture_output=True, text=True)

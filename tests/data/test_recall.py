@@ -87,8 +87,14 @@ def test_only_answers_have_weight_in_lanes(splits):
         ((27, 4, (5, 40)), "data.recall_facts = 27 and"),
         ((3, 1, (5, 40)), "data.recall_values = 1: choose 1 to 26 facts, and at least 2 values"),
         ((20, 20, (5, 40)), "values = 20: choose 1 to 26 facts, and at least 2 values, with a"),
-        ((3, 4, (40, 5)), "data.recall_filler = (40, 5): give the minimum and the maximum number of bytes"),
-        ((3, 4, (5,)), "data.recall_filler = (5,): give the minimum and the maximum number of bytes"),
+        (
+            (3, 4, (40, 5)),
+            "data.recall_filler = (40, 5): give the minimum and the maximum number of bytes",
+        ),
+        (
+            (3, 4, (5,)),
+            "data.recall_filler = (5,): give the minimum and the maximum number of bytes",
+        ),
     ],
 )
 def test_impossible_numbers(difficulty, words):

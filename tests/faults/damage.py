@@ -5,12 +5,12 @@ import io
 import shutil
 from pathlib import Path
 
-from block_recurrent.training.checkpoints import ORBAX_NOTES, Checkpoints
+from block_recurrent.training.checkpoints import UNCHECKED_FILES, Checkpoints
 from faults.place import Place
 from faults.tried import Tried
 
 # These are never read: neither their content nor their existence matters.
-NOTES = {*ORBAX_NOTES, "commit_success.txt"}
+NOTES = {*UNCHECKED_FILES, "commit_success.txt"}
 
 
 def empty(path: Path):
@@ -53,7 +53,7 @@ def damaged_files(place: Place) -> Tried:
                 contextlib.redirect_stderr(io.StringIO()),  # one line per file
                 Checkpoints(copy, read_only=True) as checkpoints,
             ):
-                skipped += checkpoints.find_latest_whole() == before
+                skipped += checkpoints.find_latest_intact() == before
             shutil.copy(folder / name, file)
     tried = len(names) * len(DAMAGES)
     note = f"{len(names)} files, each emptied, cut in half, with a bit flipped, deleted"

@@ -18,7 +18,7 @@ from block_recurrent.config.options import DistributedConfig
 from block_recurrent.config.run_config import to_gin
 from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model
-from block_recurrent.parallel.processes import connect, detect
+from block_recurrent.parallel.processes import connect, detect_cluster
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.workdir import read_config
 from corpus import tiny_run, write_corpus
@@ -186,9 +186,9 @@ def test_a_failing_process_shows_its_error_and_ends_all(config):
 )
 def test_clusters_are_found(environment, expected, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert detect("auto", environment) == expected
-    assert detect("none", environment) is None
-    assert detect("tpu", environment) == "tpu"
+    assert detect_cluster("auto", environment) == expected
+    assert detect_cluster("none", environment) is None
+    assert detect_cluster("tpu", environment) == "tpu"
 
 
 def test_half_an_address_is_refused():

@@ -11,7 +11,7 @@ from block_recurrent import UserError
 from block_recurrent.data.lanes import LanePosition, Lanes
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.nonfinite import move_to
+from block_recurrent.training.nonfinite import mark_moved_rows
 from block_recurrent.training.train_step import TrainState, finite_rows
 from block_recurrent.training.workdir import record_config
 from block_recurrent.types import LayerState
@@ -213,8 +213,8 @@ def test_only_rows_that_are_moved_restart():
     there = position([3, 4, -1, 5, 7], [8, 8, 0, 24, 8])
     state = TrainState(*[None] * len(TrainState._fields))
     state = state._replace(finite=jnp.array([True, True, True, True, False]))
-    assert move_to(there, state, saved).finite.tolist() == [True, False, True, False, False]
-    assert move_to(saved, state, saved).finite.tolist() == [True, True, True, True, False]
+    assert mark_moved_rows(there, state, saved).finite.tolist() == [True, False, True, False, False]
+    assert mark_moved_rows(saved, state, saved).finite.tolist() == [True, True, True, True, False]
 
 
 def test_roll_back_before_the_first_checkpoint_goes_to_the_beginning(corpus, tmp_path):

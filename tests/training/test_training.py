@@ -66,7 +66,7 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, fin
     config = tiny_run(corpus)
     assert not stop_in_step(steps)(config, tmp_path).run()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.find_latest_whole() == steps
+        assert checkpoints.find_latest_intact() == steps
     assert SharingTrainer(config, tmp_path).run()
     assert_same_end(tmp_path, finished, config)
 

@@ -1,7 +1,7 @@
 """The corpora as seqio Tasks.
 
 An example is a document or a piece of one. Its features are "targets" (the tokens),
-"targets_pretokenized" (the text they were made from), "name", and for pieces "continues" (whether
+"targets_pretokenized" (the text before tokenization), "name", and for pieces "continues" (whether
 the next example continues the same document).
 """
 
@@ -73,7 +73,7 @@ def find_task(prepare: PrepareConfig) -> seqio.Task | seqio.Mixture:
 def tokenize(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-    """Like `seqio.preprocessors.tokenize` of "targets", but with 1 example in memory, not 256.
+    """Like `seqio.preprocessors.tokenize` for "targets", but without buffering 256 examples.
 
     Calls SentencePiece directly, which takes half the time of TensorFlow Text.
     """
@@ -105,7 +105,7 @@ def _register(
 
 
 def _tfds_source(name: str) -> seqio.TfdsDataSource:
-    """The newest version on disk, unless the name has a version."""
+    """A TFDS dataset: the newest version on disk, unless the name includes a version."""
     return seqio.TfdsDataSource(name if ":" in name else f"{name}:*.*.*", read_only=True)
 
 
@@ -117,7 +117,7 @@ def _rename_pg19_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _take_text_feature(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
-    """Takes the text from the given feature of any TFDS dataset."""
+    """Takes the text from a feature of a TFDS dataset."""
     specs = dataset.element_spec
     texts = [name for name, spec in specs.items() if spec == tf.TensorSpec((), tf.string)]
     if feature not in texts:
