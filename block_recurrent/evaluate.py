@@ -43,8 +43,8 @@ def parse_arguments() -> argparse.Namespace:
         "--report",
         type=Path,
         metavar="FILE.html",
-        help="also write a page of figures, and the numbers as FILE.json: loss by place in the "
-        "document, and with and without the recurrent state. Reads the documents four times",
+        help="also write a page of figures, and the numbers as FILE.json: loss by position in the "
+        "document, with and without the recurrent state. Reads the documents four times",
     )
     parser.add_argument(
         "--batch_size", type=int, metavar="B", help="rows (default: depends on the documents)"
@@ -102,7 +102,7 @@ def check_outputs(arguments: argparse.Namespace):
 def make_evaluator(
     graphdef: nnx.GraphDef, config: RunConfig, arguments: argparse.Namespace
 ) -> Evaluator:
-    """An evaluator of the chosen split on one device; rows and segment length may be given."""
+    """An evaluator of the chosen split on one device; arguments may set rows and segment length."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")

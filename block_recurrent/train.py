@@ -16,13 +16,14 @@ from block_recurrent.training.preemption import EXIT_STATUS
 from block_recurrent.training.trainer import Trainer
 
 NOTES = f"""\
-The same command again continues a run that was stopped. Exit status: 0 finished, 2 a mistake in
-the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C after saving.
+If a run was stopped, the same command continues it. Exit status: 0 finished, 2 a mistake in the
+command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C after saving.
 
 Common parameters: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
 train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,
 data.path, mesh.data, mesh.fsdp, mesh.tensor, and the model's BlockRecurrentTransformer.num_layers,
-embedding_size, window_length and num_states. config.gin in the run's folder lists all."""
+embedding_size, window_length and num_states. The file config.gin in the run's folder lists all
+parameters."""
 EXAMPLES = """\
   python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin
   python -m block_recurrent.train --gin_file=gin/brt_lstm_gate.gin --workdir=runs/short \\
@@ -46,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         "first gin file>)",
     )
     many = parser.add_argument_group(
-        "many processes", "SLURM, Open MPI and TPU pods set these themselves; see launch/"
+        "many processes", "not needed on SLURM, Open MPI and TPU pods; see launch/"
     )
     many.add_argument(
         "--coordinator_address",

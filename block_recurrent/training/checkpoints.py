@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to continue exactly where it stopped, saved atomically."""
+"""Checkpoints: everything that a run needs to continue exactly where it stopped."""
 
 import functools
 import os
@@ -19,38 +19,38 @@ from block_recurrent.files.paths import AnyPath, in_bucket
 from block_recurrent.parallel.processes import all_processes_true, is_main_process, wait_for_others
 from block_recurrent.training.train_step import TrainState
 
-# Paths in buckets go through gcsfs. By default they would go through TensorFlow where it is
-# installed, which takes seconds to import and reserves a GPU's memory.
+# Read and write buckets with gcsfs. By default, TensorFlow would be used if it is installed, which
+# takes seconds to import and reserves a GPU's memory.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 ITEMS = ("params", "training")
-MAX_TO_KEEP = 3  # the newest ones; older ones are deleted
-UNCHECKED_FILES = ("_CHECKPOINT_METADATA",)  # times of start and end; nothing depends on them
+MAX_TO_KEEP = 3  # older checkpoints are deleted
+UNCHECKED_FILES = ("_CHECKPOINT_METADATA",)  # contains times; nothing depends on it
 
 
 class Manager(ocp.CheckpointManager):
-    """A `CheckpointManager` that leaves stop signals to `StopSignal`."""
+    """A `CheckpointManager` that ignores stop signals, which `StopSignal` handles."""
 
     def reached_preemption(self, step: int) -> bool:
-        # Orbax would ask the coordination service about this step. The service would mistake the
-        # number for one of `StopSignal`, which counts from the start of the process. In a continued
-        # run, a signal right after a save would then stop the processes far too late.
+        # Orbax would ask the coordination service about this step. `StopSignal` asks it too, but
+        # counts steps from the start of the process. In a continued run, Orbax's larger number
+        # would make the processes stop far too late after a signal.
         return False
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a run, with one numbered folder per saved step.
 
-    Each checkpoint has two items. `params` is all that evaluation and generation need. `training`
-    is the rest of the `TrainState` and the position in the data. Orbax writes in the background. A
-    folder gets its number only when it is complete and has checksums of its files. These are
-    verified before anything is read. A damaged checkpoint is skipped, with a line that says why,
-    and the one before it is used.
+    Each checkpoint has two items. `params` is what evaluation and generation need. `training` is
+    the rest of the `TrainState` and the position in the data. Orbax writes in the background. A
+    folder gets its number as a name only when it is complete and has checksums of its files. The
+    checksums are verified before anything is read. If a checkpoint is damaged, the reason is
+    printed and the previous one is used.
 
     Args:
-      workdir: of the run.
-      read_only: if true, nothing is written.
-      items: the items that will be read. Files of the others are not verified.
+      workdir: folder of the run.
+      read_only: whether nothing must be written.
+      items: the items that will be read. Files of other items are not verified.
     """
 
     def __init__(self, workdir: AnyPath, *, read_only: bool = False, items: Container[str] = ITEMS):
@@ -79,13 +79,13 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending, damaged ones included."""
+        """The steps of all checkpoints in ascending order, including damaged ones."""
         return sorted(self.manager.all_steps())
 
     def find_latest_intact(self) -> int | None:
-        """Finds the step of the newest checkpoint that is whole; None if nothing was saved.
+        """Finds the step of the newest checkpoint that is not damaged; None if nothing was saved.
 
-        Reads every file of it the first time. All processes must call this.
+        The first call reads all its files. All processes must call this.
 
         Raises:
           UserError: all checkpoints are damaged.
@@ -101,10 +101,10 @@ class Checkpoints:
         return None
 
     def is_intact(self, step: int) -> bool:
-        """Verifies the checksums of all files that may be read; the first time it reads them all.
+        """Whether a checkpoint is not damaged. The first call for a step reads all its files.
 
-        Prints the first difference to standard error. Each process verifies a share of the files,
-        and all must call this.
+        Verifies the checksums of the files that may be read, and prints the first difference to
+        standard error. Each process verifies a part of the files, so all must call this.
         """
         if in_bucket(self.folder):
             return True
@@ -117,7 +117,10 @@ class Checkpoints:
         return self._intact[step]
 
     def save(self, state: TrainState, position: LanePosition):
-        """Starts to save in the background, after an earlier save. `state` may be donated then."""
+        """Starts to save in the background. Afterwards, `state` may be donated.
+
+        Waits for an earlier save to finish first.
+        """
         self.wait()
         self._saving = int(state.step)
         self.manager.save(
@@ -130,22 +133,23 @@ class Checkpoints:
         )
 
     def _add_checksums(self):
-        """Writes checksums. Orbax calls this after the last file, before it renames the folder.
+        """Writes the checksums. Orbax calls this after the last file, before it renames the folder.
 
-        Not needed in a bucket, which verifies its own checksums at every write and read.
+        A bucket needs none, because it verifies its own checksums at every write and read.
         """
         if not in_bucket(self.folder):
             name = f"{self._saving}{ocp.path.step.TMP_DIR_SUFFIX}"
             write_checksums(Path(self.folder) / name, exclude=UNCHECKED_FILES)
 
     def wait(self):
-        """Waits until everything saved is on disk, or in the bucket."""
+        """Waits until everything is on disk or in the bucket."""
         self.manager.wait_until_finished()
 
     def delete_after_regular(self, every: int):
-        """Deletes what is newer than the newest checkpoint at a multiple of `every` steps.
+        """Deletes checkpoints newer than the newest one at a multiple of `every` steps.
 
-        Other checkpoints come from stops. Where a run goes back to must not depend on these.
+        The deleted checkpoints were saved when the run was stopped. Where a run returns to must not
+        depend on stops.
         """
         self.wait()
         regular = [step for step in self.steps if step % every == 0]
@@ -156,12 +160,12 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, position: LanePosition
     ) -> tuple[TrainState, LanePosition]:
-        """Restores the newest whole checkpoint.
+        """Restores the newest checkpoint that is not damaged.
 
-        Newer ones, which are damaged, are renamed, since the run will write these steps again.
+        Newer, damaged checkpoints are renamed, because the run will write their steps again.
 
         Args:
-          abstract: shapes, and how to lay them out over the devices.
+          abstract: shapes with shardings.
           position: any position of the same lanes.
 
         Returns:
@@ -181,7 +185,7 @@ class Checkpoints:
         return state, LanePosition(**training["position"])
 
     def _rename_damaged(self, steps: Iterable[int]):
-        """Renames each checkpoint N to N.damaged."""
+        """Renames the folder of each of these checkpoints from N to N.damaged."""
         if self.read_only or not (steps := list(steps)):
             return
         for step in steps if is_main_process() else []:
@@ -194,11 +198,11 @@ class Checkpoints:
         self.manager.reload()
 
     def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
-        """Restores the parameters alone, onto one device, from any mesh.
+        """Restores only the parameters, to one device. They may have been saved on any mesh.
 
         Args:
-          abstract: their shapes.
-          step: of the checkpoint; None for the newest.
+          abstract: shapes of the parameters.
+          step: step of the checkpoint; None for the newest.
 
         Raises:
           UserError: no checkpoint exists, or its parameters have other names or shapes.
@@ -222,14 +226,14 @@ class Checkpoints:
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """The shape of each leaf by its path, as layers/0/ffn/hidden/kernel."""
+    """The shape of each leaf by its path, such as layers/0/ffn/hidden/kernel."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:
-    """The item of a checkpoint that holds all but the parameters."""
+    """The item of a checkpoint with everything except the parameters."""
     fields = state._asdict()
     del fields["params"]
     return {"state": fields, "position": position._asdict()}

@@ -27,22 +27,22 @@ from block_recurrent.training.workdir import record_config, workdir_lock
 
 
 class Trainer:
-    """A training run, started or continued by `run`.
+    """A training run, which `run` starts or continues.
 
-    Making it reads the corpus and checks that everything fits together. Nothing is written.
+    The constructor reads the corpus and checks that everything fits together. It writes nothing.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       workdir: the folder of the run.
 
     Raises:
       UserError: corpus, model, batch and devices do not fit together.
 
     Attributes:
-      config: with absolute paths and the name of the vocabulary, as the folder keeps it.
-      setup: what the run is made of.
+      config: the configuration, with absolute paths and the name of the vocabulary.
+      setup: the parts of the run.
       evaluation: scores the held-out documents.
-      initial_params: of `train.initial_model`, until the run has begun.
+      initial_params: parameters of `train.initial_model`; None if none is set, or after the start.
     """
 
     def __init__(self, config: RunConfig, workdir: AnyPath):
@@ -101,7 +101,7 @@ class Trainer:
         return False
 
     def _describe(self):
-        """Prints what is about to run, and writes layout.txt."""
+        """Prints a summary of the run, and writes layout.txt."""
         print_once(self.setup.summary(self.workdir))
         table = layout_table(self.setup.abstract)
         if is_main_process():
@@ -125,7 +125,7 @@ class Trainer:
         return state, position
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
-        """Returns the state of the newest regular checkpoint, to read on from `position`."""
+        """Returns the state of the newest regular checkpoint, prepared to read from `position`."""
         checkpoints.delete_after_regular(self.config.train.checkpoint_every_steps)
         state, saved = checkpoints.restore(self.setup.abstract, position)
         return mark_moved_rows(position, state, saved)
@@ -137,10 +137,10 @@ class Trainer:
         position: LanePosition,
         trackers: list[Tracker],
     ) -> int:
-        """Opens what the loop needs from this state on, and runs it. Returns its last step."""
+        """Runs the training loop from this state on. Returns the number of its last step."""
         setup, first = self.setup, int(state.step)
         with Reporter(setup, self.workdir, first, trackers) as reporter:
-            # Every process reports slow steps; the heartbeat is the first one's.
+            # Every process reports slow steps; only the first one writes the heartbeat.
             note = reporter.note if reporter.active else print_from_process
             heartbeat = self.workdir / "heartbeat.json" if reporter.active else None
             with (
@@ -151,7 +151,7 @@ class Trainer:
                 return loop.run(state, position, batches)
 
     def _read_initial_params(self) -> dict[str, Any] | None:
-        """Reads `train.initial_model`, which only a run without a checkpoint needs."""
+        """Reads `train.initial_model`, if it is set and the run has no checkpoint yet."""
         path = self.config.train.initial_model
         if path is None:
             return None

@@ -153,7 +153,7 @@ def test_workdir_that_holds_another_configuration(refuse, place):
     (place / "mine" / "config.gin").write_text(to_gin(config))
     changes = bind(data__path="texts", train__seed=7, optimizer__learning_rate=0.5)
     assert refuse("train", *TINY, "--workdir=mine", *changes) == (
-        "mine holds a run with another configuration (train.seed: 0 in the workdir, 7 now; "
+        "mine contains a run with another configuration (train.seed: 0 in the workdir, 7 now; "
         f"optimizer.learning_rate: {config.optimizer.learning_rate} in the workdir, 0.5 now): "
         "name another --workdir, or make the configurations equal"
     )
@@ -194,7 +194,7 @@ def test_weights_and_biases_without_its_package(refuse, monkeypatch):
 
 
 def test_evaluation_without_a_run(refuse):
-    end = " holds no run (no config.gin): train first, or name another"
+    end = " contains no run (no config.gin): train first, or name another folder"
     for option in ("json", "report"):
         message = refuse("evaluate", "--workdir=nowhere", f"--{option}=texts")
         assert message == f"--{option}=texts is a folder: give the path of a file"
@@ -223,7 +223,10 @@ def test_evaluation_without_a_run(refuse):
             ["--prompt=a", "--save_state=texts"],
             "--save_state=texts is a folder: give the path of a file",
         ),
-        (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
+        (
+            ["--prompt=a"],
+            "texts contains no run (no config.gin): train first, or name another folder",
+        ),
     ],
 )
 def test_mistakes_in_generation(arguments, message, refuse, place):

@@ -175,9 +175,7 @@ def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, co
 def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_path, capsys):
     config = with_policy(corpus, "roll_back")
     assert poisoned(7)(config, tmp_path / "run").run()
-    assert (
-        "Going back to the newest checkpoint, then on after this batch" in capsys.readouterr().out
-    )
+    assert "Returning to the newest checkpoint, and skipping this batch" in capsys.readouterr().out
     assert (tmp_path / "run" / "nonfinite" / "step_7.npz").exists()
 
     class JumpingTrainer(changed(restart, 8)):
