@@ -1,4 +1,4 @@
-"""Every test runs with the shapes of all signatures checked, and compiles nothing twice."""
+"""Setup of all tests: checks the shapes in all signatures, and caches compiled functions."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of a file in one process: they share its fixtures and what it compiles.
+    """Runs the tests of a file in one process: they share fixtures and compiled functions.
 
     One process runs all tests that need TensorFlow, so that only one imports it.
     """

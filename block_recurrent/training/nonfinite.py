@@ -99,7 +99,7 @@ class NonfiniteSteps:
                 "optimizer.clip_norm in a new run, or continue with another train.on_nonfinite"
             )
         if policy == "roll_back":
-            note(f"{line}. Returning to the newest checkpoint, and skipping this batch")
+            note(f"{line}. Returning to the newest checkpoint; training continues after this batch")
             self.unchecked.clear()
             raise RollBack(step.after)
         note(f"{line}. The step is skipped")

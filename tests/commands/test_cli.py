@@ -117,7 +117,7 @@ def test_unknown_parameter(refuse):
     )
 
 
-def test_segment_that_is_no_multiple_of_the_window(refuse):
+def test_segment_must_be_a_multiple_of_the_window(refuse):
     assert refuse("train", *TINY, *bind(data__path="texts", train__segment_length=60)) == (
         "train.segment_length = 60 is not a multiple of BlockRecurrentTransformer.window_length = "
         "16: 48 and 64 are the nearest"

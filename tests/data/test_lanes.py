@@ -85,7 +85,7 @@ def test_types_and_shapes():
     assert [array.shape for array in position] == [(), (1,), (1,), (1,), (2,), (2,)]
 
 
-def test_read_leaves_its_position_alone():
+def test_read_does_not_change_its_position():
     lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W)
     position = lanes.initial_position()
     for _ in range(80):
@@ -315,7 +315,7 @@ def test_evaluation_reads_the_longest_first():
     assert [tokens[place] for place in (0, 3 * W, 6 * W)] == [4, 14, 1]
 
 
-def test_rows_that_have_run_out_are_padding():
+def test_rows_without_documents_are_padding():
     lanes = Lanes(Numbered([3 * W, W]), 3, W, W, shuffle=False, repeat=False)
     batches = read_all(lanes)
     assert [batch.weights.sum(axis=1).tolist() for batch in batches] == [
@@ -378,7 +378,7 @@ def test_byte_documents_in_lanes():
         ((8, 0, 128), "segment_length = 0 is too small: it must be at least 1"),
     ],
 )
-def test_lengths_that_do_not_fit(arguments, message):
+def test_invalid_lengths_are_refused(arguments, message):
     with pytest.raises(UserError) as error:
         Lanes(Numbered([5]), *arguments)
     assert str(error.value) == message

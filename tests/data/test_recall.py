@@ -63,7 +63,7 @@ def test_documents_are_the_same_every_time_and_in_pieces(splits):
         np.testing.assert_array_equal(np.concatenate(parts), weights)
 
 
-def test_far_is_ten_times_as_far(splits):
+def test_filler_of_the_split_far_is_ten_times_as_long(splits):
     fillers = splits["far"].lengths - 3 * 3 - 1
     assert 50 <= fillers.min() < 80 and 300 < fillers.max() <= 400
 
@@ -97,7 +97,7 @@ def test_only_answers_have_weight_in_lanes(splits):
         ),
     ],
 )
-def test_impossible_numbers(difficulty, words):
+def test_numbers_out_of_range_are_refused(difficulty, words):
     with pytest.raises(UserError, match=re.escape(words)):
         RecallDocuments("train", *difficulty)
 

@@ -237,7 +237,7 @@ def test_stores_mix_by_their_weights(tmp_path):
         ((1.0, 2.0, 3.0), "has 3 numbers for 2 stores: give one per store, or"),
     ],
 )
-def test_weights_that_do_not_fit(store, weights, message):
+def test_invalid_weights_are_refused(store, weights, message):
     config = DataConfig("store", stores=(str(store), str(store)), weights=weights)
     with pytest.raises(UserError) as error:
         load_documents(config)

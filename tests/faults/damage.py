@@ -1,4 +1,4 @@
-"""Ways to damage a file, and each of them tried on each file of a checkpoint."""
+"""Ways to damage a file, each of which is tried on every file of a checkpoint."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ NOTES = {*UNCHECKED_FILES, "commit_success.txt"}
 
 
 def empty(path: Path):
-    """What a power cut leaves of a file that was not synced."""
+    """Empties a file, as after a power cut if it was not synced."""
     path.write_bytes(b"")
 
 
@@ -37,7 +37,7 @@ DAMAGES = (empty, truncate, flip, delete)
 
 
 def damaged_files(place: Place) -> Tried:
-    """Damages every file of the newest checkpoint in every way: the one before it is used."""
+    """Damages each file of the newest checkpoint in every way: the previous one is used."""
     workdir, _ = place.undisturbed()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         before, newest = checkpoints.steps[-2:]

@@ -152,7 +152,7 @@ def test_rows_are_independent():
         np.testing.assert_array_equal(one.generate([prompt], NEW, sampling=Sampling(0.0))[0], row)
 
 
-def test_nothing_to_write():
+def test_writing_zero_tokens():
     one = generator("fixed_skip")
     assert [row.size for row in one.generate(PROMPTS, 0)] == [0, 0, 0, 0]
     state = one.read(one.start(4), PROMPTS)
@@ -192,7 +192,7 @@ def compile_write(rows, vocab_size, sampling):
     return one._write.lower(one.params, writing, jax.random.key(0), 32, sampling, ()).compile()
 
 
-def test_the_memory_of_writing_is_bounded():
+def test_memory_for_noise_is_bounded():
     """Drawing the noise of 32 tokens at once takes 128 times the memory of the logits."""
     rows, vocab_size = 64, 32_000
     memory = compile_write(rows, vocab_size, Sampling()).memory_analysis()
@@ -248,7 +248,7 @@ def test_long_prompts_compile_few_shapes(monkeypatch):
         ),
     ],
 )
-def test_mistakes(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(UserError, match=message):
         call(generator("sliding_window"))
 

@@ -1,4 +1,4 @@
-"""What must hold of every variant of the architecture, whatever its parameters."""
+"""Properties of every variant of the architecture, for any parameters."""
 
 import functools
 
@@ -127,7 +127,7 @@ def test_no_gradient_flows_into_the_state(variant):
     assert leaves and all(not np.any(leaf) for leaf in leaves)
 
 
-def test_dropout_needs_a_key_and_follows_it(variant):
+def test_dropout_depends_on_the_key(variant):
     model = make_model(**VARIANTS[variant] | {"dropout_rate": 0.3})
     tokens, state = make_tokens(2, 2 * W), model.initial_state(2)
     one, again, other = (
@@ -153,7 +153,7 @@ def test_a_window_sees_exactly_w_tokens_back():
         np.testing.assert_array_equal(differs, expected)
 
 
-def test_segment_that_is_no_multiple_of_the_window():
+def test_segment_must_be_a_multiple_of_the_window():
     model = make_model()
     with pytest.raises(ValueError, match="12 tokens are not a multiple of the window, 8"):
         model(make_tokens(1, 12), model.initial_state(1))
@@ -207,7 +207,7 @@ def test_rematerialisation_changes_no_number(variant, remat):
 
 
 @pytest.mark.parametrize("remat", ["none", "attention", "layer"])
-def test_layers_that_are_alike_are_traced_once(remat):
+def test_equal_layers_are_traced_once(remat):
     """More layers are more calls in the lowered gradient, but not more functions."""
 
     def functions_and_calls(num_layers):

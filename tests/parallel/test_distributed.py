@@ -122,7 +122,7 @@ def test_two_processes_equal_one(config, alone):
 
 
 @pytest.mark.slow
-def test_stopped_as_two_continued_as_one(config, alone):
+def test_two_processes_are_stopped_and_one_continues(config, alone):
     """SIGTERM to one process stops both after the same step; one process continues the run."""
     workdir = config.parent / "elastic"
     processes = start(workdir, config, 2, 4, "train.num_steps = 400")
@@ -184,14 +184,14 @@ def test_a_failing_process_shows_its_error_and_ends_all(config):
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "ompi"),
     ],
 )
-def test_clusters_are_found(environment, expected, monkeypatch):
+def test_clusters_are_detected(environment, expected, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert detect_cluster("auto", environment) == expected
     assert detect_cluster("none", environment) is None
     assert detect_cluster("tpu", environment) == "tpu"
 
 
-def test_half_an_address_is_refused():
+def test_incomplete_address_is_refused():
     with pytest.raises(UserError, match="give all three"):
         connect(DistributedConfig(num_processes=2))
     config = DistributedConfig(coordinator_address="127.0.0.1:1", num_processes=2)

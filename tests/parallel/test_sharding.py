@@ -123,14 +123,14 @@ def mesh(*shape, model=TINY, batch=8):
         ),
     ],
 )
-def test_what_does_not_divide(shape, message):
+def test_uneven_splits_are_refused(shape, message):
     with pytest.raises(UserError) as error:
         mesh(*shape, batch=12 if shape == (8, 1, 1) else 8)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("rule", ["kernel", "(: fsdp", "kernel: rows", "kernel: fsdp, fsdp"])
-def test_rules_that_cannot_be_read(rule):
+def test_invalid_rules_are_refused(rule):
     with pytest.raises(UserError, match="mesh.rules contains"):
         MeshConfig(rules=(rule,))
 

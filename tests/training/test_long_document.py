@@ -31,7 +31,7 @@ def walk(graphdef, params, state, key):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("gate, configuration", [("fixed", "skip"), ("lstm", "dual")])
-def test_all_stays_finite_and_bounded(gate, configuration, dtype):
+def test_a_long_document_stays_finite_and_bounded(gate, configuration, dtype):
     model = make_model(gate=gate, configuration=configuration, dtype=dtype)
     graphdef, params = split(model)
     state, largest = model.initial_state(1), []

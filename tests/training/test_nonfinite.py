@@ -175,7 +175,10 @@ def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, co
 def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_path, capsys):
     config = with_policy(corpus, "roll_back")
     assert poisoned(7)(config, tmp_path / "run").run()
-    assert "Returning to the newest checkpoint, and skipping this batch" in capsys.readouterr().out
+    assert (
+        "Returning to the newest checkpoint; training continues after this batch"
+        in capsys.readouterr().out
+    )
     assert (tmp_path / "run" / "nonfinite" / "step_7.npz").exists()
 
     class JumpingTrainer(changed(restart, 8)):
@@ -190,18 +193,18 @@ def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_pat
                 assert not batch.starts[:, 0].all(), "else restarting makes no difference"
             return state, position
 
-    by_hand = with_policy(corpus, "roll_back", num_steps=4)
-    assert SharingTrainer(by_hand, tmp_path / "by_hand").run()
-    assert JumpingTrainer(config, tmp_path / "by_hand").run()
+    token_by_token_logits = with_policy(corpus, "roll_back", num_steps=4)
+    assert SharingTrainer(token_by_token_logits, tmp_path / "token_by_token_logits").run()
+    assert JumpingTrainer(config, tmp_path / "token_by_token_logits").run()
     for a, b in zip(
         final_arrays(tmp_path / "run", config),
-        final_arrays(tmp_path / "by_hand", config),
+        final_arrays(tmp_path / "token_by_token_logits", config),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
 
 
-def test_only_rows_that_are_moved_restart():
+def test_only_moved_rows_restart():
     """A row restarts if its document or its offset differs from where its memory stands."""
 
     def position(document, offset):

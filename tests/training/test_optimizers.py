@@ -52,7 +52,7 @@ def numpy_adafactor(p, gradients, rate, momentum):
 
 
 @pytest.mark.parametrize("schedule", ["rsqrt", "cosine", "linear", "constant"])
-def test_warm_up_is_linear_and_wastes_no_step(schedule):
+def test_warm_up_is_linear_and_starts_above_zero(schedule):
     for step in (1, 2, 5, 10):
         value = rate(step, schedule=schedule, learning_rate=3.0, warmup_steps=10)
         assert math.isclose(value, 3.0 * step / 10, rel_tol=1e-5), step
@@ -78,13 +78,13 @@ def test_linear():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_a_schedule_that_ends_needs_its_end(schedule):
+def test_decaying_schedules_need_decay_steps(schedule):
     with pytest.raises(UserError, match=f"schedule = '{schedule}' needs optimizer.decay_steps"):
         make_optimizer(OptimizerConfig(schedule=schedule))
 
 
 @pytest.mark.parametrize("schedule", ["rsqrt", "cosine", "linear", "constant"])
-def test_any_warm_up_fits_any_run(schedule):
+def test_warm_up_may_be_longer_than_the_run(schedule):
     """Tests and first looks shorten a run, and leave the warm-up as it is."""
     rates = [rate(step, decay_steps=5, schedule=schedule) for step in range(1, 7)]
     assert rates == sorted(rates) and 0 < rates[0]
@@ -167,7 +167,7 @@ def test_clipping_is_by_the_norm_of_all_gradients_together(name):
     assert np.abs(run(1.0, large, small) - run(None, large, small)).max() > 1e-3
 
 
-def test_clipping_to_nothing_is_refused():
+def test_zero_clip_norm_is_refused():
     with pytest.raises(UserError, match="clip_norm = 0.0: must be above 0, or None"):
         OptimizerConfig(clip_norm=0.0)
 

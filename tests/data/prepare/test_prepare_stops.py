@@ -74,7 +74,7 @@ def wait_for_the_end_of_all(process: subprocess.Popen):
 
 
 @pytest.mark.slow
-def test_kill_and_the_same_command_again(place, prepare, run):
+def test_the_same_command_continues_after_a_kill(place, prepare, run):
     """kill −9 while two workers write. Before that, a second command is refused."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     partial = place / "store.partial"
@@ -127,7 +127,7 @@ def test_kills_at_random_moments(place, prepare):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped(place, number):
+def test_stop_by_signal(place, number):
     """Ctrl-C reaches the workers as well, SIGTERM only the command."""
     process = start(place, *mine("slow_lines", prepare__num_processes=2))
     wait_until(lambda: list(place.glob("store.partial/train-*.json")), process)

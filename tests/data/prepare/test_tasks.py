@@ -147,7 +147,7 @@ def test_github(papers):
     }
 
 
-def test_text_files_are_those_of_training_on_a_folder(papers):
+def test_text_files_equal_those_of_training_on_a_folder(papers):
     """The same documents, split by the same rule."""
     for i in range(30):
         (papers / f"{i}.md").write_bytes(b"x" * i)
@@ -184,7 +184,7 @@ def test_shards_of_a_folder(papers):
         source.get_dataset("train", shuffle=True)
 
 
-def test_a_tfds_dataset_in_place_of_a_folder(pg19):
+def test_a_tfds_dataset_instead_of_a_folder(pg19):
     prepare = PrepareConfig("github", tfds="pg19", tfds_feature="book_text", tfds_data_dir=pg19)
     texts = {example["targets_pretokenized"] for example in examples_of(find(prepare))}
     assert texts == {text_of(book).encode() for book in BOOKS["train"]}
@@ -270,7 +270,7 @@ def test_files_that_change(papers):
 # Mistakes
 
 
-def test_tasks_that_are_not_there(papers, model):
+def test_unknown_tasks(papers, model):
     folder = DataConfig(path=str(papers))
     assert message_of(find, PrepareConfig("pg19_byte")) == (
         "prepare.task = 'pg19_byte' is not a registered seqio Task or Mixture: did you mean "
