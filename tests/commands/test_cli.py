@@ -1,4 +1,4 @@
-"""The commands from a user's view: what they print, how they exit, and what they leave alone."""
+"""The commands from a user's view: what they print, how they exit, and what they do not touch."""
 
 import json
 import logging

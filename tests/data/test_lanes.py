@@ -121,7 +121,7 @@ def host_rows(batch_size, hosts):
 
 
 def read_as_hosts(hosts, position, number):
-    """Global batches, concatenated from what each host reads with its own lanes."""
+    """The global batches, concatenated from the parts that each host reads with its own lanes."""
     readers = [Lanes(Numbered(LENGTHS), 8, 2 * W, W, seed=1) for _ in range(hosts)]
     batches = []
     for _ in range(number):
@@ -182,7 +182,7 @@ def test_sources_are_read_in_proportion_to_their_weights():
 
 
 def test_weights_by_size_read_each_source_once_per_epoch():
-    """Except that a source may be one document ahead of the others."""
+    """A source may be one document ahead of the others."""
     lengths = [7] * 30, [11] * 10, [20] * 20
     documents = mixture(*lengths, weights=[float(sum(each)) for each in lengths])
     queue = _Queue(lanes := Lanes(documents, 1, W, W), lanes.initial_position())
@@ -221,7 +221,7 @@ def test_bytes_per_token_follow_the_weights():
 
 
 def test_padding_of_books_is_under_two_percent():
-    """PG19's books have about 100,000 tokens. These are half as long, many are short: harder."""
+    """PG19's books have about 100,000 tokens. These are half as long, which makes it harder."""
     rng = np.random.default_rng(0)
     lengths = np.maximum(rng.lognormal(np.log(50_000), 1.0, 2000).astype(int), 1)
     lanes = Lanes(Zeros(lengths), 32, 4096, 512)

@@ -103,7 +103,7 @@ def test_numbers_out_of_range_are_refused(difficulty, words):
 
 
 def test_a_run_scores_answers(tmp_path, capsys):
-    """Only answers are scored: bits per byte equal bits per token, and accuracy is at chance."""
+    """Only answers are scored. So bits per byte equal bits per token, and accuracy is at chance."""
     config = load(["gin/brt_fixed_gate.gin", "gin/scale/tiny.gin", "gin/data/recall.gin"], [])
     train = dataclasses.replace(config.train, num_steps=2, eval_every_steps=2, log_every_steps=1)
     model = dataclasses.replace(TINY, window_length=16, num_layers=2)

@@ -278,7 +278,7 @@ print([name for name in ("tensorflow", "tensorflow_datasets", "seqio", "torch")
 
 @pytest.mark.slow
 def test_training_from_a_store_imports_no_tensorflow(store, tmp_path):
-    """They are all installed here, but a run with checkpoint and evaluation needs none of them."""
+    """They are installed here, but a run with checkpoint and evaluation imports none of them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "tests", *sys.path])}
     result = subprocess.run(
         [sys.executable, "-c", TRAIN, str(store), str(tmp_path / "run")],

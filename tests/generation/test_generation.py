@@ -1,4 +1,4 @@
-"""Generation equals the forward pass, however prompts, rows and pieces are divided."""
+"""Generation equals the forward pass, for any division into prompts, rows and pieces."""
 
 import functools
 
@@ -42,7 +42,7 @@ def small_pieces():
 
 
 def assert_same(one, other):
-    """The same state; the block's places after the unread token do not matter."""
+    """Asserts equal states. Positions of the block after the unread token do not matter."""
 
     def masked(state):
         used = np.arange(state.block.shape[1]) <= np.asarray(state.unread)[:, None]
@@ -98,7 +98,7 @@ SLOW_TO_COMPILE |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}
     ],
 )
 def test_logits_equal_those_of_the_forward_pass(name):
-    """At every position, over several blocks, with rows at different places of their blocks."""
+    """At every position, over several blocks, with rows at different positions in their blocks."""
     recorded = []
     rows = generator(name).generate(PROMPTS, NEW, sampling=Recording(recorded))
     found = np.stack(recorded, axis=1)
@@ -171,7 +171,7 @@ def test_the_seed_determines_the_tokens():
 
 @pytest.mark.parametrize("numbers", [1, 3 * 4 * TINY.vocab_size, 10**9])
 def test_tokens_do_not_depend_on_how_much_noise_is_drawn_at_once(numbers, monkeypatch):
-    """A token is the argmax of logits plus noise, which depends on key, row and position alone."""
+    """The noise, and so the tokens, depends only on key, row and position."""
     monkeypatch.setattr(block_recurrent.generation.writing, "NOISE_AT_ONCE", numbers)
     recorded, seed = [], 5
     found = Generator(variant_model("fixed_skip")).generate(
@@ -205,7 +205,7 @@ def test_greedy_decoding_draws_no_noise():
 
 
 def test_a_row_stops_and_the_others_continue():
-    """A stopped row keeps the state that it would have alone."""
+    """A stopped row keeps the state that it would have without the other rows."""
     one = generator("fixed_skip")
     free = one.generate(PROMPTS, NEW)
     stop = int(free[1][W])

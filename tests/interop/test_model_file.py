@@ -1,4 +1,4 @@
-"""A model goes to a safetensors file and comes back."""
+"""A model survives the round trip through a safetensors file."""
 
 import dataclasses
 import inspect

@@ -81,7 +81,7 @@ def test_one_pass_equals_two_with_the_state_carried(variant):
 
 
 def test_reading_token_by_token_equals_one_pass(variant):
-    """A growing last block, as in decoding: what comes later changes no logit before it."""
+    """The last block grows as in decoding. Later tokens do not change earlier logits."""
     model = variant_model(variant)
     is_full = variant == "full_attention"
     tokens, nowhere = make_tokens(2, 4 * W), jnp.zeros((2, 4), bool)
@@ -99,7 +99,7 @@ def test_reading_token_by_token_equals_one_pass(variant):
 
 
 def test_a_document_start_blocks_every_leak(variant):
-    """From a start on, logits are those of a model that has seen nothing before."""
+    """After a start, logits equal those of a model that has seen nothing before."""
     model = variant_model(variant)
     tokens = make_tokens(2, 4 * W)
     fresh, nowhere = model.initial_state(2), jnp.zeros((2, 4), bool)
@@ -140,7 +140,7 @@ def test_dropout_depends_on_the_key(variant):
 
 
 def test_a_window_sees_exactly_w_tokens_back():
-    """In one layer: W tokens back reaches the logit, W + 1 does not, and nor does the own key."""
+    """In one layer, the token W back affects a logit; W + 1 back and the token itself do not."""
     model = make_model(num_layers=1, recurrent_layers=())
     tokens = make_tokens(1, 3 * W)
     base, _ = forward(model, tokens, model.initial_state(1))
@@ -185,7 +185,7 @@ def test_configuration_by_mapping_object_or_keywords():
 
 @functools.cache
 def loss_and_gradients(variant: str, remat: str):
-    """Of a model with dropout: loss and state, and the gradients of all parameters."""
+    """Loss, state and all gradients of a model with dropout."""
     model = make_model(**VARIANTS[variant], dropout_rate=0.1, remat=remat)
     graphdef, params = split(model)
     tokens, starts = make_tokens(2, 24), jnp.zeros((2, 3), bool).at[0, 1].set(True)
@@ -201,14 +201,14 @@ def loss_and_gradients(variant: str, remat: str):
 @pytest.mark.parametrize("variant", ["fixed_skip", "feedback"])
 @pytest.mark.parametrize("remat", ["attention", "layer"])
 def test_rematerialisation_changes_no_number(variant, remat):
-    """Loss, state and gradients, with dropout; the parameters are the same in either."""
+    """Loss, state and gradients with dropout are the same with and without `remat`."""
     expected, found = (loss_and_gradients(variant, each) for each in ("none", remat))
     assert_same_numbers(found, expected)
 
 
 @pytest.mark.parametrize("remat", ["none", "attention", "layer"])
 def test_equal_layers_are_traced_once(remat):
-    """More layers are more calls in the lowered gradient, but not more functions."""
+    """With more layers, the lowered gradient has more calls, but not more functions."""
 
     def functions_and_calls(num_layers):
         model = make_model(num_layers=num_layers, remat=remat)

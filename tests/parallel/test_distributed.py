@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: str, folders=None):
-    """Starts processes with this many devices in all, each process in its own folder."""
+    """Starts processes with this total number of devices, each in its own folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -76,7 +76,7 @@ def metrics(workdir: Path) -> list[dict]:
 
 
 def assert_close(workdir: Path, other: Path):
-    """The same steps, and the same numbers up to the order of sums."""
+    """Asserts the same steps, and the same numbers up to rounding."""
     for line, expected in zip(metrics(workdir), metrics(other), strict=True):
         assert line.pop("split") == expected.pop("split")
         if "memory_worth" in expected:  # a difference of two losses, with the errors of both
@@ -163,7 +163,7 @@ def test_a_lost_process_ends_the_others(config):
 
 @pytest.mark.slow
 def test_a_failing_process_shows_its_error_and_ends_all(config):
-    """The corpus exists on only one of two hosts."""
+    """The corpus exists only on one of two hosts."""
     first, second = (config.parent / name for name in ("first", "second"))
     write_corpus(first / "texts")
     second.mkdir()

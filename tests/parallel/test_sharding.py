@@ -27,7 +27,7 @@ HERE = Path(__file__).parents[1]
 
 
 def train(*variants: str, meshes: tuple[str, ...]) -> dict:
-    """What tests/eight_devices.py prints."""
+    """The results that tests/eight_devices.py prints."""
     environment = os.environ | {
         "PYTHONPATH": str(HERE.parent),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -62,7 +62,7 @@ def gathered(collectives: dict) -> list[tuple[int, ...]]:
 
 
 def elements(collectives: dict, kind: str) -> int:
-    """How many numbers all collectives of one kind move."""
+    """The number of elements that all collectives of one kind move."""
     shapes = [
         re.findall(r"\[([\d,]*)\]", name) * count
         for name, count in collectives.items()
@@ -150,7 +150,7 @@ def test_split_heads_use_xla():
 
 @pytest.fixture
 def layout():
-    """For 2 × 2 × 2 devices; they are all the same device, which is enough for shapes."""
+    """A layout for 2 × 2 × 2 devices. They are all the same device, which is enough for shapes."""
     devices = np.array(jax.devices()[:1] * 8).reshape(2, 2, 2)
     rules = "a/kernel: fsdp, tensor", "kernel: tensor, fsdp", "bias: fsdp"
     return Layout(Mesh(devices, ("data", "fsdp", "tensor")), rules)

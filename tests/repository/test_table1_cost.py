@@ -23,7 +23,7 @@ def slide_12l() -> Row:
 
 
 def test_matrix_products_of_a_sliding_window_model(slide_12l):
-    """Each parameter 6 a token, the embedding 8 (logits twice), and attention to 2 W keys."""
+    """FLOPs per token: 6 per parameter, 8 per embedding entry (logits twice), and the attention."""
     layers, d, ffn, window, vocabulary = 12, 1024, 4096, 512, 32_128
     parameters = layers * (4 * d * d + 2 * d * ffn)
     attention = 3 * layers * 2 * 2 * (2 * window) * d

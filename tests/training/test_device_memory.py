@@ -1,4 +1,4 @@
-"""Memory of arrays and of the compiled step, and the messages if it does not suffice."""
+"""Memory of arrays and of the compiled step, and the messages if it is not sufficient."""
 
 import dataclasses
 import re
@@ -30,13 +30,13 @@ MIB = 2**20
 
 
 def compiled(function, **options):
-    """The function, compiled for an array of one MiB."""
+    """Compiles a function for an array of 1 MiB."""
     x = jax.ShapeDtypeStruct((MIB // 4,), jnp.float32)
     return jax.jit(function, **options).lower(x).compile()
 
 
 def between(x):
-    """Makes two arrays that no fusion removes."""
+    """Computes two intermediate arrays that fusion cannot remove."""
     return jnp.sort(x) + jnp.sort(-x)
 
 
@@ -89,7 +89,7 @@ def test_a_step_that_does_not_fit_raises_one_line():
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
 def test_remat_saves_memory_in_a_whole_step(clip_norm):
-    """Although the updates wait for the norm of all gradients."""
+    """Even though the updates need the norm of all gradients first."""
 
     def temporaries(remat):
         config = dataclasses.replace(TINY, num_layers=4, recurrent_layers=(), remat=remat)

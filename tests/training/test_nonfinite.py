@@ -21,11 +21,11 @@ from tiny import make_tokens, variant_model
 
 
 class ChangedLanes(Lanes):
-    """Lanes that change some batches, wherever in a run these are read.
+    """Lanes that change some batches whenever they are read.
 
     Attributes:
-      numbers: of the changed batches, from 1.
-      change: gets a changed batch.
+      numbers: numbers of the changed batches, from 1.
+      change: changes a batch.
     """
 
     numbers: frozenset[int]
@@ -52,7 +52,7 @@ def key(position) -> bytes:
 
 
 def changed(change, *numbers, base=SharingTrainer):
-    """A trainer whose batches of these numbers are changed."""
+    """A trainer class whose batches with these numbers are changed."""
 
     class ChangedTrainer(base):
         def __init__(self, config, workdir):
@@ -72,7 +72,7 @@ def restart(batch):
 
 
 def poisoned(*numbers, base=SharingTrainer):
-    """A trainer whose batches of these numbers are not finite, in row 0."""
+    """A trainer class whose batches with these numbers are not finite in row 0."""
     return changed(poison, *numbers, base=base)
 
 
@@ -110,7 +110,7 @@ def test_a_skipped_step_changes_nothing(corpus, tmp_path, capsys):
 
 
 def test_a_row_that_was_not_finite_restarts(corpus, tmp_path):
-    """As at a document's start, whatever its state contains."""
+    """It restarts as at the start of a document, for any state."""
     setup = SharingTrainer(with_policy(corpus, "skip"), tmp_path).setup
     step = setup.compile_step()
     batch, position = setup.lanes.read(setup.lanes.initial_position())
@@ -150,7 +150,7 @@ def test_a_line_without_a_finite_step_has_no_loss(corpus, tmp_path):
 
 @pytest.mark.parametrize("name", ["adafactor", "adamw", "muon"])
 def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
-    """Skipped steps are not updates: the schedule does not move on in them."""
+    """Skipped steps are not updates, so they do not advance the schedule."""
     config = with_policy(corpus, "skip", num_steps=6, log_every_steps=1, eval_every_steps=6)
     optimizer = dataclasses.replace(
         config.optimizer, name=name, learning_rate=0.01, warmup_steps=10, weight_decay=0.1
@@ -182,7 +182,7 @@ def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_pat
     assert (tmp_path / "run" / "nonfinite" / "step_7.npz").exists()
 
     class JumpingTrainer(changed(restart, 8)):
-        """Goes from the checkpoint of step 4 to batch 8, whose rows all restart there."""
+        """Continues from the checkpoint of step 4 with batch 8, where all rows restart."""
 
         def start(self, checkpoints):
             state, position = super().start(checkpoints)
@@ -205,7 +205,7 @@ def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_pat
 
 
 def test_only_moved_rows_restart():
-    """A row restarts if its document or its offset differs from where its memory stands."""
+    """A row restarts if its document or its offset differs from those of its memory."""
 
     def position(document, offset):
         return LanePosition(0, 0, 0, 0, np.array(document), np.array(offset))
@@ -258,7 +258,7 @@ def test_many_in_a_row_stop_at_the_same_step_whenever_the_host_checks(
 
 @pytest.mark.slow
 def test_a_learning_rate_that_is_too_high(corpus, tmp_path):
-    """Here nothing is poisoned: the numbers overflow by themselves, in every step that follows."""
+    """No batch is changed: the numbers overflow, also in all later steps."""
     config = with_policy(corpus, "skip", num_steps=30, max_nonfinite_steps=4)
     optimizer = dataclasses.replace(
         config.optimizer, learning_rate=1e30, schedule="constant", warmup_steps=0
@@ -287,7 +287,7 @@ def test_rows_are_checked_by_loss_and_recurrent_state(wrong):
 
 
 def test_caches_that_are_not_finite_show_in_the_loss():
-    """So they need no check: if a key or value is not finite, neither is the loss."""
+    """If a key or value is not finite, neither is the loss. So caches need no check."""
     model = variant_model("fixed_skip")
     tokens = make_tokens(1, 16)
     for layer in range(3):

@@ -1,4 +1,4 @@
-"""Schedules against their formulas, optimizers against a few lines of NumPy."""
+"""Schedules against their formulas, and optimizers against a few lines of NumPy."""
 
 import math
 
@@ -17,13 +17,13 @@ STEADY = {"schedule": "constant", "warmup_steps": 0}
 
 
 def rate(step: int, decay_steps: int = 100, **fields) -> float:
-    """The learning rate of the step-th update, counted from 1."""
+    """The learning rate of update number `step`, from 1."""
     _, schedule = make_optimizer(OptimizerConfig(decay_steps=decay_steps, **fields))
     return float(schedule(step - 1))
 
 
 def after(config: OptimizerConfig, params, *gradients):
-    """The parameters after an update with each of the gradients."""
+    """The parameters after one update with each of the gradients."""
     optimizer, _ = make_optimizer(config)
     state = optimizer.init(params)
     for gradient in gradients:
@@ -85,7 +85,7 @@ def test_decaying_schedules_need_decay_steps(schedule):
 
 @pytest.mark.parametrize("schedule", ["rsqrt", "cosine", "linear", "constant"])
 def test_warm_up_may_be_longer_than_the_run(schedule):
-    """Tests and first looks shorten a run, and leave the warm-up as it is."""
+    """For tests and trial runs, users shorten a run without changing the warm-up."""
     rates = [rate(step, decay_steps=5, schedule=schedule) for step in range(1, 7)]
     assert rates == sorted(rates) and 0 < rates[0]
     start = rate(1, schedule=schedule, warmup_steps=0, learning_rate=1.0)

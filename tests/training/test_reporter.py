@@ -15,7 +15,7 @@ from runs import SharingTrainer
 
 
 class Recorder:
-    """A tracker that keeps what it gets."""
+    """A tracker that records its arguments."""
 
     def __init__(self):
         self.lines, self.texts = [], []

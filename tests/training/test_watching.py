@@ -1,4 +1,4 @@
-"""What a scheduler sees of a run: heartbeat, notes about slow steps, metrics over HTTP."""
+"""Monitoring of a run: heartbeat, notes about slow steps, metrics over HTTP."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from runs import SharingTrainer, after_evaluations
 
 
 class Clock:
-    """Stands still until a test advances it."""
+    """A clock that only advances when a test says so."""
 
     def __init__(self):
         self.now = 100.0
