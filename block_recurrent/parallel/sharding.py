@@ -47,7 +47,7 @@ def make_mesh(
             fits = ", ".join(str(n) for n in range(1, devices + 1) if size % n == devices % n == 0)
             raise UserError(
                 f"BlockRecurrentTransformer.{name} = {size} does not divide over mesh.tensor = "
-                f"{config.tensor}: on {devices} devices {fits} would"
+                f"{config.tensor}: on {devices} devices, set mesh.tensor to one of {fits}"
             )
     automatic = (AxisType.Auto,) * len(AXES)
     shape = data, config.fsdp, config.tensor

@@ -145,7 +145,7 @@ class Checkpoints:
         """Waits until everything is on disk or in the bucket."""
         self.manager.wait_until_finished()
 
-    def delete_after_regular(self, every: int):
+    def delete_unscheduled(self, every: int):
         """Deletes checkpoints newer than the newest one at a multiple of `every` steps.
 
         The deleted checkpoints were saved when the run was stopped. Where a run returns to must not

@@ -126,7 +126,7 @@ class Trainer:
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
         """Returns the state of the newest regular checkpoint, prepared to read from `position`."""
-        checkpoints.delete_after_regular(self.config.train.checkpoint_every_steps)
+        checkpoints.delete_unscheduled(self.config.train.checkpoint_every_steps)
         state, saved = checkpoints.restore(self.setup.abstract, position)
         return mark_moved_rows(position, state, saved)
 

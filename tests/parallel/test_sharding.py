@@ -114,7 +114,7 @@ def mesh(*shape, model=TINY, batch=8):
         (
             (1, 2, 4),
             "BlockRecurrentTransformer.num_heads = 2 does not divide over mesh.tensor = 4: on 8 "
-            "devices 1, 2 would",
+            "devices, set mesh.tensor to one of 1, 2",
         ),
         (
             (8, 1, 1),
