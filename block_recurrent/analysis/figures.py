@@ -17,7 +17,7 @@ from block_recurrent.reporting.plots import (
 
 COLORS = {"keep": BLUE, "take": ORANGE}
 LABELS = {"keep": "keep: multiplies the old state", "take": "take: multiplies the new values"}
-MAX_LABELS = 80  # an axis with more token labels is not legible
+MAX_LABELS = 80  # with more token labels, an axis is not legible
 
 
 def all_figures(arrays: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, Figure]:

@@ -1,4 +1,4 @@
-"""Save and load decoding states, so that a long document is read only once."""
+"""Save and load decoding states, for example after reading a long document."""
 
 import dataclasses
 import hashlib

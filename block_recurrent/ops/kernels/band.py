@@ -75,7 +75,7 @@ class Band(Tiling):
 
     @property
     def num_key_tiles(self) -> int:
-        """Tiles of keys in a block."""
+        """Number of tiles of keys in a block."""
         return self.block // self.tiles.keys
 
     @property
@@ -124,7 +124,7 @@ class Band(Tiling):
         return pl.BlockSpec(pair, lambda h, n, b, r: (b, n * self.block, h * size))
 
     def key_tile_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
-        """A tile of keys, the blocks being counted from `first` on."""
+        """One tile of keys. Block n of the grid is block `first` + n of the keys."""
         tile, tiles = (None, self.tiles.keys, size), self.num_key_tiles
         return pl.BlockSpec(tile, lambda h, n, b, c: (b, (first + n) * tiles + c, h))
 
@@ -163,7 +163,7 @@ class Rectangle(Tiling):
 
     @property
     def num_key_tiles(self) -> int:
-        """Tiles of keys in a block."""
+        """Number of tiles of keys in a block."""
         return self.keys // self.tiles.keys
 
     @property
@@ -184,7 +184,7 @@ class Rectangle(Tiling):
         return pl.BlockSpec((None, self.keys, size), lambda h, n, b, r: (n * batch + b, 0, h))
 
     def key_tile_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
-        """A tile of keys, the blocks being counted from `first` on."""
+        """One tile of keys. Block n of the grid is block `first` + n of the keys."""
         tile = (None, self.tiles.keys, size)
         return pl.BlockSpec(tile, lambda h, n, b, c: ((first + n) * batch + b, c, h))
 
