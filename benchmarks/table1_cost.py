@@ -23,7 +23,7 @@ import jax
 from flops import matrix_flops
 from scaling_on_paper import CHIPS, abstract_step
 
-from block_recurrent.config.gin_files import shipped
+from block_recurrent.config.gin_files import shipped_gin_files
 from block_recurrent.config.run_config import load
 
 
@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--measured", metavar="ROW=TOKENS_PER_SECOND", help="of all chips together")
     parser.add_argument("--chips", type=int, default=1, help="number of chips measured")
     arguments = parser.parse_args()
-    rows = [count_row(name) for name in shipped() if name.startswith("gin/table1/")]
+    rows = [count_row(name) for name in shipped_gin_files() if name.startswith("gin/table1/")]
     if arguments.measured:
         speeds = measured_speed(arguments.measured, arguments.chips, rows)
     else:

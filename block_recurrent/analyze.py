@@ -66,8 +66,8 @@ def main():
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
     with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
-        whole = [step for step in checkpoints.steps if checkpoints.is_whole(step)]
-        for step in whole or [None]:  # without checkpoints, restoring raises
+        intact = [step for step in checkpoints.steps if checkpoints.is_intact(step)]
+        for step in intact or [None]:  # without checkpoints, restoring raises
             trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)
             history[step] = {layer: gate_quantiles(arrays) for layer, arrays in trace.items()}
     write_analysis(arguments.output, config.model, text, trace, history)

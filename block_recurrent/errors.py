@@ -1,10 +1,10 @@
-"""`UserError`, for mistakes that the user can fix, and one-line forms of other exceptions."""
+"""`UserError`, for mistakes that the user can fix, and one-line descriptions of other errors."""
 
 import errno
 import os
 
 DISK_FULL = errno.ENOSPC, errno.EDQUOT
-CANNOT_WRITE = *DISK_FULL, errno.EFBIG, errno.EROFS
+WRITE_ERRORS = *DISK_FULL, errno.EFBIG, errno.EROFS
 
 
 class UserError(ValueError):
@@ -15,15 +15,16 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Type and first line of an exception, as "ImportError: no such module"."""
+    """Type and first line of an exception, such as "ImportError: no such module"."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def cannot_write(error: BaseException) -> str | None:
-    """Why the disk refused a write, as "No space left on device"; None for any other error.
+def write_error_reason(error: BaseException) -> str | None:
+    """Why a write failed, such as "No space left on device"; None for any other error.
 
-    Libraries wrap the operating system's error in their own exceptions, but quote its message.
+    Searches the message, because libraries wrap the operating system's error in exceptions of other
+    types and quote its message.
     """
-    reasons = map(os.strerror, CANNOT_WRITE)
+    reasons = map(os.strerror, WRITE_ERRORS)
     return next((reason for reason in reasons if reason in str(error)), None)

@@ -107,7 +107,7 @@ def check_outputs(arguments: argparse.Namespace):
 def make_evaluator(
     graphdef: nnx.GraphDef, config: RunConfig, arguments: argparse.Namespace
 ) -> Evaluator:
-    """An evaluator of the chosen split on one device; rows and segment length may be given."""
+    """An evaluator of the chosen split on one device; arguments may set rows and segment length."""
     splits = load_documents(config.data)
     if arguments.split not in splits:
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")

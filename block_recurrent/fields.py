@@ -1,4 +1,4 @@
-"""Checked options: dataclasses that refuse wrong types, choices, ranges and field names."""
+"""Checked options: dataclasses that reject wrong types, choices, ranges and field names."""
 
 import dataclasses
 import difflib
@@ -26,7 +26,7 @@ from block_recurrent.errors import UserError
 
 Class = TypeVar("Class", bound=type)
 
-NEEDED = {
+EXPECTED = {
     int: "an integer",
     float: "a number",
     bool: "True or False",
@@ -35,7 +35,14 @@ NEEDED = {
 
 
 class Range(NamedTuple):
-    """The numbers that a field takes, as in ``Annotated[float, "fraction", Range(0, below=1)]``."""
+    """Limits of a number, as in ``Annotated[float, "fraction", Range(0, below=1)]``.
+
+    Attributes:
+      least: inclusive lower limit.
+      above: exclusive lower limit.
+      most: inclusive upper limit.
+      below: exclusive upper limit.
+    """
 
     least: int | float = -math.inf
     above: int | float = -math.inf
@@ -52,13 +59,14 @@ class Range(NamedTuple):
 
 
 def checked(cls: Class) -> Class:
-    """Makes a dataclass check its fields against their annotations whenever one is made.
+    """Decorates a dataclass: its constructor checks the fields against their annotations.
 
-    Values are stored as the annotation says: NumPy numbers as Python's, an int as a float where a
-    float belongs, a list as a tuple. `__post_init__` runs afterwards, for checks across fields.
+    Values are converted to the annotated type: NumPy numbers to Python numbers, an int to a float
+    and a list to a tuple. `__post_init__` runs afterwards, for checks across fields.
 
     Raises:
-      UserError: by the decorated class, if a keyword is not a field or a value does not fit it.
+      UserError: raised by the decorated class if a keyword is not a field, or a value does not
+        match its annotation.
     """
     init = cls.__init__
     signature = inspect.signature(init)
@@ -103,7 +111,7 @@ def check_field(cls: type, name: str, value: Any) -> Any:
 
 
 def check_fields(cls: type, **values: Any):
-    """Checks the arguments of another class as a dataclass checks its fields of the same names.
+    """Checks arguments against the annotations of the fields with the same names in `cls`.
 
     Raises:
       UserError: see `check_value`.
@@ -113,17 +121,17 @@ def check_fields(cls: type, **values: Any):
 
 
 def check_value(name: str, value: Any, kind: Any) -> Any:
-    """The value as an argument of this kind stores it.
+    """Checks a value, and converts it to the annotated type.
 
     Args:
-      name: of the argument, for the message.
-      value: what was passed.
+      name: name of the argument, for the message.
+      value: the value that was passed.
       kind: int, float, bool, str, a dataclass, Literal[…], tuple[kind, ...], kind | None, or
         Annotated[kind, …] with a `Range`.
 
     Raises:
-      UserError: the value does not fit. The message names the argument, the value and what would
-        fit, as "gate = 'ltsm': choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)".
+      UserError: the value is not valid. The message names the argument, the value and valid ones,
+        as in "gate = 'ltsm': choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)".
     """
     try:
         return _convert(value, kind)
@@ -133,7 +141,7 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The most similar of some words, whatever the case; None if none is similar."""
+    """The most similar of some words, ignoring case; None if none is similar."""
     lower = {each.lower(): each for each in words}
     close = difflib.get_close_matches(word.lower(), lower, n=1)
     return lower[close[0]] if close else None
@@ -154,7 +162,7 @@ def _convert(value: Any, kind: Any) -> Any:
     if kind is bool and isinstance(value, np.bool_):
         return bool(value)
     if not isinstance(value, kind):
-        raise ValueError(f"must be {NEEDED.get(kind) or f'a {kind.__name__}'}")
+        raise ValueError(f"must be {EXPECTED.get(kind) or f'a {kind.__name__}'}")
     return str(value) if kind is str else value  # NumPy's strings are strings too
 
 
@@ -197,7 +205,7 @@ def _number(value: Any, kind: type) -> int | float:
     number = numbers.Real if kind is float else numbers.Integral
     if not isinstance(value, number) or isinstance(value, bool):
         whole = isinstance(value, float) and value.is_integer()
-        raise ValueError(f"must be {NEEDED[kind]}" + (f": write {int(value)}" if whole else ""))
+        raise ValueError(f"must be {EXPECTED[kind]}" + (f": write {int(value)}" if whole else ""))
     if not math.isfinite(value):
         raise ValueError("must be finite")
     return kind(value)

@@ -126,7 +126,7 @@ def main():
 
 
 def read_prompt(arguments: argparse.Namespace) -> bytes:
-    """The prompt given by either option; it is optional if --state is given."""
+    """The prompt from --prompt or --prompt_file; optional if --state is given."""
     text, path = arguments.prompt, arguments.prompt_file
     if text is not None and path is not None:
         raise UserError("--prompt and --prompt_file exclude each other: give one of them")
@@ -158,14 +158,14 @@ def check_numbers(arguments: argparse.Namespace):
 
 
 def load_vocabulary(data: DataConfig) -> Vocabulary:
-    """The vocabulary of the run. For bytes, the corpus is not needed."""
+    """The vocabulary of a run. Loads the corpus, unless the tokens are bytes."""
     if data.vocabulary == ByteVocabulary.name:
         return ByteVocabulary()
     return load_documents(data)["train"].vocabulary
 
 
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
-    """A generator with the chosen model, and the model's vocabulary."""
+    """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
         config, model, _ = load_run(arguments.workdir)
         vocabulary, segment_length = load_vocabulary(config.data), config.train.segment_length
@@ -195,7 +195,7 @@ def read_tokens(generator: Generator, state: DecodingState, tokens: np.ndarray) 
 
 
 def write(text: str):
-    """Write as UTF-8, whatever the encoding of the terminal."""
+    """Write to standard output as UTF-8, regardless of the terminal's encoding."""
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
 

@@ -1,4 +1,4 @@
-"""Axis letters and the pytrees that modules exchange.
+"""Axis letters, and the types of the state that modules pass on.
 
 Legend, used in every shape and in every einsum of the package:
 
@@ -9,8 +9,8 @@ Legend, used in every shape and in every einsum of the package:
     F  feed-forward     V  keys seen by a query (2W, or T)
     L  vocabulary
 
-Inside the model, tokens are laid out in blocks, ``[N, B, W, …]``. The blocks come first because
-they are the axis of time, over which `jax.lax.scan` runs.
+Inside the model, tokens are laid out in blocks, ``[N, B, W, …]``. The axis of blocks is first
+because `jax.lax.scan` runs over it.
 """
 
 from typing import NamedTuple
@@ -19,14 +19,14 @@ from jaxtyping import Array, Float
 
 
 class KV(NamedTuple):
-    """Keys and values of one attention, heads before length: ``[…, H, M, K]``."""
+    """Keys and values, with the heads before the length: ``[…, H, M, K]``."""
 
     keys: Float[Array, "*axes K"]
     values: Float[Array, "*axes K"]
 
 
 class LayerState(NamedTuple):
-    """What one layer carries from segment to segment.
+    """The state that one layer carries from segment to segment.
 
     Attributes:
       cache: keys and values of the last W tokens, ``[B, H, W, K]``; None under full attention.
@@ -37,7 +37,7 @@ class LayerState(NamedTuple):
     recurrent: Float[Array, "B S D"] | None
 
 
-KeysValues = KV  # its public name of before
+KeysValues = KV  # its former public name
 
 ModelState = tuple[LayerState, ...]
-"""What the model carries from segment to segment: one entry per layer."""
+"""The state that the model carries from segment to segment: one entry per layer."""

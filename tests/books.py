@@ -1,4 +1,4 @@
-"""PG19 in small: books in TFDS's own format on disk, and a SentencePiece model that knows them."""
+"""A small PG19: books in TFDS's format on disk, and a SentencePiece model trained on them."""
 
 import random
 from pathlib import Path
@@ -12,13 +12,13 @@ BOOKS = {"train": range(100, 117), "validation": range(20, 25), "test": range(4)
 
 
 def text_of(book: int) -> str:
-    """Some 0.1 to 4 kB."""
+    """The text of a book, about 0.1 to 4 kB."""
     words = random.Random(book).choices(WORDS, k=20 + 40 * (book % 20))
     return " ".join(words).replace("window ", "window\n\n")
 
 
 def write_books(data_dir: Path, dataset: str = "pg19", splits=BOOKS) -> Path:
-    """A dataset with PG19's features and four files a split."""
+    """Writes a dataset with PG19's features and four files per split."""
     import tensorflow_datasets as tfds  # takes seconds
 
     def examples(books):
@@ -50,7 +50,7 @@ def write_books(data_dir: Path, dataset: str = "pg19", splits=BOOKS) -> Path:
 
 
 def train_model(path: Path, **options) -> Path:
-    """A SentencePiece model of T5's kind, unless the options say otherwise."""
+    """Trains a SentencePiece model like T5's; `options` override its options."""
     texts = (line for book in range(200) for line in text_of(book).splitlines() if line)
     kind = {
         "vocab_size": 200,

@@ -1,4 +1,4 @@
-"""A bucket on this machine: what gcsfs and Orbax ask of Google Cloud Storage's JSON API."""
+"""A local bucket: the part of Google Cloud Storage's JSON API that gcsfs and Orbax use."""
 
 import contextlib
 import email
@@ -14,7 +14,7 @@ ERRORS = {"forbidden": 403, "anonymous": 401}  # buckets that answer so; others 
 
 
 class Server(ThreadingHTTPServer):
-    """Holds the objects: name → (generation, content). `writes` names all that was ever written."""
+    """The objects, name → (generation, content), and in `writes` the names of all writes."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -25,18 +25,18 @@ class Server(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads gcsfs, Google's own client and TensorStore here."""
+        """Environment variables that direct gcsfs, Google's client and TensorStore here."""
         url = f"http://127.0.0.1:{self.server_port}"
         urls = dict.fromkeys(("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"), url)
         return urls | {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # which knows no other host
 
     def handle_error(self, *request):
-        """But that clients close connections: gcsfs asks two things at once, and waits for one."""
+        """Ignores closed connections: gcsfs sends two requests at once, and waits for one."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*request)
 
     def describe(self, name: str) -> dict:
-        """What the API says about an object."""
+        """The API's description of an object."""
         generation, content = self.objects[name]
         times = dict.fromkeys(("timeCreated", "updated"), "2024-01-01T00:00:00.000Z")
         described = {"kind": "storage#object", "bucket": BUCKET, "name": name, **times}
@@ -92,14 +92,14 @@ class Handler(BaseHTTPRequestHandler):
         self.fail(404) if self.server.objects.pop(name, None) is None else self.answer(b"", 204)
 
     def asked(self) -> tuple[str | None, dict[str, str]]:
-        """The object's name ("": all of them, None: the bucket itself), and the query."""
+        """The object's name ("": all objects, None: the bucket itself), and the query."""
         url = urlsplit(self.path)
         place = url.path.partition("/b/")[2].split("/", 2)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         return unquote(place[2]) if place[2:] else "" if place[1:] else None, query
 
     def write(self, name: str, generation: str | None, content: bytes):
-        """Replaces the object as a whole, if it is still of that generation (0: not there)."""
+        """Replaces the object, if it still has this generation (0: it does not exist)."""
         with self.server.lock:
             there, _ = self.server.objects.get(name, (0, b""))
             if generation not in (None, str(there)):
@@ -134,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def parse_request(self) -> bool:
-        """Buckets other than the one there answer with their error, whatever is asked."""
+        """Answers all requests to other buckets with an error."""
         if not super().parse_request():
             return False
         bucket = self.path.partition("/b/")[2].split("/")[0].split("?")[0]
@@ -150,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve_bucket() -> Iterator[Server]:
-    """An empty bucket, until the context ends."""
+    """Serves an empty bucket inside the context."""
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,4 +1,4 @@
-"""Comparing numbers that may be rounded differently: on another processor, in another order."""
+"""Comparison of numbers that may be rounded differently, on other processors or in other orders."""
 
 import jax
 import jax.numpy as jnp

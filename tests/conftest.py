@@ -1,4 +1,4 @@
-"""Every test runs with the shapes of all signatures checked, and compiles nothing twice."""
+"""Setup of all tests: checks the shapes in all signatures, and caches compiled functions."""
 
 import os
 import signal
@@ -9,24 +9,25 @@ from jaxtyping import install_import_hook
 
 install_import_hook("block_recurrent", "beartype.beartype")
 
-# What a script starts in the background ignores Ctrl-C, and so would all that tests start there.
+# Processes that a script starts in the background ignore Ctrl-C. Without this line, processes that
+# tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests, and the processes they start, compile the same few tiny models again and again. Those of
-# pytest-xdist are started by one that has read this, and so share its folder.
+# Tests and the processes they start compile the same few tiny models many times. The workers of
+# pytest-xdist inherit these variables, so all share one folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-# Tests compile much and compute little. Without LLVM's optimizer, compiling takes half the time.
-# `.ci/run` runs the numerical tests with it, too.
+# Tests mostly compile. Without LLVM's optimizations, compiling takes half the time. `.ci/run` also
+# runs the numerical tests with all optimizations.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of a file in one process: they share its fixtures and what it compiles.
+    """Runs the tests of a file in one process: they share fixtures and compiled functions.
 
     One process runs all tests that need TensorFlow, so that only one imports it.
     """

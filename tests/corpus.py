@@ -1,4 +1,4 @@
-"""A small folder of text, and a run over it."""
+"""A small folder of texts, and the configuration of a run on it."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ WORDS = "the state of a block is carried from one window to the next by gates".s
 
 
 def write_corpus(folder: Path, num_documents: int = 12, seed: int = 0) -> Path:
-    """Documents of 0.1 to 2 kB."""
+    """Writes documents of 0.1 to 2 kB."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(num_documents):
@@ -23,7 +23,7 @@ def write_corpus(folder: Path, num_documents: int = 12, seed: int = 0) -> Path:
 
 
 def tiny_run(folder: Path, **train) -> RunConfig:
-    """A run of 12 steps with dropout; single fields of its `TrainConfig` by keyword."""
+    """A run of 12 steps with dropout; keywords override fields of its `TrainConfig`."""
     steps = {"num_steps": 12, "log_every_steps": 5, "eval_every_steps": 6}
     steps |= {"batch_size": 4, "segment_length": 32, "checkpoint_every_steps": 4}
     return RunConfig(

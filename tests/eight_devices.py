@@ -1,4 +1,4 @@
-"""Trains tiny models on meshes of eight devices and prints, as JSON, what came out.
+"""Trains tiny models on meshes of eight devices, and prints the results as JSON.
 
     python tests/eight_devices.py VARIANT… -- DATA,FSDP,TENSOR…
 
@@ -36,7 +36,7 @@ COLLECTIVE = re.compile(
 
 
 def train(variant: str, shape: tuple[int, int, int]):
-    """Losses of the steps, final parameters, and the collectives of a step with their shapes."""
+    """The losses, the final parameters, and the collectives of a step with their shapes."""
     length = TINY.window_length if variant == "transformer_xl" else LENGTH
     changes = {"num_heads": 4, "head_size": 8, "dropout_rate": 0.1} | VARIANTS[variant]
     config = dataclasses.replace(TINY, **changes)

@@ -24,7 +24,7 @@ from faults.tried import Tried
 
 
 def suite(folder: Path, seed: int, kills: int) -> Iterator[Tried]:
-    """Every fault; `kills` SIGKILLs, the rest in proportion."""
+    """Tries every fault: `kills` times SIGKILL, and the other faults in proportion."""
     place, few = Place(folder / "place", seed=seed), max(1, kills // 20)
     yield killed(place, kills * 4 // 10, 1)
     yield killed_while_saving(place, kills * 3 // 10, 1)

@@ -1,4 +1,4 @@
-"""Plain attention, the fused kernels interpreted, and inputs for both."""
+"""Plain attention, interpreted fused kernels, and inputs for both."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ TILES = ((8, 4), (8, 8), (4, 4))
 
 
 def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
-    """Queries, tokens, the carried block and starts, as the attention makes them; bias; dropout."""
+    """The inputs of `window_attention`: queries, tokens, carried block, starts, bias, dropout."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -40,7 +40,7 @@ def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
 
 
 def plain_attention(queries, tokens, carried, starts, bias, dropout):
-    """What `window_attention` computes, with weights W × 2W."""
+    """The result of `window_attention`, computed with W × 2W weights."""
     window = carried.keys.shape[1]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     tokens = jax.tree.map(lambda segment: to_blocks_of_heads(segment, window), tokens)
@@ -57,7 +57,7 @@ def plain_attention(queries, tokens, carried, starts, bias, dropout):
 
 
 def with_gradients(attention, inputs, d_out):
-    """The output, and the gradients of queries, tokens, carried block and bias."""
+    """The output, and the gradients with respect to queries, tokens, carried block and bias."""
     queries, tokens, carried, starts, bias, dropout = inputs
 
     def function(queries, tokens, carried, bias):
@@ -71,7 +71,7 @@ run = jax.jit(with_gradients, static_argnums=0)
 
 
 def fused(platform, *tiles):
-    """`window_attention` with these tiles, interpreted."""
+    """`window_attention` with these tiles, in Pallas' interpreter."""
 
     def attention(queries, tokens, carried, *rest):
         window = carried.keys.shape[1]
@@ -93,7 +93,7 @@ def assert_same(attention, inputs, expected=plain_attention, scale=1):
 
 
 def assert_rounded(found, expected, keys, scale=1, name=""):
-    """Four sums follow each other, over the head size or at most the tokens of all rows."""
+    """Asserts equality up to the rounding of four sums over the head size or over all tokens."""
     *_, heads, size = keys.shape
     terms = 4 if keys.dtype == jnp.bfloat16 else 4 * (keys.size // (heads * size) + size)
     assert_close(found, expected, terms=terms, dtype=keys.dtype, scale=scale, name=name)
@@ -103,7 +103,7 @@ def assert_rounded(found, expected, keys, scale=1, name=""):
 
 
 def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
-    """Queries of all blocks, and the keys and values of each."""
+    """The inputs of `unmasked_attention`: queries, and keys and values per block."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -116,14 +116,14 @@ def make_unmasked(blocks, batch, heads, queries, keys, size, dtype=jnp.float32):
 
 
 def plain_unmasked_attention(queries, keys_values):
-    """What `unmasked_attention` computes."""
+    """The result of `unmasked_attention`."""
     keys, values = (x.swapaxes(-3, -2) for x in keys_values)
     queries = to_blocks_of_heads(queries, queries.shape[1] // len(keys))
     return from_blocks_of_heads(attend(queries, keys, values))
 
 
 def rectangle(platform, queries, keys, *tiles):
-    """`unmasked_attention` with these tiles, interpreted."""
+    """`unmasked_attention` with these tiles, in Pallas' interpreter."""
     tilings = Tilings(
         *(Rectangle(queries, Tiles(*each), platform, True, keys=keys) for each in tiles)
     )

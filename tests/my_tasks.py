@@ -1,4 +1,4 @@
-"""What a user's module of Tasks looks like; prepare.module names it."""
+"""A user's module with Tasks, for prepare.module."""
 
 import functools
 import time
@@ -13,7 +13,7 @@ SLOW = 0.05  # seconds a line
 
 
 def source_of(split: str, shuffle_files: bool) -> tf.data.Dataset:
-    """A document in pieces, one without text, and one that is whole."""
+    """A document in pieces, a document without text, and a document in one piece."""
     del shuffle_files
     rows = [(f"{split} {TEXT[:5]}", "in pieces", True), (TEXT[5:], "in pieces", False)]
     rows += [("", "empty", False), ("whole", f"last of {split}", False)]
@@ -31,7 +31,7 @@ def without_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def as_letters(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Tokens of a vocabulary of one's own: the numbers of the letters."""
+    """Tokens of a custom vocabulary: the numbers of the letters."""
 
     def read(example):
         letters = tf.cast(tf.io.decode_raw(example["targets"], tf.uint8), tf.int32)

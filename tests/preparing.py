@@ -1,4 +1,4 @@
-"""Commands of prepare_data, and what they leave behind."""
+"""Commands of prepare_data, and the contents of the stores that they write."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ TEXTS = [data("text_files"), *bind(data__path="texts")]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below, with what the files hold."""
+    """Every file and folder below, with the content of the files."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def documents_of(store: Path | str, split: str) -> dict[str, list[int]]:
-    """The tokens of each document, by name; the end is taken off."""
+    """The tokens of each document, by name, without the end token."""
     ((documents, _),) = open_stores(store)[split]
     tokens = {
         name: documents.tokens(i, 0, int(length)).tolist()
@@ -57,7 +57,7 @@ def documents_of(store: Path | str, split: str) -> dict[str, list[int]]:
 
 
 def texts_of(store: Path | str, split: str) -> dict[str, bytes]:
-    """The documents of a store of bytes, by name."""
+    """The texts of a store of bytes, by name."""
     tokens = documents_of(store, split)
     return {
         name: (np.array(ids, int) - 3).astype(np.uint8).tobytes() for name, ids in tokens.items()
@@ -69,5 +69,5 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Finds the package and the tests' Tasks from any folder, installed or not."""
+    """Environment variables with which the package and the tests' Tasks are found in any folder."""
     return os.environ | {"PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{TESTS}"}

@@ -1,4 +1,4 @@
-"""Tiny training runs in this process, and a check that two of them are equal."""
+"""Tiny training runs in this process, and comparisons of runs."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ TRACED_ONCE = {
 
 
 class SharingTrainer(Trainer):
-    """A trainer that reuses the functions that an earlier one compiled from the same options.
+    """A trainer that reuses the functions compiled by an earlier one with the same options.
 
     Tracing and compiling take nearly all of the time of a tiny run. Other tests show that each
     process compiles the same functions: a plain `Trainer` repeats a run, and processes are killed.
@@ -64,7 +64,7 @@ class SharingTrainer(Trainer):
 
 
 def stop_in_step(number):
-    """A trainer that gets SIGTERM in this step, each time that it reaches it."""
+    """A trainer class that receives SIGTERM whenever it reaches this step."""
 
     class StoppedTrainer(SharingTrainer):
         def __init__(self, config, workdir):

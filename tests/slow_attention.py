@@ -1,10 +1,10 @@
-"""Sliding-window attention in loops, as the tests compare it with the module."""
+"""A slow reference for sliding-window attention."""
 
 import numpy as np
 
 
 def slow_attention(attention, x):
-    """SlidingWindowAttention in loops: one document, one row, W zeros before it."""
+    """`SlidingWindowAttention` in loops, for one document in one row, with W zeros before it."""
     kernels = {n: np.asarray(getattr(attention, n).kernel[...]) for n in ("query", "key", "value")}
     scale, table = np.abs(attention.scale[...]), np.asarray(attention.relative_bias.table[...])
     window, heads = attention.window_length, attention.num_heads

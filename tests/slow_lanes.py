@@ -1,4 +1,4 @@
-"""Documents whose tokens can be traced, and lanes written block by block and token by token."""
+"""Documents whose tokens can be traced, and a slow reference for lanes."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ W = 4
 
 
 class Numbered:
-    """Documents in which no two tokens are equal, so that each can be traced: 1, 2, 3, …"""
+    """Documents in which all tokens are different, 1, 2, 3, …, so that each can be traced."""
 
     def __init__(self, lengths, vocab_size=10**6):
         self.lengths = np.array(lengths, np.int64)
@@ -44,7 +44,7 @@ def read_some(lanes, number, position=None):
 
 
 def order_of(lanes, epoch):
-    """The documents that have tokens, in the order of an epoch of lanes with one source."""
+    """The documents that have tokens, in the order of one epoch of lanes with one source."""
     start = lanes.initial_position()
     queue = _Queue(lanes, start._replace(epoch=start.epoch + epoch))
     taken = [queue.pop() for _ in range(np.count_nonzero(lanes.documents.lengths))]
@@ -53,7 +53,7 @@ def order_of(lanes, epoch):
 
 
 def slow_lanes(documents, order, batch_size, segment_length):
-    """The same, block by block and token by token; `order` yields documents, then None for ever."""
+    """Lanes, block by block and token by token; `order` yields documents, then always None."""
     rows = [[] for _ in range(batch_size)]  # what is left of each row's document: (input, target)
     while True:
         batch = []

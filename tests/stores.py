@@ -16,7 +16,7 @@ TEXTS = {
 
 
 def make_store(folder: Path, texts=TEXTS, vocabulary=BYTES) -> Path:
-    """A store of byte documents, one list of texts a shard; every text in two pieces."""
+    """Writes a store of bytes, with one list of texts per shard and each text in two pieces."""
     folder.mkdir(parents=True, exist_ok=True)
     encode = ByteVocabulary().encode
     for split, shards in texts.items():

@@ -36,12 +36,12 @@ VARIANTS = {
     "bfloat16": {"dtype": "bfloat16"},
 }
 
-# Terms of the sums behind a number of these models: a dozen sums of 16 to 64 in each layer.
+# Number of terms in the sums behind each output: a dozen sums of 16 to 64 terms in each layer.
 TERMS = 500
 
 
 def make_model(seed: int = 0, **fields) -> BlockRecurrentTransformer:
-    """A tiny model, every parameter moved from its initial value so that each one matters."""
+    """A tiny model. Every parameter is moved from its initial value, so that each one matters."""
     model = BlockRecurrentTransformer(TINY, rngs=nnx.Rngs(seed), **fields)
     rng = np.random.default_rng(seed)
     state = nnx.state(model)
@@ -56,12 +56,12 @@ def make_model(seed: int = 0, **fields) -> BlockRecurrentTransformer:
 
 @functools.cache
 def variant_model(name: str) -> BlockRecurrentTransformer:
-    """The model of that variant; one for all tests, which leave it as it is."""
+    """The model of a variant. All tests share it, and must not change it."""
     return make_model(**VARIANTS[name])
 
 
 def split(model: BlockRecurrentTransformer) -> tuple[nnx.GraphDef, dict]:
-    """The structure, and the parameters as a pure dict."""
+    """The structure of a model, and its parameters as a pure dict."""
     graphdef, params = nnx.split(model)
     return graphdef, nnx.to_pure_dict(params)
 
@@ -77,7 +77,7 @@ def _forward(graphdef, params, tokens, state, starts, dropout_key):
 
 
 def assert_same_numbers(actual, expected, variant: str = ""):
-    """Assert that what two ways through the model of that variant compute differs by rounding."""
+    """Asserts that two results of a variant's model differ only by rounding."""
     if variant == "bfloat16":
         assert_close(actual, expected, terms=1, dtype=jnp.bfloat16)
     else:

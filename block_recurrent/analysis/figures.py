@@ -17,7 +17,7 @@ from block_recurrent.reporting.plots import (
 
 COLORS = {"keep": BLUE, "take": ORANGE}
 LABELS = {"keep": "keep: multiplies the old state", "take": "take: multiplies the new values"}
-MAX_LABELS = 80  # an axis with more token labels is not legible
+MAX_LABELS = 80  # with more token labels, an axis is not legible
 
 
 def all_figures(arrays: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, Figure]:
@@ -59,7 +59,7 @@ def gate_values(arrays: Mapping[str, np.ndarray]) -> Figure:
 
 
 def distinct_multipliers(values: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The multipliers to show: 'keep' alone if take = 1 − keep, else both."""
+    """The multipliers to show: only 'keep' if take = 1 − keep, else both."""
     pairs = {gate: (values[f"{gate}_keep"], values[f"{gate}_take"]) for gate in gate_names(values)}
     # `values` may be quantiles, and those of 1 − keep are in reverse order: compare sorted values.
     mirrored = all(np.allclose(np.sort(keep), np.sort(1 - take)) for keep, take in pairs.values())

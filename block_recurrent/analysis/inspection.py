@@ -89,7 +89,7 @@ def inspect_layer(
 def gate_values(
     cell: RecurrentCell, x: Float[Array, "B S D"], attended: Float[Array, "B S HK2"]
 ) -> dict[str, GateValues]:
-    """The gates of `RecurrentCell.update`, whose branches this function repeats."""
+    """The gate values of `RecurrentCell.update`, whose computation this function repeats."""
 
     def values(gate, u):
         return GateValues(*(jnp.broadcast_to(each, x.shape) for each in gate.multipliers(u)))

@@ -46,7 +46,7 @@ class Text(NamedTuple):
 
 
 class BlockSummary(NamedTuple):
-    """What is kept of one layer in one block.
+    """The values that a trace keeps of one layer in one block.
 
     Attributes:
       rows: values that are stacked, one row per block.
@@ -110,7 +110,7 @@ def summarize(activity: LayerActivity, initial: Float[Array, "S D"]) -> BlockSum
     """Summarize the activity of a layer in the first row of the batch.
 
     Args:
-      activity: of one block.
+      activity: the activity in one block.
       initial: the learned initial state of the layer.
     """
     before, after = activity.entering[0], activity.leaving[0]

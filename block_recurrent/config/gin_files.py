@@ -1,8 +1,7 @@
 """Gin files: where they are found, the bindings in them, and the values of macros.
 
-Of gin-config only the parser is used: the gin state of a program that imports this package, its
-bindings, macros and configurables, is neither read nor changed. `run_config` knows which
-parameters exist.
+Only the parser of gin-config is used. Gin's global state (bindings, macros, configurables) is
+neither read nor changed. `run_config` knows which parameters exist.
 """
 
 import dataclasses
@@ -19,8 +18,8 @@ from block_recurrent.fields import nearest
 from block_recurrent.files.paths import AnyPath, in_bucket, workdir_path
 
 PACKAGE = Path(__file__).parent.parent
-# An installed package contains gin/; in a clone it lies beside the package.
-SHIPPED = PACKAGE if (PACKAGE / "gin").is_dir() else PACKAGE.parent
+# An installed package contains gin/; in a clone of the repository, gin/ is next to the package.
+SHIPPED_ROOT = PACKAGE if (PACKAGE / "gin").is_dir() else PACKAGE.parent
 COMMAND_LINE = "--gin_bindings"
 CONSTANTS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 
@@ -31,7 +30,7 @@ class Binding(NamedTuple):
     Attributes:
       section: for example "train".
       name: the parameter, or the macro.
-      value: of Python; a `Macro` or a `Reference` stands for itself, also in a list or tuple.
+      value: a Python value; a macro or a reference in it is a `Macro` or a `Reference`.
       place: file and line, for messages.
     """
 
@@ -53,7 +52,7 @@ class Macro:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """``@name`` in a value: a function, which no parameter takes, since a configuration is data."""
+    """``@name`` in a value: a function. No parameter accepts one, since configurations are data."""
 
     name: str
 
@@ -61,40 +60,42 @@ class Reference:
         return f"@{self.name}"
 
 
-def shipped() -> list[str]:
+def shipped_gin_files() -> list[str]:
     """The gin files that come with the package, named as on the command line."""
-    return sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("gin/**/*.gin"))
+    return sorted(
+        path.relative_to(SHIPPED_ROOT).as_posix() for path in SHIPPED_ROOT.glob("gin/**/*.gin")
+    )
 
 
-def find(name: str, beside: AnyPath | None = None) -> AnyPath:
-    """The file of that name: in a bucket, or in the current folder, in `beside`, or shipped.
+def find_gin_file(name: str, beside: AnyPath | None = None) -> AnyPath:
+    """Finds a gin file: in a bucket; else in the current folder, in `beside`, or in the package.
 
     Raises:
-      UserError: it is in none of them.
+      UserError: the file is not found.
     """
     if in_bucket(name):
         places = [workdir_path(name)]
     else:
-        folders = filter(None, (Path(), beside, SHIPPED))
+        folders = filter(None, (Path(), beside, SHIPPED_ROOT))
         places = [folder / Path(name).expanduser() for folder in folders]
     for path in places:
         if path.is_file():
             return path
-    close = nearest(name, shipped())
-    hint = f"did you mean {close}?" if close else f"choose from {', '.join(shipped())}"
+    close = nearest(name, shipped_gin_files())
+    hint = f"did you mean {close}?" if close else f"choose from {', '.join(shipped_gin_files())}"
     raise UserError(
         f"no gin file '{name}' in {Path.cwd()} or among those shipped with block_recurrent: {hint}"
     )
 
 
-def read(gin_files: Sequence[str], bindings: Sequence[str]) -> Iterator[Binding]:
-    """The bindings of the files and their includes, then the single bindings, in this order.
+def read_bindings(gin_files: Sequence[str], bindings: Sequence[str]) -> Iterator[Binding]:
+    """Yields the bindings of the files and their includes, then the single bindings.
 
     Raises:
       UserError: a file is missing, or contains more than bindings and includes.
     """
     for name in gin_files:
-        yield from _read_file(find(name), ())
+        yield from _read_file(find_gin_file(name), ())
     for text in bindings:
         yield from _parse(text, COMMAND_LINE, None, ())
 
@@ -109,7 +110,7 @@ def macros_in(value: Any) -> Iterator[str]:
 
 
 def evaluate(binding: Binding, macros: Mapping[str, Binding]) -> Binding:
-    """The binding with the values of its macros, whose places are added to its own.
+    """Replaces the macros in a binding by their values, and adds their places to its place.
 
     Raises:
       UserError: a macro is not set, or refers to itself.
@@ -130,7 +131,7 @@ def evaluate(binding: Binding, macros: Mapping[str, Binding]) -> Binding:
 
 
 def _macro(name: str, path: tuple[Binding, ...], macros: Mapping[str, Binding]) -> Binding:
-    """The binding of a macro; `path` leads from a parameter to where it is used."""
+    """The binding of a macro; `path` are the bindings from the parameter to the macro's use."""
     if name not in macros:
         close = nearest(name, macros)
         hint = f"did you mean %{close}?" if close else f"set {name} = …"
@@ -157,7 +158,7 @@ def _read_file(path: AnyPath, including: tuple[AnyPath, ...]) -> Iterator[Bindin
 def _parse(
     text: str, source: str, folder: AnyPath | None, including: tuple[AnyPath, ...]
 ) -> Iterator[Binding]:
-    """The bindings in `text`; `folder` is one more place to look up its includes."""
+    """Yields the bindings in `text`. Its includes are also looked up in `folder`."""
 
     def place(line: int) -> str:
         return f"{source}:{line}" if folder else source
@@ -166,22 +167,22 @@ def _parse(
         here = place(statement.location.line_num)
         if isinstance(statement, config_parser.IncludeStatement):
             try:
-                path = find(statement.filename, folder)
+                path = find_gin_file(statement.filename, folder)
             except UserError as error:
                 raise UserError(f"{here}: {error}") from error
             yield from _read_file(path, including)
         elif isinstance(statement, config_parser.ImportStatement):
-            raise UserError(f"{here}: a configuration is data, not code: remove the import")
+            raise UserError(f"{here}: a gin file cannot import code: remove the import")
         elif isinstance(statement, config_parser.BindingStatement):
             yield _binding(statement, here)
 
 
 def _statements(text: str, place: Callable[[int], str]) -> list:
-    """Gin's statements; its syntax errors in one line that says where and what to write."""
+    """Parses gin statements. Raises UserError for a syntax error, with its place and a fix."""
     try:
         return list(config_parser.ConfigParser(io.StringIO(text), _Delegate()))
     except SyntaxError as error:
-        number, fix = error.lineno, _fix(error.msg)
+        number, fix = error.lineno, _suggest_fix(error.msg)
         cause = error
     except tokenize.TokenError as error:
         number, fix = error.args[1][0], "close the bracket or the quotes"
@@ -192,8 +193,8 @@ def _statements(text: str, place: Callable[[int], str]) -> list:
     raise UserError(f"{place(number)}: cannot read '{line}': {fix}") from cause
 
 
-def _fix(message: str) -> str:
-    """What to write instead, from gin's message about the syntax."""
+def _suggest_fix(message: str) -> str:
+    """What to write instead, derived from gin's error message."""
     _, found, token = message.partition("Failed to parse token ")
     if not found:
         return "write section.parameter = value, strings in quotes"
@@ -211,7 +212,7 @@ def _binding(statement: config_parser.BindingStatement, place: str) -> Binding:
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Makes the values for which gin's parser has no literal."""
+    """Makes the values of references and macros for gin's parser."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         return Reference(scoped_configurable_name)

@@ -10,8 +10,8 @@ from block_recurrent.fields import Range, checked
 
 Steps = Annotated[int, "steps", Range(1)]
 
-# See `MeshConfig.rules`. The cell's output kernel reads two attentions side by side: it is split in
-# its outputs alone.
+# See `MeshConfig.rules`. The input of the cell's output kernel is two concatenated attention
+# results, so only its output axis is split.
 RULES = (
     r"(query|key|value|hidden)/kernel$: fsdp, tensor",
     r"(ffn|attention)/output/kernel$: tensor, fsdp",
@@ -83,10 +83,10 @@ class OptimizerConfig:
 
     Attributes:
       name: 'adafactor', as in the paper; 'adamw'; or 'muon', which orthogonalises the updates of
-        the kernels and leaves everything else to Adafactor: by far the fastest in short runs.
-      learning_rate: the highest, reached at the end of the warm-up. Adafactor multiplies it by the
-        root mean square of each parameter, so there it is a relative change; Muon's update of a
-        kernel has a root mean square of 0.2 times it.
+        the kernels and uses Adafactor for all other parameters: by far the fastest in short runs.
+      learning_rate: the peak, reached at the end of the warm-up. Adafactor multiplies it by the
+        root mean square of each parameter, which makes it a relative change. Muon's updates of a
+        kernel have a root mean square of 0.2 · learning_rate.
       schedule: after the warm-up: 'rsqrt' (∝ 1/√step), 'cosine', 'linear' or 'constant'.
       warmup_steps: steps of linear warm-up.
       decay_steps: the step at which cosine and linear reach their end; None: train.num_steps.
@@ -126,8 +126,8 @@ class DataConfig:
         with facts at the start and questions about them at the end).
       path: folder of the text files, or of the files that prepare_data reads.
       glob: which files of the folder, for example '**/*.txt'.
-      held_out_per_mille: share of the documents held out for evaluation, chosen by their names; a
-        token store has its own split.
+      held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
+        store has its own split.
       stores: folders of token stores; several are mixed.
       weights: one per store: the ratio in which their tokens are read; empty: by their sizes.
       vocabulary: name of the vocabulary that the corpus must have; None: any. The config.gin of a
@@ -149,7 +149,7 @@ class DataConfig:
     recall_filler: tuple[Annotated[int, "bytes", Range(1)], ...] = (1, 2048)
 
     def resolved(self, vocabulary: str) -> "DataConfig":
-        """The same with absolute paths and the name of the vocabulary, as a run's config.gin."""
+        """The same with absolute paths and the vocabulary's name, as saved in config.gin."""
         path = None if self.path is None else _absolute(self.path)
         stores = tuple(map(_absolute, self.stores))
         return dataclasses.replace(self, path=path, stores=stores, vocabulary=vocabulary)
@@ -160,15 +160,15 @@ class DataConfig:
 class MeshConfig:
     """The device mesh: `mesh.…` in a gin file. The sizes of its axes, and what they split.
 
-    A parameter is split by the first rule whose pattern is found in its path; later rules do not
-    count, even if that rule cannot be applied. An axis of the parameter whose size is not a
-    multiple of the mesh axis stays whole, and its other axes are split all the same. A parameter
-    that matches no rule is whole on every device, and so is optimizer state with another number of
-    axes than the rule has, such as the row and column sums of Adafactor.
+    A parameter is split by the first rule whose pattern is found in its path. Later rules are
+    ignored, even if the first one cannot be applied. An axis of the parameter is not split if its
+    size is not a multiple of the mesh axis; its other axes are still split. A parameter that
+    matches no rule is replicated. Optimizer state is replicated if it has another number of axes
+    than the rule, such as the row and column sums of Adafactor.
 
     Attributes:
-      data: splits the batch; -1: all devices that the other axes leave.
-      fsdp: splits the batch *and* the parameters, which are gathered where they are used.
+      data: splits the batch; -1: all devices that are left over by the other axes.
+      fsdp: splits the batch *and* the parameters, which are gathered when they are used.
       tensor: splits attention heads and feed-forward units.
       rules: 'pattern: axis, axis' for parameters: a regular expression, and for each axis of the
         parameter the mesh axis that splits it: 'fsdp', 'tensor', or '-' for none.
@@ -196,7 +196,8 @@ class DistributedConfig:
         process), or 'auto': SLURM, Open MPI or TPU where one is found, else one process.
       coordinator_address: 'host:port' of process 0, if no cluster provides it.
       num_processes: number of processes, if no cluster provides it.
-      heartbeat_seconds: a process that is silent for this long counts as lost; the others then end.
+      heartbeat_seconds: a process that is silent for this long is considered lost, and the others
+        exit.
     """
 
     cluster: Literal["auto", "slurm", "ompi", "k8s", "mpi4py", "tpu", "none"] = "auto"
@@ -208,10 +209,11 @@ class DistributedConfig:
 @checked
 @dataclasses.dataclass(frozen=True)
 class WatchConfig:
-    """What watches a run: `watch.…` in a gin file.
+    """Monitoring of a run: `watch.…` in a gin file.
 
     Attributes:
-      slow_factor: a step is reported as slow if it takes this many times the median, and 5 seconds.
+      slow_factor: a step is reported as slow if it takes this many times the median, and more than
+        5 seconds.
       port: port on 127.0.0.1 where /metrics serves the newest metrics to Prometheus; None: no
         server.
     """
@@ -223,13 +225,13 @@ class WatchConfig:
 @checked
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """The making of a token store: `prepare.…` in a gin file.
+    """How a token store is made: `prepare.…` in a gin file.
 
     Attributes:
       task: name of a seqio Task or Mixture: 'pg19_bytes', 'pg19_tokens', 'arxiv', 'github',
         'text_files', or your own.
-      module: Python module that registers your own Tasks and Mixtures; it is imported first. Since
-        it is code, only --gin_bindings may name it, not a gin file.
+      module: Python module that registers your own Tasks and Mixtures; it is imported first.
+        Because it is code, it can only be set with --gin_bindings, not in a gin file.
       vocabulary: of the Tasks named above: 'bytes', or the path of a SentencePiece model.
       tfds: TFDS dataset that arxiv, github and text_files read instead of the folder data.path, as
         'name', 'name/config' or 'name/config:version'.
@@ -250,10 +252,10 @@ class PrepareConfig:
 
 
 def parse_rule(rule: str) -> tuple[re.Pattern, tuple[str | None, ...]]:
-    """The pattern of a rule of `MeshConfig`, and the mesh axis of each axis of the parameter.
+    """Parses a rule of `MeshConfig`: its pattern, and the mesh axis for each parameter axis.
 
     Raises:
-      UserError: it is not a rule.
+      UserError: the text is not a valid rule.
     """
     pattern, _, axes = rule.rpartition(":")
     names = tuple(axis.strip() for axis in axes.split(","))

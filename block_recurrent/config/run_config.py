@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from block_recurrent.config.gin_files import COMMAND_LINE, Binding, evaluate, macros_in, read
+from block_recurrent.config.gin_files import (
+    COMMAND_LINE,
+    Binding,
+    evaluate,
+    macros_in,
+    read_bindings,
+)
 from block_recurrent.config.options import (
     DataConfig,
     DistributedConfig,
@@ -23,7 +29,7 @@ from block_recurrent.model.config import ModelConfig
 @checked
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run. `optimizer.decay_steps` becomes a number if it is needed.
+    """The configuration of a run. `optimizer.decay_steps` defaults to `train.num_steps`.
 
     Raises:
       UserError: parts do not fit each other.
@@ -53,12 +59,12 @@ class RunConfig:
 SECTIONS = {"BlockRecurrentTransformer": "model"}
 SECTIONS |= {field: field for field in field_kinds(RunConfig) if field != "model"}
 CLASSES = {section: field_kinds(RunConfig)[field] for section, field in SECTIONS.items()}
-CLASSES["prepare"] = PrepareConfig  # every gin file may have it, but it is not part of a run
+CLASSES["prepare"] = PrepareConfig  # allowed in every gin file, but not part of a run
 PARAMETERS = {section: list(field_kinds(cls)) for section, cls in CLASSES.items()}
 
 
 def load(gin_files: Sequence[str], bindings: Sequence[str]) -> RunConfig:
-    """The configuration that gin files and single bindings set; later ones override earlier ones.
+    """Loads a configuration from gin files and bindings; later ones override earlier ones.
 
     Args:
       gin_files: looked up in the current folder, then among those shipped with the package. An
@@ -69,35 +75,36 @@ def load(gin_files: Sequence[str], bindings: Sequence[str]) -> RunConfig:
       UserError: a file is missing, or a name or value in it is wrong.
     """
     found = _read(gin_files, bindings)
-    return RunConfig(**{field: _part(section, found) for section, field in SECTIONS.items()})
+    return RunConfig(**{field: _build(section, found) for section, field in SECTIONS.items()})
 
 
 def load_prepare(
     gin_files: Sequence[str], bindings: Sequence[str]
 ) -> tuple[PrepareConfig, DataConfig]:
-    """What gin files and bindings set about making a token store; see `load`.
+    """Loads the options of `prepare_data` from gin files and bindings; see `load`.
 
     Raises:
-      UserError: as `load`, or a file names a module to import, which only a binding may.
+      UserError: see `load`. Also if a gin file sets `prepare.module`, which only a binding may.
     """
     found = _read(gin_files, bindings)
     module = found.get(("prepare", "module"))
     if module and module.place != COMMAND_LINE:
         raise UserError(
-            f"{module.place}: prepare.module names code to run, which a gin file may not: remove "
-            f'it, and pass --gin_bindings="prepare.module = {module.value!r}" if you trust it'
+            f"{module.place}: a gin file may not set prepare.module, which names code to run: "
+            f'remove it, and pass --gin_bindings="prepare.module = {module.value!r}" if you '
+            "trust it"
         )
-    return _part("prepare", found), _part("data", found)
+    return _build("prepare", found), _build("data", found)
 
 
 def to_gin(config: RunConfig) -> str:
-    """Every parameter as gin text, from which `load` makes the same configuration."""
+    """All parameters as gin text, from which `load` restores the same configuration."""
     lines = [
         "# The complete configuration of a run. Repeat the run with",
         "#   python -m block_recurrent.train --gin_file=(this file)",
     ]
     above = None
-    for (section, name), value in _values(config).items():
+    for (section, name), value in _all_values(config).items():
         if section != above:
             lines.append("")
         lines.append(f"{section}.{name} = {value!r}")
@@ -106,16 +113,16 @@ def to_gin(config: RunConfig) -> str:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """The parameters whose values differ, as "train.seed: 0 in the workdir, 1 now"."""
-    after = _values(new)
+    """The parameters whose values differ, such as "train.seed: 0 in the workdir, 1 now"."""
+    after = _all_values(new)
     return [
         f"{section}.{name}: {value!r} in the workdir, {after[section, name]!r} now"
-        for (section, name), value in _values(old).items()
+        for (section, name), value in _all_values(old).items()
         if value != after[section, name]
     ]
 
 
-def _values(config: RunConfig) -> dict[tuple[str, str], Any]:
+def _all_values(config: RunConfig) -> dict[tuple[str, str], Any]:
     """(section, parameter) → value."""
     return {
         (section, name): getattr(getattr(config, field), name)
@@ -125,8 +132,10 @@ def _values(config: RunConfig) -> dict[tuple[str, str], Any]:
 
 
 def _read(gin_files: Sequence[str], bindings: Sequence[str]) -> dict[tuple[str, str], Binding]:
-    """(section, parameter) → the last binding of it, evaluated; all names exist."""
-    found = {(binding.section, binding.name): binding for binding in read(gin_files, bindings)}
+    """(section, parameter) → its last binding, with macros evaluated. Checks all names."""
+    found = {
+        (binding.section, binding.name): binding for binding in read_bindings(gin_files, bindings)
+    }
     parameters = {key: binding for key, binding in found.items() if binding.section}
     macros = {binding.name: binding for binding in found.values() if not binding.section}
     for binding in parameters.values():
@@ -138,8 +147,8 @@ def _read(gin_files: Sequence[str], bindings: Sequence[str]) -> dict[tuple[str, 
     return {key: evaluated[key] for key in parameters}
 
 
-def _part(section: str, found: Mapping[tuple[str, str], Binding]) -> Any:
-    """One part of the configuration."""
+def _build(section: str, found: Mapping[tuple[str, str], Binding]) -> Any:
+    """Builds one part of the configuration from its bindings."""
     values = {}
     for binding in found.values():
         if binding.section == section:
@@ -151,7 +160,7 @@ def _part(section: str, found: Mapping[tuple[str, str], Binding]) -> Any:
 
 
 def _check_name(binding: Binding):
-    """Raises UserError, naming the nearest parameter, if there is no such parameter."""
+    """Raises UserError, with the nearest name, if no parameter has this name."""
     section, name, place = binding.section, binding.name, binding.place
     if section not in PARAMETERS:
         close = nearest(section, PARAMETERS)
@@ -166,9 +175,9 @@ def _check_name(binding: Binding):
 
 
 def _check_unused(macro: Binding, used: Collection[str]):
-    """Raises UserError for a macro that is a misspelt parameter or macro.
+    """Raises UserError if an unused macro is a misspelt parameter or macro.
 
-    A macro that nothing uses may be right: a scale sets those of every variant.
+    An unused macro can be intended: files in gin/scale set macros that only some variants use.
     """
     if meant := _parameter_called(macro.name):
         raise UserError(f"{macro.place}: '{macro.name}' has no section: did you mean {meant}?")

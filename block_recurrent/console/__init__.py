@@ -1,4 +1,4 @@
-"""What a user sees in the terminal: arguments and errors of the commands, and progress bars.
+"""The command line: arguments and errors of the commands, and progress bars.
 
 May import `errors`, `freed_memory` and `files`.
 """

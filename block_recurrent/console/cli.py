@@ -1,4 +1,4 @@
-"""What all commands share: parsing arguments, reporting errors, exit statuses."""
+"""Code shared by all commands: arguments, error reports and exit statuses."""
 
 import argparse
 import logging
@@ -22,13 +22,13 @@ EXIT_STATUS = (
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The arguments of ``python -m block_recurrent.COMMAND``. A mistake in them is a `UserError`.
+    """Parses the arguments of ``python -m block_recurrent.COMMAND``. Mistakes raise `UserError`.
 
     Args:
-      command: its name.
-      description: what it does; printed by --help, as are the rest.
-      examples: indented command lines.
-      notes: more to say, with the exit statuses.
+      command: name of the command.
+      description: what the command does, for --help.
+      examples: indented command lines, for --help.
+      notes: notes and exit statuses, for --help.
     """
 
     def __init__(self, command: str, description: str, examples: str, notes: str = EXIT_STATUS):
@@ -45,7 +45,7 @@ class CommandParser(argparse.ArgumentParser):
 
 def run_main(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
-    # Orbax warns about what it was asked to do, and all of them raise the errors that they log.
+    # Orbax warns about options that are set on purpose, and all three raise the errors they log.
     for name in ("absl", "asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     keep_freed_memory()
@@ -53,17 +53,18 @@ def run_main(main: Callable[[], int | None]):
         status = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        leave(USER_ERROR_STATUS)
+        exit_process(USER_ERROR_STATUS)
     except Exception:
         traceback.print_exc()
-        leave(1)
+        exit_process(1)
     sys.exit(status)
 
 
-def leave(status: int):
-    """Exits. One of several processes exits at once, without shutting down the others.
+def exit_process(status: int):
+    """Exits with a status. One of several processes exits at once, without JAX's shutdown.
 
-    They are waiting for it in a collective operation, which fails in them when it is gone.
+    JAX's shutdown would wait for the other processes, which wait for this one in a collective
+    operation. When this process is gone, that operation fails in the others.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush(), sys.stderr.flush()
@@ -77,7 +78,7 @@ def add_workdir_argument(
     required: bool = False,
     description: str = "folder of the run",
 ):
-    """Adds --workdir to a parser or a group of it."""
+    """Adds --workdir to a parser or an argument group."""
     parser.add_argument(
         "--workdir", type=_workdir, required=required, metavar="DIR", help=description
     )
@@ -87,9 +88,9 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
     """Adds --gin_file and --gin_bindings.
 
     Args:
-      parser: to add them to.
+      parser: the parser to add them to.
       required: whether at least one file must be given.
-      example: a binding, for --help.
+      example: example of a binding, for --help.
     """
     parser.add_argument(
         "--gin_file",
@@ -111,12 +112,12 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
 
 
 def default_workdir(gin_files: list[str]) -> epath.Path:
-    """runs/<name of the first gin file>."""
+    """The default folder of a run: runs/<name of the first gin file>."""
     return epath.Path("runs") / Path(gin_files[0]).stem
 
 
 def _workdir(text: str) -> epath.Path:
-    """`workdir_path`; argparse shows the message of this exception, and of no other."""
+    """`workdir_path`, but with the only exception whose message argparse shows."""
     try:
         return workdir_path(text)
     except UserError as error:

@@ -22,14 +22,14 @@ SECONDS_BETWEEN_FRAMES = 0.2
 
 
 class _Display:
-    """Numbers beside a bar in a terminal, or in lines of text elsewhere.
+    """Shows numbers next to a bar in a terminal, or in lines of text elsewhere.
 
-    Use it as a context manager, so that the terminal gets its cursor back after an exception.
+    Use it as a context manager, which restores the terminal's cursor after an exception.
 
     Args:
-      columns: what the bar shows before the numbers.
-      total: the value of `completed` at the end.
-      completed: its value at the start.
+      columns: columns of the bar before the numbers.
+      total: value of `completed` at the end.
+      completed: value of `completed` at the start.
       stream: where to print; None: standard output.
       clock: returns seconds, from any origin.
     """
@@ -61,7 +61,7 @@ class _Display:
             self._bar.stop()
 
     def _show(self, completed: int | float, numbers: list[str], line_start: str):
-        """Moves the bar, or prints a line that starts with `line_start`."""
+        """Updates the bar, or prints a line that starts with `line_start`."""
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=completed, numbers="  ".join(numbers))
@@ -69,7 +69,7 @@ class _Display:
             self.note("  ".join([line_start, *numbers]))
 
     def _time_left(self, share: float) -> list[str]:
-        """As ["45 s left"], when this `share` of the work is done; [] before the start."""
+        """The time left, such as ["45 s left"], when this share of the work is done; [] at 0."""
         if share <= 0:
             return []
         seconds = self._clock() - self._started
@@ -80,8 +80,8 @@ class Progress(_Display):
     """Progress of a training run; without a terminal, one line per `update`.
 
     Args:
-      num_steps: of the whole run.
-      first_step: steps already done by earlier processes of the same run.
+      num_steps: number of steps of the whole run.
+      first_step: number of steps already done, before this run was continued.
       stream: where to print; None: standard output.
       clock: returns seconds, from any origin.
     """
@@ -99,7 +99,7 @@ class Progress(_Display):
         self._num_steps, self._first_step = num_steps, first_step
 
     def update(self, step: int, metrics: Mapping[str, Any]):
-        """Shows those of "loss", "bits_per_byte" and "tokens_per_second" that are in `metrics`."""
+        """Shows "loss", "bits_per_byte" and "tokens_per_second", if they are in `metrics`."""
         formats = {
             "loss": "loss {:.3f}",
             "bits_per_byte": "{:.3f} bits/byte",
@@ -131,12 +131,12 @@ class PrepareProgress(_Display):
         self._next = self._started + self._pause
 
     def update(self, documents: int, tokens: int, share: float):
-        """Shows what all processes together have written, unless the last update was just now.
+        """Shows the progress of all processes together, unless the last update was just now.
 
         Args:
-          documents: written so far.
-          tokens: written so far.
-          share: of the whole work, from 0 to 1.
+          documents: number of documents written so far.
+          tokens: number of tokens written so far.
+          share: share of the work that is done, from 0 to 1.
         """
         now = self._clock()
         if now < self._next or not tokens:
@@ -150,7 +150,10 @@ class PrepareProgress(_Display):
 def start_bar(
     stream: io.TextIOBase, *columns: ProgressColumn | str, total: int, completed: int = 0
 ) -> Bar | None:
-    """Starts a bar with one task, whose field `numbers` is shown last; None without a terminal."""
+    """Starts a bar with one task, whose field `numbers` is shown last.
+
+    Returns None if the stream is not a terminal.
+    """
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
         return None
     numbers = TextColumn("{task.fields[numbers]}")
@@ -161,7 +164,7 @@ def start_bar(
 
 
 def duration(seconds: float) -> str:
-    """As "45 s", "4 min 05 s" or "2 h 07 min"."""
+    """Formats seconds as "45 s", "4 min 05 s" or "2 h 07 min"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Documents to batches: corpora, vocabularies, token stores, and the lanes that feed training.
+"""From documents to batches: corpora, vocabularies, token stores, and lanes.
 
 May import `config` and `files`. Token stores are written in `data.prepare`.
 """

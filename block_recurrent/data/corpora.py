@@ -10,9 +10,9 @@ from block_recurrent.errors import UserError
 
 
 def load_documents(config: DataConfig) -> dict[str, Documents]:
-    """The documents of each split: "train", "held_out", and whatever else a token store has.
+    """The documents of each split: "train", "held_out", and other splits of a token store.
 
-    Opens no document yet.
+    Does not open any document yet.
 
     Raises:
       UserError: the corpus is missing or damaged, or has another vocabulary than the model.

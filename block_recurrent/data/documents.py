@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int64, Integer
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
 
-CHUNK_BYTES = 2**20  # read at a time, where a whole document may not fit in memory
+CHUNK_BYTES = 2**20  # read at once, since a whole document may not fit in memory
 
 
 @runtime_checkable
@@ -23,7 +23,7 @@ class Documents(Protocol):
 
     Attributes:
       names: one per document, unique.
-      lengths: tokens of each document, with its end token.
+      lengths: tokens of each document, including its end token.
       num_tokens: sum of the lengths.
       num_bytes: bytes of all documents before tokenization.
       num_words: words of all documents, separated by white space.
@@ -47,21 +47,21 @@ class Documents(Protocol):
     def loss_weights(
         self, document: int, start: int, stop: int
     ) -> Float32[np.ndarray, " length"] | Literal[1]:
-        """Weights of the same tokens in the loss: 1 for targets, 0 for tokens not to predict."""
+        """Weights of these tokens in the loss: 1, or 0 for tokens that are not to be predicted."""
 
 
 class ByteDocuments:
     """Documents whose tokens are their bytes, from memory or from files.
 
-    A file is opened for each read and closed again. That costs microseconds, and needs no memory
-    and no file handles in between. A memory map would crash the process if another program
-    truncated the file; here that is an error message.
+    A file is opened and closed for each read. That costs microseconds, and no memory or file handle
+    is held in between. A memory map would crash the process if another program truncated the file;
+    this class raises a `UserError`.
 
     Args:
       sources: name → contents, or name → path of the file with the contents.
 
     Raises:
-      UserError: a file is missing, now or when it is read, or was truncated since.
+      UserError: a file is missing, now or when it is read, or was truncated in between.
     """
 
     def __init__(self, sources: Mapping[str, bytes | Path]):
@@ -145,15 +145,14 @@ class ByteDocuments:
 
 
 class TextCounter:
-    """Counts the words and characters of a text that is given in chunks.
+    """Counts the words and characters of a text that is given in chunks of bytes.
 
-    Words are runs of bytes without white space: ``len(text.split())`` for Python's bytes, the count
-    of `wc -w`. Characters are UTF-8 characters, counted by their first bytes. The text need not be
-    decoded, nor be valid UTF-8.
+    Words are runs of bytes without white space, as in ``len(text.split())`` and `wc -w`. Characters
+    are UTF-8 characters, counted by their first bytes. The text does not have to be valid UTF-8.
 
     Attributes:
-      words: started so far.
-      characters: started so far.
+      words: number of words that have started.
+      characters: number of characters that have started.
     """
 
     def __init__(self):
@@ -182,7 +181,7 @@ def fingerprint(parts: Iterable[str]) -> int:
 
 
 def is_held_out(name: str, per_mille: int) -> bool:
-    """Whether a document is held out. Depends on its name alone, so all machines agree."""
+    """Whether a document is held out. This depends only on its name, so all machines agree."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") * 1000 < per_mille * 2**64
 
@@ -201,9 +200,10 @@ def choose_held_out(
 ) -> Bool[np.ndarray, " documents"]:
     """Which of two or more documents to hold out: at least one, and not all.
 
-    `is_held_out` decides. With fewer than about 1000 / per_mille documents it may choose none. Then
-    the document of median size is held out: the smallest is often just a README, and the largest is
-    worth most in training. If it chooses all of them, the largest is used for training.
+    Uses `is_held_out`. If that chooses no document, which can happen with fewer than about
+    1000 / per_mille documents, the document of median size is held out: the smallest one is often
+    just a README, and the largest one is the most useful for training. If it chooses all documents,
+    the largest one is used for training.
     """
     if not 1 <= per_mille <= 999:
         raise UserError(f"data.held_out_per_mille = {per_mille}: choose from 1 to 999")

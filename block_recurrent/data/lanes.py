@@ -1,8 +1,7 @@
-"""Lanes: document streams that take turns in the rows of the batches.
+"""Lanes: streams of documents that take turns in the rows of the batches.
 
-With as many lanes as rows, row i of a batch continues row i of the batch before. With P times as
-many, it continues row i of P batches before, and a model that trains on the batches meets P times
-as many documents before it comes back to one of them.
+With one lane per row, row i of a batch continues row i of the last batch. With P lanes per row, it
+continues row i of the batch P steps earlier, and P times as many documents are open.
 """
 
 from typing import NamedTuple
@@ -16,19 +15,19 @@ from block_recurrent.data.documents import Documents
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.errors import UserError
 
-NO_DOCUMENT = -1  # in place of an index
-GOLDEN = (5**0.5 - 1) / 2
+NO_DOCUMENT = -1  # instead of the index of a document
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class Batch(NamedTuple):
     """One segment of every lane, or of the lanes of one host.
 
     Attributes:
-      inputs: the tokens shifted by one, with 0 as the first input of a document; 0 on padding.
+      inputs: the targets shifted by one; 0 at the start of a document and on padding.
       targets: the token to predict at each position; 0 on padding.
-      weights: of the losses: 1, or 0 on padding and on tokens that are not to be predicted.
-      starts: where a block of W tokens begins a new document.
-      turn: which of its P lanes each row holds; all rows have the same. None: P is 1.
+      weights: weight of each target in the loss: 1, or 0 on padding and tokens not to be predicted.
+      starts: whether a block of W tokens starts a document.
+      turn: which of its P lanes each row contains, the same for all rows; None if P is 1.
     """
 
     inputs: Int32[np.ndarray, "B T"]
@@ -39,16 +38,16 @@ class Batch(NamedTuple):
 
 
 class LanePosition(NamedTuple):
-    """The state of the lanes before a batch: all that is needed to resume, on any number of hosts.
+    """The state of the lanes before a batch, from which any number of hosts can resume.
 
     Attributes:
       corpus: the fingerprint of the documents.
       epoch: the current epoch of each source of the mixture, from 0.
-      next_document: how many documents of this epoch have been taken from each source.
-      taken: tokens of all documents ever taken from each source.
-      document: index of the document that each lane is in the middle of, or −1.
-      offset: tokens of that document that the lane has read.
-      turn: of the next batch, from 0 to P − 1: row i of it is lane i · P + turn.
+      next_document: number of documents taken from each source in this epoch.
+      taken: number of tokens of all documents taken from each source in all epochs.
+      document: index of the document that each lane is reading, or −1.
+      offset: number of tokens of that document that the lane has read.
+      turn: from 0 to P − 1. Row i of the next batch contains lane i · P + turn.
     """
 
     corpus: Int64[np.ndarray, ""]
@@ -61,7 +60,7 @@ class LanePosition(NamedTuple):
 
 
 class Span(NamedTuple):
-    """`count` tokens of a document from `offset` on, and where they go in a batch."""
+    """`count` tokens of a document from `offset` on, and their place in a batch."""
 
     row: int
     column: int
@@ -71,26 +70,27 @@ class Span(NamedTuple):
 
 
 class Lanes:
-    """Lays documents out in rows of segments.
+    """Packs documents into the rows of batches.
 
     When a lane has finished its document, it takes the next one from a queue that all lanes share.
-    A document starts at a block boundary, and the rest of its last block is padding. Every token,
-    including the first and the end token, is a target exactly once. Queue and batch depend only on
-    the seed and the position.
+    A document starts at a block boundary, and the rest of its last block is padding. In each epoch,
+    every token is a target exactly once, including the first one and the end token. A batch depends
+    only on the seed and the position.
 
     Args:
       documents: one collection, or a `Mixture` of several; documents without tokens are skipped.
       batch_size: rows B of the global batch.
       segment_length: tokens T per row and batch.
       window_length: tokens W per block.
-      seed: of the order of documents, which differs from epoch to epoch.
-      shuffle: False: the longest documents first, so that in evaluation all rows end at about the
-        same time.
-      repeat: False: read the documents once; rows without a document are then padding.
-      num_lanes: lanes, a multiple of `batch_size`; None: one per row.
+      seed: seed of the order of documents, which differs between epochs.
+      shuffle: if False, the longest documents come first, so that in evaluation all rows end at
+        about the same time.
+      repeat: if False, documents are read only once, and rows without a document are padding.
+      num_lanes: number of lanes, a multiple of `batch_size`; None: one per row.
 
     Raises:
-      UserError: no documents, or a segment length that the window length does not divide.
+      UserError: there are no documents, or the segment length is not a multiple of the window
+        length.
     """
 
     def __init__(
@@ -130,16 +130,16 @@ class Lanes:
         )
 
     def staggered_position(self) -> LanePosition:
-        """The position before the first batch, with every lane at another place of its document.
+        """The position before the first batch, with each lane at a different point of a document.
 
-        If all began at the start of one, training would see nothing but the beginnings of documents
-        for as long as it takes to come to the end of a document, in all lanes at once.
+        If all lanes began at the start of a document, early training would see only the beginnings
+        of documents.
         """
         position = self.initial_position()
         queue = _Queue(self, position)
         document = np.array([queue.pop() for _ in range(self.num_lanes)], np.int64)
-        # Multiples of the golden ratio fill the interval evenly, however many are taken.
-        share = np.arange(self.num_lanes) * GOLDEN % 1
+        # The fractional parts of multiples of the golden ratio are evenly spread over [0, 1).
+        share = np.arange(self.num_lanes) * GOLDEN_RATIO % 1
         return position._replace(
             epoch=np.array(queue.epoch, np.int64),
             next_document=np.array(queue.next, np.int64),
@@ -155,15 +155,17 @@ class Lanes:
         return not self.repeat and all_taken and all_finished
 
     def read(self, position: LanePosition, rows: slice = slice(None)) -> tuple[Batch, LanePosition]:
-        """The batch at `position`, and the position after it. Does not change `position`.
+        """Reads the batch at `position`, which is not changed.
 
         Args:
-          position: of the global batch.
-          rows: of the global batch that the result has; a host reads those of its own devices. The
-            position after it is that of the global batch in any case.
+          position: the position of the global batch.
+          rows: the rows of the global batch to read; a host reads those of its own devices.
+
+        Returns:
+          The batch with these rows, and the position after the global batch.
 
         Raises:
-          UserError: the position belongs to other lanes, or a file cannot be read any more.
+          UserError: the position belongs to other lanes, or a file can no longer be read.
         """
         spans, after = self._plan(position)
         chosen = range(self.batch_size)[rows]
@@ -181,7 +183,7 @@ class Lanes:
         return batch, after
 
     def _plan(self, position: LanePosition) -> tuple[list[Span], LanePosition]:
-        """The spans of the global batch, from lengths alone: reads no token."""
+        """The spans of the global batch, and the position after it. Reads no tokens."""
         self._check_position(position)
         queue = _Queue(self, position)
         documents = np.array(position.document, np.int64)
@@ -232,7 +234,7 @@ class Lanes:
             batch.starts[row, column // self.window_length] = True
 
     def _check_position(self, position: LanePosition):
-        """Refuses a position of another number of lanes or of another corpus."""
+        """Raises UserError for a position of another number of lanes or another corpus."""
         lanes = len(np.asarray(position.document))
         if lanes != self.num_lanes:
             raise UserError(
@@ -246,7 +248,7 @@ class Lanes:
 
 
 class _Queue:
-    """The documents that no lane has taken yet, epoch after epoch."""
+    """The queue of documents that no lane has taken yet, over all epochs."""
 
     def __init__(self, lanes: Lanes, position: LanePosition):
         self.lanes, self.mixture = lanes, lanes.documents
@@ -268,7 +270,7 @@ class _Queue:
         return NO_DOCUMENT
 
     def _next_source(self) -> int | None:
-        """Of the sources with documents left, the one with the fewest tokens taken per weight."""
+        """The source with the fewest taken tokens per weight; None if all have run out."""
         tokens_per_weight = {
             source: self.taken[source] / weight
             for source, weight in enumerate(self.mixture.weights)
@@ -277,7 +279,7 @@ class _Queue:
         return min(tokens_per_weight, key=tokens_per_weight.get, default=None)
 
     def _next_document(self, source: int) -> int:
-        """The next document in the source's order, which is computed for each epoch, not stored."""
+        """The index of the next document in the order of the source and epoch."""
         count, index = self.lanes.counts[source], self.next[source]
         if self.lanes.shuffle:
             seeds = np.random.SeedSequence([self.lanes.seed, source, self.epoch[source]])

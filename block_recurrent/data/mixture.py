@@ -1,4 +1,4 @@
-"""Several collections of documents, mixed by weights."""
+"""A mixture of several collections of documents."""
 
 import functools
 from collections.abc import Sequence
@@ -12,18 +12,17 @@ from block_recurrent.errors import UserError
 
 
 class Mixture:
-    """The documents of several sources, one source after another, with the sources' weights.
+    """The documents of several sources, one source after another, and the sources' weights.
 
     Args:
-      sources: at least one; all have the same vocabulary.
-      weights: one per source. In training, the numbers of tokens read from the sources are in this
-        proportion.
+      sources: one or more collections with the same vocabulary.
+      weights: one per source. Training reads numbers of tokens from the sources in this proportion.
 
     Attributes:
       offsets: the index of each source's first document.
 
     Raises:
-      UserError: the weights are not positive, or not one per source, or the vocabularies differ.
+      UserError: a weight is not positive, their number is wrong, or the vocabularies differ.
     """
 
     def __init__(self, sources: Sequence[Documents], weights: Sequence[float]):
@@ -69,7 +68,7 @@ class Mixture:
 
     @property
     def bytes_per_token(self) -> float:
-        """Mean over the tokens that training reads, by the sources' weights."""
+        """Mean number of bytes per token in training, weighted by source."""
         rates = [source.num_bytes / source.num_tokens for source in self.sources]
         return float(np.average(rates, weights=self.weights))
 
@@ -80,7 +79,7 @@ class Mixture:
 
     @functools.cached_property
     def longest_first(self) -> list[Int64[np.ndarray, " documents"]]:
-        """Of each source, the indices of its documents, longest first."""
+        """For each source, the indices of its documents, longest first."""
         return [np.argsort(-source.lengths, kind="stable") for source in self.sources]
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:

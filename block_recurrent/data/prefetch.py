@@ -1,4 +1,4 @@
-"""Reads batches in a background thread, while the devices compute."""
+"""Reads batches in a background thread while the devices compute."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,20 +17,20 @@ def prefetch(
     rows: slice = slice(None),
     put: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Iterator[Iterator[tuple[Batch, LanePosition]]]:
-    """Batches from `position` on, each with the position after it, read ahead by a thread::
+    """Iterates over batches from `position` on, which a background thread reads ahead::
 
         with prefetch(lanes, position, put=layout.put) as batches:
             batch, position = next(batches)
 
-    The position belongs to the batch that it comes with, however many batches have been read ahead.
-    `next` raises the reader's errors, such as `UserError`.
+    Each batch comes with the position after it, which does not depend on the number of batches read
+    ahead. `next` raises the errors of the background thread, such as `UserError`.
 
     Args:
-      lanes: to read from.
-      position: where to begin.
-      rows: of the global batch; see `Lanes.read`.
-      put: is applied to each batch in the background thread. Copying a batch to the devices there
-        saves the main thread that time.
+      lanes: the lanes to read from.
+      position: the position of the first batch.
+      rows: rows of the global batch; see `Lanes.read`.
+      put: function that is applied to each batch in the background thread, such as copying it to
+        the devices.
     """
     reader = grain.experimental.ThreadPrefetchIterDataset(
         _LanesDataset(lanes, position, rows, put), prefetch_buffer_size=BUFFER_SIZE

@@ -14,28 +14,28 @@ SPLITS = {"train": (2**16, 1), "held_out": (256, 1), "far": (256, 10)}
 
 
 class RecallDocuments:
-    """`Documents` that are generated when they are read, always the same ones.
+    """`Documents` that are generated when they are read, and are always the same.
 
-    A document states one fact per key. Then comes filler. Then each key is asked for by a letter,
-    in another order, followed by its fact. The fact "key k has value v" is the single byte
-    128 + k · `values` + v. An example with 3 facts, where the first says that key 2 has value 15;
-    the spaces are not part of the document::
+    A document states one fact per key, followed by filler. Then it asks for each key with a letter,
+    in another order, and each question is followed by its fact. The fact "key k has value v" is the
+    single byte 128 + k · `values` + v. Here is a document with 3 facts, of which the first says
+    that key 2 has value 15; the spaces are not part of the document::
 
         \\xaf\\x92\\x85  50837…7412  B\\x92 C\\xaf A\\x85
 
     Only the answers count in the loss. A model that does not remember the fact guesses right with
-    probability 1 / `values`. Since a fact is a single token, there is nothing to learn but to
-    remember.
+    probability 1 / `values`. Since a fact is a single token, the model only has to learn to
+    remember it.
 
     Args:
       split: a name in `SPLITS`.
-      facts: per document, one for each key.
+      facts: number of facts per document, one for each key.
       values: number of values that a fact can have.
-      filler: least and most bytes between facts and questions, log-uniform; ten times as many in
-        the split 'far'.
+      filler: minimum and maximum number of bytes between facts and questions, log-uniform; ten
+        times as long in the split 'far'.
 
     Raises:
-      UserError: these numbers are not possible.
+      UserError: the numbers are out of range.
     """
 
     def __init__(self, split: str, facts: int, values: int, filler: tuple[int, ...]):
@@ -47,8 +47,8 @@ class RecallDocuments:
             )
         if len(filler) != 2 or not 1 <= filler[0] <= filler[1]:
             raise UserError(
-                f"data.recall_filler = {filler}: give the least and the most bytes, for example "
-                "(1, 2048)"
+                f"data.recall_filler = {filler}: give the minimum and the maximum number of bytes, "
+                "for example (1, 2048)"
             )
         self.facts, self.values, self.vocabulary = facts, values, ByteVocabulary()
         count, factor = SPLITS[split]

@@ -34,18 +34,18 @@ COLUMNS = 3  # of .documents: tokens, bytes, words
 class TokenStore:
     """One split of a store, as `Documents`.
 
-    Tokens are read from the file at each call and not kept. Memory use is 16 bytes per document,
-    whatever the number of tokens. A memory map would crash the process if another program truncated
-    the file; here that is an error message.
+    Tokens are read from the file at each call and are not kept. Memory use is 16 bytes per
+    document, for any number of tokens. A memory map would crash the process if another program
+    truncated the file; this class raises a `UserError`.
 
     Args:
-      folder: of the store.
-      split: 'train', 'held_out', …
-      metadata: the store's store.json.
+      folder: folder of the store.
+      split: name of the split: 'train', 'held_out', …
+      metadata: content of store.json.
 
     Raises:
-      UserError: a file is missing or has changed since it was written. Only sizes, and the
-        checksums of small files, are checked; `verify` checks everything.
+      UserError: a file is missing or has changed since it was written. Only the sizes of all files
+        and the checksums of small files are checked; `verify` checks everything.
     """
 
     def __init__(self, folder: Path, split: str, metadata: Mapping[str, Any]):
@@ -59,10 +59,10 @@ class TokenStore:
         self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]
         files = metadata["files"]
         lengths = [_read_lengths(folder, split, shard, files) for shard in range(counts["shards"])]
-        # Sizes and times of the tokens files now, to notice later that one was modified.
+        # Sizes and modification times of the token files, to notice if one is modified later.
         self._versions = [_file_version(os.stat(tokens)) for tokens, _, _ in self._shards]
         offsets = [np.cumsum(numbers) - numbers for numbers in lengths]
-        # The first document of each shard, and where each document starts in its shard's tokens.
+        # The first document of each shard, and the offset of each document in its shard's tokens.
         self._first_documents = np.cumsum([0, *(len(numbers) for numbers in lengths[:-1])])
         self.lengths: Int64[np.ndarray, " documents"] = np.concatenate(lengths)
         self._offsets = np.concatenate(offsets)
@@ -94,7 +94,7 @@ class TokenStore:
         return 1
 
     def _file(self, shard: int) -> int:
-        """The descriptor of a shard's tokens file, which the first read opens."""
+        """The descriptor of a shard's token file, which is opened at the first read."""
         if shard not in self._open_files:
             self._open_files[shard] = os.open(self._shards[shard][0], os.O_RDONLY)
         return self._open_files[shard]
@@ -105,10 +105,10 @@ class TokenStore:
 
 
 def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]:
-    """The stores in a folder with their weights, by split. A mixture has several stores.
+    """Opens the stores in a folder: for each split, stores and weights. A mixture has several.
 
     Raises:
-      UserError: no store is there, or it is damaged.
+      UserError: the folder has no store, or the store is damaged.
     """
     found: dict[str, list[tuple[TokenStore, float]]] = {}
     try:
@@ -126,10 +126,10 @@ def open_stores(folder: str | Path) -> dict[str, list[tuple[TokenStore, float]]]
 
 
 def verify(folder: str | Path) -> Iterator[str]:
-    """Reads every byte of a store and yields a line for each file that has changed.
+    """Reads every byte of a store, and yields a line for each file that has changed.
 
     Raises:
-      UserError: no store is there.
+      UserError: the folder has no store.
     """
     for store, metadata, _ in _stores(Path(folder)):
         for name, written in metadata["files"].items():
@@ -144,7 +144,7 @@ def verify(folder: str | Path) -> Iterator[str]:
 
 
 def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
-    """Folder, metadata and weight of each store in a folder."""
+    """Yields the folder, metadata and weight of each store in a folder."""
     metadata = read_metadata(folder)
     if "mixture" not in metadata:
         yield folder, metadata, 1.0
@@ -156,7 +156,7 @@ def _stores(folder: Path) -> Iterator[tuple[Path, dict[str, Any], float]]:
 def _read_lengths(
     folder: Path, split: str, shard: int, files: Mapping[str, Any]
 ) -> Int64[np.ndarray, " documents"]:
-    """Tokens of each document of a shard. Checks all sizes, and the checksums of small files."""
+    """The length of each document of a shard. Checks all sizes and the checksums of small files."""
     description = shard_metadata(folder, split, shard)
     metadata = read_shard_metadata(description)
     if sha256(description) != files[description.name]["sha256"]:

@@ -9,8 +9,8 @@ A store is a folder::
     train-00000.names         one JSON string per document and line
     train-00000.json          counts and checksums of this shard
 
-The store of a mixture is a folder of stores, with a store.json that holds their weights. A store
-contains no paths, no code and no time stamps: the same documents give the same bytes.
+The store of a mixture is a folder of stores, with a store.json that contains their weights. A store
+contains no paths, no code and no time stamps, so the same documents give the same bytes.
 """
 
 import json
@@ -25,7 +25,7 @@ from block_recurrent.errors import UserError
 FORMAT = 1
 METADATA = "store.json"
 VOCABULARY_MODEL = "vocabulary.model"
-# Names of splits, of files and of the parts of a mixture. No such name leads out of the folder.
+# Names of splits, files and parts of a mixture. They cannot lead out of the store's folder.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
 
@@ -49,7 +49,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """Reads store.json of a store or of a mixture.
 
     Raises:
-      UserError: it is missing, or this version cannot read it.
+      UserError: the file is missing, or this version cannot read it.
     """
     path = folder / METADATA
     if not path.is_file():
@@ -69,14 +69,14 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_shard_metadata(path: Path) -> dict[str, Any]:
-    """Reads a shard's counts and checksums. Raises UserError if the file has something else."""
+    """Reads a shard's counts and checksums. Raises UserError if the file does not have them."""
     metadata = read_json(path)
     _check_names(path, metadata.get("files"))
     return metadata
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises UserError if the file has anything else."""
+    """Reads a JSON object. Raises UserError if the file does not contain one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

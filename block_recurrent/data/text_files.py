@@ -26,10 +26,11 @@ def load_text_files(
     Args:
       path: the folder; '~' is the home folder.
       glob: which files; see `matching_files`.
-      held_out_per_mille: documents in a thousand to hold out.
+      held_out_per_mille: documents per thousand to hold out.
 
     Raises:
-      UserError: no such folder, a file that cannot be read, or fewer than two documents.
+      UserError: the folder does not exist, a file cannot be read, or there are fewer than two
+        documents.
     """
     folder = Path(path).expanduser()
     documents = _without_empty(folder, matching_files(folder, glob))
@@ -38,12 +39,12 @@ def load_text_files(
 
 
 def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocuments]:
-    """Every .py file of the running Python's standard library, as "train" and "held_out".
+    """The .py files of the running Python's standard library, as "train" and "held_out".
 
     This is the default corpus, because every machine has it. A document's name is its path in the
-    library, so the same files are held out under every version. Some systems omit parts (Debian
-    omits `test`): compare numbers only between equal installations. Installed packages are left
-    out, and files that contain paths of the machine.
+    library, so all versions of Python hold out the same files. Some systems omit parts (Debian
+    omits `test`), so results are comparable only between equal installations. Installed packages
+    and files that contain paths of this machine are left out.
 
     Raises:
       UserError: this Python has no source files.
@@ -60,17 +61,16 @@ def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocumen
 
 
 def matching_files(folder: Path, glob: str) -> list[str]:
-    """Paths in `folder` of its regular files that match, '/' between their parts, sorted.
+    """The relative paths of the regular files in `folder` that match, sorted, with '/' separators.
 
     Args:
-      folder: where to look. Links to files are followed. Links to folders are not, so there can be
-        no loop. Broken links and special files are left out.
-      glob: pattern of paths in the folder, '/' between its parts; a part '**' stands for any
-        number of folders. A file or folder whose name begins with a dot only matches a part that
-        begins with a dot.
+      folder: where to look. Links to files are followed. Links to folders are not, to avoid loops.
+        Broken links and special files are left out.
+      glob: pattern of relative paths, with '/' separators. '**' stands for any number of folders.
+        A file or folder whose name starts with a dot only matches a part that starts with a dot.
 
     Raises:
-      UserError: no such folder, no file matches, or a file cannot be read.
+      UserError: the folder does not exist, no file matches, or a file cannot be read.
     """
     _check_folder(folder)
     patterns = [part for part in glob.split("/") if part not in ("", ".")]
@@ -95,11 +95,11 @@ def matching_files(folder: Path, glob: str) -> list[str]:
 
 
 def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
-    """Paths in `folder` of its regular files, '/' between their parts, sorted.
+    """The relative paths of all regular files in `folder`, sorted, with '/' separators.
 
     Args:
       folder: where to look.
-      enter: whether to look into folders of this name.
+      enter: returns whether to look into subfolders with a given name.
     """
 
     def refuse(error: OSError):
@@ -118,7 +118,7 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
 
 
 def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
-    """Raises UserError for fewer than two names, which are those of documents with text."""
+    """Raises UserError for fewer than two documents; `names` are those of non-empty documents."""
     if not names:
         raise UserError(
             f"every file in {folder} that matches data.glob = '{glob}' is empty: "
@@ -137,7 +137,7 @@ def _without_empty(folder: Path, names: Sequence[str]) -> ByteDocuments:
 
 
 def _matches(parts: list[str], patterns: list[str]) -> bool:
-    """Whether the parts of a path match those of a glob; a leading dot only matches a dot."""
+    """Whether the parts of a path match the parts of a glob; see `matching_files`."""
     if not patterns:
         return not parts
     if patterns[0] == "**" and _matches(parts, patterns[1:]):

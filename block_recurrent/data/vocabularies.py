@@ -1,4 +1,4 @@
-"""Vocabularies: convert between bytes and token ids."""
+"""Vocabularies, which convert between bytes and token ids."""
 
 import functools
 import hashlib
@@ -11,18 +11,18 @@ from jaxtyping import Integer, UInt16
 
 from block_recurrent.errors import UserError
 
-PADDING = 0  # also the input before a document's first token
+PADDING = 0  # also the first input of a document
 END = 1  # the last token of every document
 UNKNOWN = 2
-NUM_SPECIAL = 3  # ids before that of byte 0
+NUM_SPECIAL = 3  # number of ids before that of byte 0
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What the package needs of a vocabulary. Ids are below `size`.
+    """The interface of vocabularies.
 
     Attributes:
-      size: number of ids.
+      size: number of ids, which are 0 … size − 1.
       name: unique to this vocabulary.
     """
 
@@ -33,7 +33,7 @@ class Vocabulary(Protocol):
         """The ids of `text`, without an end token."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes of `ids`; special ids have none."""
+        """The bytes of `ids`; special ids are dropped."""
 
 
 class ByteVocabulary:
@@ -93,7 +93,7 @@ class SentencePieceVocabulary:
 
 
 class OtherVocabulary:
-    """A custom vocabulary of a seqio Task. The package knows its ids, but cannot encode or decode.
+    """A custom vocabulary of a seqio Task, with which text cannot be encoded or decoded here.
 
     Args:
       size: number of ids.
@@ -119,12 +119,15 @@ class OtherVocabulary:
 def encode_prompt(
     prompt: bytes, vocabulary: Vocabulary, name: str
 ) -> Integer[np.ndarray, " length"]:
-    """The tokens of a prompt. Raises UserError for characters that the vocabulary does not have.
+    """The tokens of a prompt.
 
     Args:
-      prompt: UTF-8.
-      vocabulary: of the model.
-      name: what the error message calls the prompt.
+      prompt: text in UTF-8.
+      vocabulary: vocabulary of the model.
+      name: name of the prompt in the error message.
+
+    Raises:
+      UserError: the vocabulary lacks characters of the prompt.
     """
     tokens = vocabulary.encode(prompt)
     if UNKNOWN in tokens:

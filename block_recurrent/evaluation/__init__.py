@@ -1,4 +1,4 @@
-"""Evaluation: scores, loss by distance, how much the recurrent state helps, and reports.
+"""Evaluation: scores, loss by distance, the benefit of the recurrent state, and reports.
 
 May import `model`, `data`, `config`, `parallel`, `files` and `reporting`.
 """

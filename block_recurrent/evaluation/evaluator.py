@@ -1,4 +1,4 @@
-"""Score whole held-out documents, carrying the state from segment to segment."""
+"""Score whole documents, carrying the state from segment to segment."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from block_recurrent.types import ModelState
 
 
 class EvalState(NamedTuple):
-    """What is carried from one segment to the next.
+    """The state that is carried from one segment to the next.
 
     Attributes:
       model: the model's state.
@@ -34,11 +34,11 @@ class EvalState(NamedTuple):
 def evaluation_shape(
     documents: Documents, model: ModelConfig, batch_size: int, segment_length: int, ways: int = 1
 ) -> tuple[int, int]:
-    """Choose rows and segment length, with at most as many tokens as a training batch.
+    """Choose the number of rows and the segment length, for no more tokens than a training batch.
 
-    A document stays in one row, so the longest document limits how many rows can be busy until the
-    end. Instead of idle rows, this chooses fewer rows and longer segments. The number of rows is a
-    multiple of `ways`. With full attention the segment is the context, so that both stay as in
+    A document stays in one row, so with many rows most would be idle while the longest document is
+    read. This function chooses fewer rows and longer segments instead. The number of rows is a
+    multiple of `ways`. With full attention, the segment is the context, so both stay as in
     training.
     """
     if model.segment_is_context:
@@ -98,7 +98,7 @@ class Evaluator:
     def __call__(self, params: dict[str, Any]) -> Score:
         """Score all documents with these parameters."""
         state, profiles = self.initial(params), []
-        rows = self.layout.rows_here(self.lanes.batch_size)
+        rows = self.layout.local_rows(self.lanes.batch_size)
         begin, put = self.lanes.initial_position(), self.layout.put
         with prefetch(self.lanes, begin, rows, put) as batches:
             for batch, _ in batches:

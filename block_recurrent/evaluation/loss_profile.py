@@ -63,7 +63,7 @@ def make_profile(
 ) -> Profile:
     """Weighted sums in each bin.
 
-    They are computed as one sum, because across devices every sum is an all-reduce.
+    All are computed as one sum, because each sum over devices is an all-reduce.
     """
     bins = NUM_BINS - jax.lax.clz(distance)  # the number of binary digits
     in_bin = bins[..., None] == jnp.arange(NUM_BINS)

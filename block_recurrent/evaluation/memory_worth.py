@@ -15,8 +15,8 @@ from block_recurrent.evaluation.loss_profile import Profile, sum_profiles
 from block_recurrent.types import ModelState
 
 MEMORIES = ("carried", "cleared", "swapped")
-# How much `MemoryProbe.memory_worth` reads: about this many tokens, but at least this many segments
-# of every row, because the first one has no memory to lose.
+# `MemoryProbe.memory_worth` reads about MAX_TOKENS tokens, but at least MIN_SEGMENTS segments of
+# every row, because the first segment of a document has no memory to lose.
 MAX_TOKENS = 2**16
 MIN_SEGMENTS = 8
 
@@ -34,15 +34,16 @@ class MemoryProbe:
     state makes a difference.
 
     Args:
-      evaluator: of a model with recurrent layers. The probe uses its documents and compiled step.
-      segment_length: tokens between two changes of the state. Use that of training.
+      evaluator: evaluator of a model with recurrent layers. The probe uses its documents and its
+        compiled step.
+      segment_length: tokens between two changes of the state. Use the segment length of training.
     """
 
     def __init__(self, evaluator: Evaluator, segment_length: int):
         self.evaluator = evaluator
         documents, rows = evaluator.documents, evaluator.lanes.batch_size
         self.blocks = segment_length // evaluator.lanes.window_length
-        # Documents must start at a segment, so the segment is the block of these lanes.
+        # Documents must start at a segment boundary, so the block of these lanes is a segment.
         self.lanes = Lanes(
             documents, rows, segment_length, segment_length, shuffle=False, repeat=False
         )
@@ -80,7 +81,7 @@ class MemoryProbe:
         latest = recurrent_states(self.evaluator.initial(params).model)
         profiles = {memory: [] for memory in memories}
         layout = self.evaluator.layout
-        rows = layout.rows_here(self.lanes.batch_size)
+        rows = layout.local_rows(self.lanes.batch_size)
 
         def put(batch):
             starts = np.pad(batch.starts, ((0, 0), (0, self.blocks - 1)))
@@ -103,7 +104,7 @@ class MemoryProbe:
         return {memory: sum_profiles(each) for memory, each in profiles.items()}
 
     def memory_worth(self, params: dict[str, Any]) -> float:
-        """Bits per token that clearing costs, over the first segments of the longest documents.
+        """Bits per token lost by clearing, over the first segments of the longest documents.
 
         About `MAX_TOKENS` tokens are enough: the difference between two losses of the same tokens
         varies far less than the loss itself.

@@ -1,4 +1,4 @@
-"""File access that several rooms share: paths on disk or in a bucket, writes, checksums, locks.
+"""File access: paths on disk or in a bucket, atomic writes, checksums, locks.
 
 May import `errors`.
 """

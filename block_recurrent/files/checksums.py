@@ -19,12 +19,12 @@ def sha256(path: Path) -> str:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size and checksum of a file: {"bytes", "sha256"}."""
+    """Size and checksum of a file, as {"bytes": …, "sha256": …}."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def find_difference(path: Path, written: Mapping[str, Any]) -> str | None:
-    """How a file differs from its `describe_file`, in words; None if it does not."""
+    """Describes how a file differs from an earlier `describe_file`; None if it does not."""
     if not path.is_file():
         return f"{path} is missing"
     if path.stat().st_size != written["bytes"]:
@@ -34,14 +34,16 @@ def find_difference(path: Path, written: Mapping[str, Any]) -> str | None:
     return None
 
 
-def write_checksums(folder: Path, but: Container[str] = ()):
-    """Writes checksums.json: `describe_file` of every file in the folder and below.
+def write_checksums(folder: Path, exclude: Container[str] = ()):
+    """Writes checksums.json: `describe_file` of every file in the folder and its subfolders.
 
     Args:
       folder: the folder.
-      but: names of files to leave out, since they may still change.
+      exclude: names of files to leave out because they may still change.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in but)
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name not in exclude
+    )
     names = [str(path.relative_to(folder)) for path in files]
     with ThreadPoolExecutor() as pool:
         checksums = dict(zip(names, pool.map(describe_file, files), strict=True))
@@ -50,7 +52,7 @@ def write_checksums(folder: Path, but: Container[str] = ()):
 
 
 def is_description(written: object) -> bool:
-    """Whether it has the form of `describe_file`."""
+    """Whether an object has the form of a result of `describe_file`."""
     match written:
         case {"bytes": int(), "sha256": str()}:
             return True
@@ -58,7 +60,7 @@ def is_description(written: object) -> bool:
 
 
 def read_checksums(path: Path) -> dict[str, dict[str, Any]] | None:
-    """What `write_checksums` wrote, by the files' names; None if it is something else."""
+    """Reads what `write_checksums` wrote, by file name; None if the file has something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -68,23 +70,23 @@ def read_checksums(path: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def find_damage(
-    folder: Path, part: int = 0, parts: int = 1, but: Container[str] = ()
+    folder: Path, part: int = 0, parts: int = 1, exclude: Container[str] = ()
 ) -> str | None:
-    """What has changed in a folder since `write_checksums`, in words; None if nothing has.
+    """Describes a change in a folder since `write_checksums`; None if nothing has changed.
 
-    Files added since do not count.
+    Files that were added are ignored.
 
     Args:
-      folder: contains checksums.json.
+      folder: the folder with checksums.json.
       part: index of the part of the files to check.
       parts: number of parts into which the files are divided.
-      but: names of subfolders to leave out.
+      exclude: names of subfolders to leave out.
     """
     path = folder / CHECKSUMS
     try:
         if (checksums := read_checksums(path)) is None:
             return f"{path} contains no checksums"
-        names = sorted(name for name in checksums if name.split("/")[0] not in but)[part::parts]
+        names = sorted(name for name in checksums if name.split("/")[0] not in exclude)[part::parts]
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda name: find_difference(folder / name, checksums[name]), names)
             return next(filter(None, found), None)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from block_recurrent.files.paths import AnyPath
 
-# Errors of file systems without locks, such as some network mounts.
+# Errors on file systems that do not support locks, such as some network mounts.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -20,17 +20,17 @@ class LockedError(Exception):
 
 @contextlib.contextmanager
 def file_lock(path: AnyPath) -> Iterator[None]:
-    """Holds the lock inside the context. Meanwhile the file exists and names this process.
+    """Holds a lock inside the context. The lock file contains the name of this process.
 
-    The lock is the operating system's (flock), which releases it when the process ends, however it
-    ends. It works between hosts if their file system supports locks, as NFS does unless mounted
-    with nolock. On a file system without locks there is none.
+    Uses flock, which the operating system releases when the process exits for any reason. It works
+    between hosts if their file system supports locks, as NFS does unless mounted with nolock. On a
+    file system without locks, nothing is locked.
 
     Args:
-      path: of the lock file, on disk.
+      path: path of the lock file, on disk.
 
     Raises:
-      LockedError: another process holds it.
+      LockedError: another process holds the lock.
       OSError: the file cannot be written.
     """
     file = _locked(path)
@@ -42,7 +42,7 @@ def file_lock(path: AnyPath) -> Iterator[None]:
 
 
 def _locked(path: AnyPath) -> BinaryIO:
-    """The open file, locked, with the name of this process in it."""
+    """Opens and locks the file, and writes the name of this process to it."""
     while True:
         file = open(path, "a+b", buffering=0)
         try:

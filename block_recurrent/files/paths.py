@@ -11,18 +11,17 @@ from etils import epath
 
 from block_recurrent.errors import UserError, first_line
 
-AnyPath = Path | epath.Path  # with the same methods
+AnyPath = Path | epath.Path  # they have the same methods
 
 
 def workdir_path(path: str | AnyPath) -> epath.Path:
     """The path of a run's folder.
 
     Args:
-      path: on disk, or gs://bucket/run.
+      path: a path on disk, or gs://bucket/run.
 
     Raises:
-      UserError: it is neither on disk nor in such a bucket, or the package for buckets is not
-        installed.
+      UserError: the path is neither, or gcsfs is not installed.
     """
     scheme = re.match(r"[a-z0-9]+://", os.fspath(path))
     if scheme and not re.match("gs://[^/]", os.fspath(path)):
@@ -41,11 +40,11 @@ def in_bucket(path: str | AnyPath) -> bool:
 
 @contextlib.contextmanager
 def explain_path_errors(workdir: AnyPath, verb: str) -> Iterator[None]:
-    """Turns errors of file access (no permission, a full disk, no such bucket) into a `UserError`.
+    """Turns file errors (no permission, full disk, no such bucket) into a `UserError`.
 
     Args:
       workdir: the folder of the run.
-      verb: what the code in the context does with it, for the message: "write to".
+      verb: what the code in the context does to the folder, for the message, such as "write to".
 
     Raises:
       UserError: the folder cannot be accessed.

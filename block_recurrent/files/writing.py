@@ -1,4 +1,4 @@
-"""Atomic writes, and files to append to, on disk or in a bucket."""
+"""Atomic writes, and appending to files, on disk or in a bucket."""
 
 import contextlib
 import io
@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 from block_recurrent.files.paths import AnyPath, in_bucket
 
-INTERVAL = 60  # seconds between two copies
+COPY_INTERVAL = 60  # seconds between two copies
 
 
 @contextlib.contextmanager
 def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
-    """A file to write to. It appears at `path` when the context ends without an exception."""
+    """Opens a file for writing. It appears at `path` if the context ends without an exception."""
     if in_bucket(path):
         file = io.BytesIO()
         yield file
@@ -37,22 +37,25 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
 
 
 class Mirror:
-    """A folder for files to append to, even if the run's folder is in a bucket.
+    """A folder whose files can be appended to, even if the run is in a bucket.
 
-    On disk, `folder` is the run's folder itself. Objects in a bucket cannot be appended to: there
-    `folder` is a temporary folder on this machine, and `update` copies every file that has grown.
-    An object in the bucket is always complete, and as old as the last copy.
+    On disk, `folder` is the run's folder. In a bucket, objects cannot be appended to. Then `folder`
+    is a temporary folder on this machine, and `update` copies files that have grown to the bucket.
+    Objects in the bucket are always complete copies, but not always the newest.
 
     Args:
       workdir: the folder of the run.
-      begin_with: names of existing files of the run that appending continues.
+      initial_files: names of files that are copied from the bucket first, to append to them.
       clock: returns seconds since an arbitrary moment.
+
+    Attributes:
+      folder: where to write.
     """
 
     def __init__(
         self,
         workdir: AnyPath,
-        begin_with: Sequence[str],
+        initial_files: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ):
         self.folder, self._workdir = Path(workdir), workdir
@@ -62,13 +65,13 @@ class Mirror:
         if in_bucket(workdir):
             self._temporary = tempfile.TemporaryDirectory(prefix="block_recurrent_")
             self.folder = Path(self._temporary.name)
-            for name in begin_with:
+            for name in initial_files:
                 if (workdir / name).exists():
                     (self.folder / name).write_bytes((workdir / name).read_bytes())
 
-    def update(self, *, least: int = INTERVAL):
-        """Copies to the bucket, if the last copy is at least `least` seconds old."""
-        if self._temporary is None or self._clock() - self._last < least:
+    def update(self, *, min_age: int = COPY_INTERVAL):
+        """Copies to the bucket, if the last copy is at least `min_age` seconds old."""
+        if self._temporary is None or self._clock() - self._last < min_age:
             return
         self._last = self._clock()
         for path in sorted(self.folder.rglob("*")):
@@ -78,7 +81,7 @@ class Mirror:
                 self._copied[path] = len(content)
 
     def close(self):
-        """Copies what is new since the last copy; the files must be closed."""
+        """Copies to the bucket a last time. All files must be closed."""
         if self._temporary is not None:
-            self.update(least=0)
+            self.update(min_age=0)
             self._temporary.cleanup()

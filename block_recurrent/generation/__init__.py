@@ -1,4 +1,4 @@
-"""Generation: reads prompts and writes tokens.
+"""Generation: reading prompts and writing tokens.
 
 May import `model`, `data` and `files`.
 """

@@ -1,4 +1,4 @@
-"""The state between two tokens, and how the model moves on to the next block."""
+"""The decoding state between two tokens, and its transition to the next block."""
 
 from typing import NamedTuple
 
@@ -16,15 +16,15 @@ BEGIN = 0  # the input before the first token of a document: `data.vocabularies.
 
 
 class DecodingState(NamedTuple):
-    """Everything a model knows of its documents, one per row. Its size does not depend on length.
+    """Everything a model remembers of its documents, one per row. Its size is constant.
 
-    A block is W tokens or, under full attention, a segment.
+    A block is W tokens or, with full attention, a segment.
 
     Attributes:
       memory: the model's state before the current block.
       block: the tokens of the current block; `BEGIN` precedes the document's first token. The last
         one has been written but not yet read.
-      length: tokens of the document, including `BEGIN` and the last one.
+      length: number of tokens of the document, including `BEGIN` and the last one.
     """
 
     memory: ModelState
@@ -33,14 +33,14 @@ class DecodingState(NamedTuple):
 
     @property
     def unread(self) -> Int[Array, " B"]:
-        """The position in the block of the next token to read."""
+        """The position of the next token to read, in its block."""
         return (self.length - 1) % self.block.shape[1]
 
 
 def initial_decoding_state(
     model: BlockRecurrentTransformer, batch_size: int, block_length: int
 ) -> DecodingState:
-    """Rows at the start of a document."""
+    """The state of rows at the start of a document."""
     memory = tuple(
         state._replace(cache=layer.attention.zeros(batch_size, block_length))
         for layer, state in zip(model.layers, model.initial_state(batch_size), strict=True)
@@ -50,13 +50,13 @@ def initial_decoding_state(
 
 
 class Writing(NamedTuple):
-    """A `DecodingState`, and what is derived from it for writing.
+    """A `DecodingState`, and values derived from it that writing needs.
 
     Attributes:
-      state: of all rows; rows that are `done` do not change.
-      states: `states_to_read` in the block.
-      rings: the tokens before the unread one; ignored in rows that are done.
-      done: rows that have stopped.
+      state: the state of all rows; rows that are `done` do not change.
+      states: `states_to_read` of the current block.
+      rings: keys and values of the tokens before the unread one; ignored in rows that are done.
+      done: whether each row has stopped.
     """
 
     state: DecodingState
@@ -68,11 +68,11 @@ class Writing(NamedTuple):
 def begin_writing(
     model: BlockRecurrentTransformer, state: DecodingState, after: ModelState
 ) -> Writing:
-    """Derives from the state what writing needs.
+    """Prepares a state for writing.
 
     Args:
       model: the model.
-      state: where to begin.
+      state: the state to start from.
       after: the model's state after the whole block, including unwritten tokens at its end.
     """
     window = state.block.shape[1]
@@ -107,9 +107,10 @@ def next_block(
     rings: RingBuffers,
     full: Bool[Array, " B"],
 ) -> tuple[ModelState, tuple[KV | None, ...]]:
-    """The model's state after the block in the ring buffers, and the states to read from then on.
+    """Updates the model's state and `states_to_read` in the rows whose block is `full`.
 
-    Works row by row, and only on rows whose block is `full`; other rows are within their blocks.
+    The block's keys and values are those in the ring buffers. Rows are processed one by one, so
+    rows that are within a block cost nothing.
     """
     full_first = jnp.argsort(~full)
 
@@ -135,7 +136,7 @@ def next_block(
 def read_block(
     model: BlockRecurrentTransformer, memory: ModelState, rings: RingBuffers
 ) -> ModelState:
-    """The model's state of one row after the block in the ring buffers."""
+    """The model's state of one row after the block whose tokens are in the ring buffers."""
     after = []
     for layer, before, ring in zip(model.layers, memory, rings.written(), strict=True):
         own = KV(*(jnp.roll(leaf, -1 - rings.slot, axis=1)[None] for leaf in ring))
@@ -149,7 +150,7 @@ def read_block(
 
 
 def select_rows(rows: Bool[Array, " B"], one: ModelState, other: ModelState) -> ModelState:
-    """`one` in these rows, `other` elsewhere."""
+    """Selects `one` in the given rows, and `other` in the remaining rows."""
 
     def select(a, b):
         return jnp.where(rows.reshape(-1, *(1,) * (a.ndim - 1)), a, b)

@@ -20,8 +20,8 @@ from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.writing import write_tokens
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
-READ_AT_ONCE = 8192  # about this many tokens, over all rows, in one call that reads a prompt
-WRITE_AT_ONCE = 32  # tokens per row in a piece of a stream
+READ_AT_ONCE = 8192  # approximate number of prompt tokens, over all rows, that one call reads
+WRITE_AT_ONCE = 32  # tokens per row in one piece of a stream
 
 Prompt = Sequence[int] | np.ndarray | jax.Array
 
@@ -51,8 +51,8 @@ class Generator:
     A prompt is read in parallel, many blocks at once. Tokens are then written one by one in a
     compiled loop. As in training, every document begins with token 0, which the generator adds.
 
-    The generator keeps the parameters that the model has when the generator is created. To use
-    others of the same shapes, assign to `params`; nothing is compiled again.
+    The generator uses the parameters that the model has when the generator is created. To use other
+    parameters of the same shapes, assign to `params`; nothing is compiled again.
 
     Args:
       model: a model with attention. With full attention, a document is read and written in
@@ -138,7 +138,7 @@ class Generator:
         """
         texts = self._append_prompts(state, prompts)
         length = self.block_length
-        num_blocks = np.array([(text.size - 1) // length for text in texts])  # that are complete
+        num_blocks = np.array([(text.size - 1) // length for text in texts])  # complete blocks
         # Full attention carries nothing from one block to the next.
         skip = self.config.segment_is_context
         num_read = num_blocks if skip else np.zeros_like(num_blocks)
@@ -190,7 +190,7 @@ class Generator:
             yield Piece(new, writing.state)
 
     def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
-        """The tokens in the block of each row, followed by its prompt."""
+        """The tokens in the current block of each row, followed by the row's prompt."""
         blocks, unread = np.asarray(state.block), np.asarray(state.unread)
         if len(prompts) != len(blocks):
             raise UserError(

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 from block_recurrent.fields import Range, checked
 
 EXCLUDED = -jnp.inf  # logit of a token that must not be chosen
-# Below this temperature the division may overflow, so the maximum is subtracted first. It is not
-# always subtracted, because finding it takes time.
+# Below this temperature the division may overflow, so the maximum is subtracted first. At higher
+# temperatures it is not, because finding the maximum takes time.
 COLD = 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Save and load decoding states, so that a long document is read only once."""
+"""Save and load decoding states, for example after reading a long document."""
 
 import dataclasses
 import hashlib
@@ -39,7 +39,7 @@ def save_state(path: Path, state: DecodingState, generator: Generator):
 
 
 def load_state(path: Path, generator: Generator) -> DecodingState:
-    """Load a state that the same model saved.
+    """Load a state that was saved with the same model.
 
     Raises:
       UserError: the file cannot be read, or belongs to another model.
@@ -75,7 +75,7 @@ def _check_model(path: Path, saved: dict[str, Any], here: dict[str, Any]):
 
 
 def _describe_model(generator: Generator) -> dict[str, Any]:
-    """Architecture and parameter digest, which must match for a state to be valid."""
+    """Architecture and parameter digest. A state is valid only for a model with the same ones."""
     config = dataclasses.asdict(generator.config)
     config = {name: value for name, value in config.items() if name not in NON_ARCHITECTURE_FIELDS}
     config |= {"recurrent_layers": list(generator.config.recurrent_indices)}
@@ -99,5 +99,5 @@ def _leaves_by_path(state: DecodingState) -> dict[str, Any]:
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """The array, with bfloat16 as uint16 because .npz files do not support it."""
+    """View bfloat16 as uint16, because .npz files do not support bfloat16."""
     return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array

@@ -13,7 +13,7 @@ class TextStream:
     """Turns tokens into text that can be shown immediately.
 
     A token may be only part of a character, and whether a SentencePiece token begins with a space
-    depends on the token before it. So new tokens are decoded together with the preceding ones, and
+    depends on the previous token. So new tokens are decoded together with the preceding ones, and
     held back while they end inside a character.
 
     Args:

@@ -19,14 +19,14 @@ from block_recurrent.types import KV, ModelState
 class RingBuffers(NamedTuple):
     """Keys and values of the last V tokens of each row and layer, which the next token attends to.
 
-    The newest token is written to its slot only when the next one comes. So a buffer is changed
-    before it is read, not after, and XLA can do that in place. For the same reason rows and heads
-    share an axis, as in the matrix product that reads the buffer.
+    The newest token is written to its slot only when the next token is read. So a buffer is updated
+    before it is read, and XLA can update it in place. For the same reason, rows and heads share an
+    axis, as in the matrix product that reads the buffer.
 
     Attributes:
       layers: keys and values of each layer, ``[B·H, V, K]``.
-      newest: those of the newest token, ``[B·H, 1, K]``.
-      slot: index of the newest token; the slot after it holds the oldest.
+      newest: keys and values of the newest token, ``[B·H, 1, K]``.
+      slot: index of the newest token; the next slot holds the oldest one.
     """
 
     layers: tuple[KV, ...]
@@ -46,7 +46,7 @@ class RingPositions(NamedTuple):
     """Positions of the V slots of a ring buffer relative to the next token.
 
     Attributes:
-      distance: next token − key: V for the oldest, 1 for the newest.
+      distance: distance from the key to the next token: V for the oldest key, 1 for the newest.
       bias: |scale| · position bias of each layer; zeros with rotary positions.
       rotations: cosine and sine of the keys' rotation; None with T5 positions.
     """
@@ -56,7 +56,7 @@ class RingPositions(NamedTuple):
     rotations: Float[Array, "2 V half"] | None
 
     def rolled(self, slot: Int[Array, ""]) -> "RingPositions":
-        """The positions in a buffer whose newest key is at `slot`."""
+        """The positions for a buffer whose newest key is at `slot`."""
         slot = slot + 1  # the oldest
         return RingPositions(
             jnp.roll(self.distance, slot),
@@ -66,7 +66,7 @@ class RingPositions(NamedTuple):
 
 
 def ring_positions(model: BlockRecurrentTransformer, size: int) -> RingPositions:
-    """Positions in a buffer of `size` tokens in order, the oldest first."""
+    """The positions for a buffer of `size` tokens that is in order, the oldest first."""
     config, distance = model.config, np.arange(size, 0, -1)
     if config.positions == "rope":
         bias = jnp.zeros((config.num_layers, config.num_heads, size))
@@ -88,7 +88,7 @@ def read_token(
     model: BlockRecurrentTransformer,
     token: Int[Array, " B"],
     rings: RingBuffers,
-    places: RingPositions,
+    positions: RingPositions,
     seen: Int[Array, " B"],
     states: Sequence[KV | None],
 ) -> tuple[Float[Array, "B L"], RingBuffers]:
@@ -96,23 +96,23 @@ def read_token(
 
     Args:
       model: the model.
-      token: one per row.
-      rings: the tokens before.
-      places: of a buffer in order (`ring_positions`).
-      seen: tokens of the segment before this one, which matters to full attention.
-      states: `states_to_read` in this block.
+      token: one token per row.
+      rings: keys and values of the previous tokens.
+      positions: `ring_positions` of a buffer that is in order.
+      seen: number of previous tokens in the segment; used only by full attention.
+      states: `states_to_read` of the current block.
     """
-    layers, places = rings.written(), places.rolled(rings.slot)
+    layers, positions = rings.written(), positions.rolled(rings.slot)
     x = model.embed(token[:, None])
     shared = states[model.config.recurrent_indices[-1]] if model.config.feedback else None
     newest = []
     for index, layer in enumerate(model.layers):
-        bias, h = places.bias[index], layer.attention_norm(x)
+        bias, h = positions.bias[index], layer.attention_norm(x)
         read = shared if states[index] is None else states[index]
-        y, new = attend_to_ring(layer.attention, h, layers[index], bias, places, seen, read)
+        y, new = attend_to_ring(layer.attention, h, layers[index], bias, positions, seen, read)
         newest.append(new)
         x = layer.feed_forward(x + y)
-    rings = RingBuffers(layers, tuple(newest), (rings.slot + 1) % places.distance.size)
+    rings = RingBuffers(layers, tuple(newest), (rings.slot + 1) % positions.distance.size)
     return model.readout(model.final_norm(x))[:, 0], rings
 
 
@@ -121,22 +121,23 @@ def attend_to_ring(
     x: Float[Array, "B 1 D"],
     ring: KV,
     bias: Float[Array, "H V"],
-    places: RingPositions,
+    positions: RingPositions,
     seen: Int[Array, " B"],
     states: KV | None,
 ) -> tuple[Float[Array, "B 1 D"], KV]:
     """Attention of a single token, and the token's own keys and values ``[B·H, 1, K]``.
 
-    A buffer holds exactly the W tokens that sliding-window attention sees, so nothing is masked.
-    Full attention sees those of its segment (`FullAttention.visible`), and gets zero without any.
+    A buffer contains exactly the W tokens that sliding-window attention sees, so nothing is masked.
+    Full attention only sees those of its segment (`FullAttention.visible`). If it sees no token,
+    its result is zero.
     """
     heads = attention.project(x, block_length=1)
     shape = (len(x), attention.num_heads, 1, attention.head_size)
     queries, keys = heads.queries.reshape(-1, 1, shape[-1]), ring.keys
-    if places.rotations is not None:
+    if positions.rotations is not None:
         queries = rotate(queries, np.array([keys.shape[1]]))
-        keys = rotate_by(keys, *places.rotations)
-    bias, visible = bias[:, None], attention.visible(places.distance, seen)
+        keys = rotate_by(keys, *positions.rotations)
+    bias, visible = bias[:, None], attention.visible(positions.distance, seen)
     if visible is not None:
         bias = jnp.where(visible[:, None, None], bias, HIDDEN)
     bias = jnp.broadcast_to(bias, (*shape[:-1], keys.shape[1])).reshape(-1, 1, keys.shape[1])

@@ -13,11 +13,11 @@ from block_recurrent.generation.token_step import RingPositions, read_token, rin
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 from block_recurrent.types import KV
 
-NOISE_AT_ONCE = 1 << 22  # random numbers drawn together: 16 MiB, however many rows and tokens
+NOISE_AT_ONCE = 1 << 22  # maximum number of random numbers drawn at once: 16 MiB
 
 
 class Progress(NamedTuple):
-    """What the loops carry.
+    """The carry of the loops.
 
     Attributes:
       tokens: the tokens written so far, in the first `count` columns.
@@ -42,8 +42,7 @@ def write_tokens(
 ) -> tuple[Int[Array, "B size"], Writing]:
     """Write up to `limit` ≤ `size` tokens per row; fewer when every row is done.
 
-    There are three nested loops: over pieces that share a draw of noise, over block ends, and over
-    tokens.
+    Three loops are nested: over pieces whose noise is drawn at once, over blocks, and over tokens.
     """
     rows, vocab_size = writing.done.size, model.config.vocab_size
     in_order = ring_positions(model, writing.state.block.shape[1])
@@ -101,14 +100,14 @@ def write_to_block_end(
 ) -> Progress:
     """Write until the block of some row is full, or `limit` tokens are written.
 
-    The memory and the recurrent states do not change within a block, so the loop over tokens closes
-    over them instead of carrying them.
+    Within a block, memory and recurrent states do not change. So the loop over tokens does not
+    carry them; it uses them as constants.
 
     Args:
       model: the model.
-      write: (progress, states) → progress, one token later.
-      limit: largest `progress.count`.
-      progress: where to begin.
+      write: writes one token: (progress, states) → progress.
+      limit: maximum of `progress.count`.
+      progress: the progress to start from.
     """
     state, states, *_ = progress.writing
     window = state.block.shape[1]
@@ -137,10 +136,10 @@ def _with_memory(writing: Writing, memory: tuple, states: tuple) -> Writing:
 def gumbel_noise(
     key: Key[Array, ""], length: Int[Array, " B"], size: int, vocab_size: int
 ) -> Float[Array, "size B L"]:
-    """Noise for the next `size` tokens.
+    """Gumbel noise for the next `size` tokens.
 
-    It depends only on the key, the row and the position in the document, so the same seed gives the
-    same tokens however the work is divided into calls.
+    It depends only on the key, the row and the position in the document. So the same seed gives the
+    same tokens, even if they are written by several calls.
     """
 
     def noise(row, position):

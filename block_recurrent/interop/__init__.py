@@ -1,4 +1,4 @@
-"""Weights from and to arrays: safetensors files, and checkpoints of the authors' code (meliad).
+"""Import and export of weights: safetensors files, and checkpoints of the authors' code (meliad).
 
 May import `model` and `files`.
 """

@@ -10,13 +10,14 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
 GATES = {"bias": "fixed", "lstm": "lstm", "full": "gru"}
-SAME = (
+SAME_NAMES = (
     "num_layers embedding_size num_heads head_size mlp_dim vocab_size window_length num_states "
     "recurrent_layers feedback positions"
 ).split()
 
-# Our name of a parameter inside a layer → theirs. Both are paths below `transformer<index>`.
-TOKENS = {
+# Our name of a parameter → the authors' name. Ours are paths below `layers/<index>`, theirs below
+# `transformer<index>`.
+LAYER_PARAMETERS = {
     "attention_norm/scale": "tbase/_kvq/pre_attn_layernorm/scale",
     "attention/scale": "tbase/_kvq/attention_scale",
     "attention/query/kernel": "tbase/_kvq/queries_layer/kernel",
@@ -30,7 +31,7 @@ TOKENS = {
     "ffn/hidden/kernel": "tbase/ffn/hidden0/kernel",
     "ffn/output/kernel": "tbase/ffn/output_layer/kernel",
 }
-CELL = {
+CELL_PARAMETERS = {
     "cell/initial": "recurrent_initial_state",
     "cell/state_ids": "recurrent_tbase/_kvq/position_embeddings",
     "cell/norm/scale": "recurrent_tbase/_kvq/pre_attn_layernorm/scale",
@@ -45,7 +46,7 @@ CELL = {
     "cell/ffn/hidden/kernel": "recurrent_tbase/ffn/hidden0/kernel",
     "cell/ffn/output/kernel": "recurrent_tbase/ffn/output_layer/kernel",
 }
-GATE = {
+GATE_PARAMETERS = {
     "bias": "gate_bias",
     "gate/kernel": "gate_layer/kernel",
     "gate/bias": "gate_layer/bias",
@@ -54,31 +55,36 @@ GATE = {
     "input/kernel": "input_gate/kernel",
     "input/bias": "input_gate/bias",
 }
-CELL |= {f"cell/output_gate/{k}": f"recurrent_tbase/post_attn_mlp/{v}" for k, v in GATE.items()}
-CELL |= {f"cell/ffn_gate/{k}": f"recurrent_tbase/ffn/{v}" for k, v in GATE.items()}
+CELL_PARAMETERS |= {
+    f"cell/output_gate/{k}": f"recurrent_tbase/post_attn_mlp/{v}"
+    for k, v in GATE_PARAMETERS.items()
+}
+CELL_PARAMETERS |= {
+    f"cell/ffn_gate/{k}": f"recurrent_tbase/ffn/{v}" for k, v in GATE_PARAMETERS.items()
+}
 
 
 def model_config_from_meliad(config: Mapping) -> ModelConfig:
-    """The `ModelConfig` of a configuration in the authors' terms."""
+    """Converts a configuration from the authors' terms to a `ModelConfig`."""
     configuration = "dual"
     if config["single_gate"]:
         configuration = "single"
     elif config["skip_ffn"]:
         configuration = "skip"
-    fields = {name: config[name] for name in SAME}
+    fields = {name: config[name] for name in SAME_NAMES}
     return ModelConfig(
         **fields, gate=GATES[config["gate"]], configuration=configuration, dropout_rate=0.0
     )
 
 
 def meliad_name(path: str) -> str:
-    """The authors' name of a parameter of this package, given as 'layers/0/ffn/hidden/kernel'."""
+    """The authors' name of a parameter, given our name, such as 'layers/0/ffn/hidden/kernel'."""
     if path == "embedding":
         return "embed/embedding"
     if path == "final_norm/scale":
         return "final_layernorm/scale"
     _, index, inner = path.split("/", 2)
-    return f"transformer{index}/{(TOKENS | CELL)[inner]}"
+    return f"transformer{index}/{(LAYER_PARAMETERS | CELL_PARAMETERS)[inner]}"
 
 
 def model_from_meliad(
@@ -89,11 +95,11 @@ def model_from_meliad(
     Args:
       config: the architecture in the authors' terms: sizes as in `ModelConfig`, `gate` 'bias',
         'lstm' or 'full', and the booleans `single_gate`, `skip_ffn` and `feedback`.
-      params: arrays by the authors' names, as 'transformer0/tbase/ffn/hidden0/kernel'; a leading
-        'params/' is allowed, and other entries beside such ones are ignored.
+      params: arrays by the authors' names, such as 'transformer0/tbase/ffn/hidden0/kernel'. If any
+        names start with 'params/', only these are used.
 
     Raises:
-      UserError: a parameter is missing, superfluous or of another shape.
+      UserError: a parameter is missing, unexpected or has another shape.
     """
     if any(name.startswith("params/") for name in params):
         params = {

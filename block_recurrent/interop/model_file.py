@@ -27,16 +27,16 @@ def save_model(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     **about: str,
 ):
-    """Writes parameters, named like 'layers.0.ffn.hidden.kernel', and configuration, atomically.
+    """Saves a model to a file, atomically. Parameters are named 'layers.0.ffn.hidden.kernel' etc.
 
     Args:
-      path: of the file.
-      model: to save.
-      dtype: of the parameters in the file.
+      path: path of the file.
+      model: the model to save.
+      dtype: type of the parameters in the file.
       about: more entries for the header, which `load_model` returns.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     _, params = nnx.split(model)
     arrays = {
@@ -52,12 +52,13 @@ def save_model(
 
 
 def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, str]]:
-    """Reads a file of `save_model`: the model, with parameters in float32, and the `about` entries.
+    """Loads a file that `save_model` wrote. No code in the file is run.
 
-    Reading the file runs no code from it.
+    Returns:
+      The model, with parameters in float32, and the `about` entries of the header.
 
     Raises:
-      UserError: the file does not exist or is not such a model.
+      UserError: the file does not exist, or is not a saved model.
     """
     try:
         with safe_open(path, "flax") as file:
@@ -69,8 +70,8 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
         config = ModelConfig(**json.loads(about.pop(CONFIG)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} holds no configuration of this version ({first_line(error)}): make it with "
-            "python -m block_recurrent.export"
+            f"{path} has no valid model configuration ({first_line(error)}): export the model "
+            "again with python -m block_recurrent.export"
         ) from error
     try:
         return model_from_arrays(config, arrays, _name), about
@@ -88,28 +89,30 @@ def model_from_arrays(
     Args:
       config: the architecture.
       params: arrays by name.
-      name: maps a path in the model to the parameter's name.
+      name: maps a path in the model to the name in `params`.
 
     Raises:
-      UserError: a parameter is missing, superfluous or of another shape.
+      UserError: a parameter is missing, unexpected or has another shape.
     """
     graphdef, abstract = abstract_model(config)
-    left = dict(params)
+    remaining = dict(params)
 
-    def take(keys, old):
-        if name(keys) not in left:
+    def find(keys, expected):
+        if name(keys) not in remaining:
             raise UserError(f"the weights lack {name(keys)}, which this configuration needs")
-        new = left.pop(name(keys))
-        if new.shape != old.shape:
+        array = remaining.pop(name(keys))
+        if array.shape != expected.shape:
             raise UserError(
-                f"{name(keys)} has shape {new.shape}; this configuration needs {old.shape}"
+                f"{name(keys)} has shape {array.shape}; this configuration needs {expected.shape}"
             )
-        return jnp.asarray(new, old.dtype)
+        return jnp.asarray(array, expected.dtype)
 
-    taken = jax.tree_util.tree_map_with_path(take, abstract)
-    if left:
-        raise UserError(f"the weights hold {min(left)}, which this configuration has no place for")
-    return nnx.merge(graphdef, taken)
+    found = jax.tree_util.tree_map_with_path(find, abstract)
+    if remaining:
+        raise UserError(
+            f"the weights contain {min(remaining)}, which this configuration does not have"
+        )
+    return nnx.merge(graphdef, found)
 
 
 def _name(keys: jax.tree_util.KeyPath) -> str:

@@ -1,4 +1,4 @@
-"""The Block-Recurrent Transformer, as the paper describes it, and nothing else.
+"""The Block-Recurrent Transformer of the paper.
 
 Read `gates`, `recurrent_cell`, `attention`, `layers` and `transformer`, in this order.
 May import `ops`, `errors`, `fields` and `types`.

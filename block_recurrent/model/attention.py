@@ -39,10 +39,10 @@ class T5RelativeBias(nnx.Module):
 class SlidingWindowAttention(nnx.Module):
     """Every token attends to exactly the W tokens before it, not to itself.
 
-    logit = |scale_h| · (q · k + position bias), with q and k of unit length: the queries of a block
-    see the keys of their own block and of the one before, a band in ``[W, 2W]`` (section 3.1 of the
-    paper). With `read_states`, tokens also attend to the recurrent states, with a second set of
-    queries, and both results are projected together.
+    logit = |scale_h| · (q · k + position bias), where q and k have unit length. The queries of a
+    block see keys of their own block and of the previous one: a band in ``[W, 2W]`` (section 3.1 of
+    the paper). With `read_states`, tokens also attend to the recurrent states, with a second set of
+    queries. Both results are then projected together.
 
     Example, in your own model::
 
@@ -58,11 +58,11 @@ class SlidingWindowAttention(nnx.Module):
       window_length: W, in tokens.
       positions: 't5' (learned relative bias) or 'rope'.
       read_states: whether tokens also attend to recurrent states.
-      dropout_rate: fraction of attention weights dropped where a key is given.
-      remat: compute the attention weights again for the gradient.
-      dtype: of the computation.
+      dropout_rate: fraction of attention weights dropped when a dropout key is given.
+      remat: recompute the attention weights in the backward pass.
+      dtype: type of the computation.
       kernel: `ModelConfig.attention_kernel`.
-      rngs: keys of the initial parameters.
+      rngs: random keys for the initial parameters.
 
     Raises:
       UserError: an argument has a wrong type or value.
@@ -115,7 +115,7 @@ class SlidingWindowAttention(nnx.Module):
         return self.zeros(batch_size, self.window_length)
 
     def zeros(self, batch_size: int, length: int) -> KV:
-        """Keys and values ``[B, H, length, K]`` of no tokens."""
+        """Zeros in place of the keys and values ``[B, H, length, K]`` before a document."""
         shape = (batch_size, self.num_heads, length, self.head_size)
         return KV(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
@@ -128,21 +128,27 @@ class SlidingWindowAttention(nnx.Module):
         states: KV | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV]:
-        """Attends and projects; returns the cache of the last W tokens too.
+        """Runs the attention over a segment.
 
         Args:
           x: a segment; T is a multiple of W.
-          cache: keys and values of the W tokens before, ``[B, H, W, K]``.
-          starts: where a block begins a document, and sees zeros before it.
-          states: keys and values that each block reads, ``[N, B, H, S, K]`` (`read_states`).
+          cache: keys and values of the W tokens before the segment, ``[B, H, W, K]``.
+          starts: whether a block starts a document. Keys and values before it then count as zeros.
+          states: with `read_states`, keys and values that each block reads, ``[N, B, H, S, K]``.
           dropout_key: switches dropout on.
+
+        Returns:
+          The projected result, and the keys and values of the last W tokens.
         """
         heads = self.project(x)
         window, cache = self.extend(heads.tokens, cache, starts)
         return self.attend(heads, window, states, dropout_key=dropout_key), cache
 
     def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
-        """Queries (times |scale|), keys and values by block; queries and keys have unit length."""
+        """Projects a segment to queries, keys and values, by block.
+
+        Keys have unit length; queries are unit vectors times |scale|.
+        """
 
         def heads(linear):
             return to_heads(linear(x), self.num_heads)
@@ -157,7 +163,7 @@ class SlidingWindowAttention(nnx.Module):
         )
 
     def extend(self, tokens: KV, cache: KV, starts: Bool[Array, "B N"] | None) -> tuple[Window, KV]:
-        """What each block sees, and the cache for the next segment."""
+        """The keys and values that each block sees, and the cache for the next segment."""
         window = Window(tokens, cache, starts)
         return window, window.last()
 
@@ -169,7 +175,7 @@ class SlidingWindowAttention(nnx.Module):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Tokens attend to their window and, where they read states, to those; projected."""
+        """Attention of tokens to their window and, with `read_states`, to states; projected."""
         ops = {"kernel": self.kernel, "remat": self.remat}
         dropout = self.dropout(self.window_length, 2 * self.window_length, dropout_key)
         results = [
@@ -184,29 +190,32 @@ class SlidingWindowAttention(nnx.Module):
     def visible(
         self, distance: Int[Array, " V"], seen: Int[Array, " B"]
     ) -> Bool[Array, "B V"] | None:
-        """In decoding, which of the V tokens before it a token sees; None: all W of them.
+        """In decoding, which of the V previous tokens a token sees; None: all W of them.
 
         Args:
-          distance: of each to the token.
-          seen: tokens of its segment that each row has read.
+          distance: distance of each previous token.
+          seen: number of tokens of the segment that each row has already read.
         """
         return None
 
     def dropout(
         self, num_queries: int, num_keys: int, key: Key[Array, ""] | None
     ) -> Float[Array, "H Q V"] | None:
-        """Multiplier of the attention weights."""
+        """Random multipliers of the attention weights; None without dropout."""
         if key is None or self.dropout_rate == 0:
             return None
         shape = (self.num_heads, num_queries, num_keys)
         return dropout_multiplier(shape, self.dropout_rate, key, jnp.dtype(self.dtype))
 
     def bias_up_to(self, reach: int) -> Float[Array, "H R"] | None:
-        """Position bias by distance from 1 on, up to where all distances share one; None: RoPE."""
+        """Position bias by distance 1 … R, where the bias of R also applies to greater distances.
+
+        None with rotary positions.
+        """
         if self.relative_bias is None:
             return None
         return self.bias(np.arange(1, min(reach, MAX_DISTANCE) + 1))
 
     def bias(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
-        """|scale| · position bias."""
+        """|scale| · position bias, by distance."""
         return jnp.abs(self.scale[...])[:, None] * self.relative_bias(distance)

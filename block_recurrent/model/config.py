@@ -1,4 +1,4 @@
-"""Every size and choice of the architecture."""
+"""The architecture options of a model."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked
 
-# Fields that change neither a model's parameters nor what it computes from tokens.
+# Fields that change neither a model's parameters nor its outputs without dropout.
 NON_ARCHITECTURE_FIELDS = ("dropout_rate", "remat", "attention_kernel")
 
-# The choices that the public modules take too.
+# Choices that are also arguments of the public modules.
 Gate = Literal["fixed", "lstm", "gru"]
 Configuration = Literal["dual", "single", "skip"]
 Kernel = Literal["xla", "pallas", "auto"]
@@ -25,15 +25,15 @@ class ModelConfig:
     Attributes:
       num_layers: number of layers.
       layer: kind of layer: 'transformer', or 'lstm' (a baseline without attention: each layer is an
-        LSTM cell of width D; the options of attention, cell and feed-forward have no effect).
+        LSTM cell of width D; options of attention, cell and feed-forward network have no effect).
       embedding_size: width D of the residual stream and of a state vector.
       num_heads: attention heads H of every layer.
       head_size: width K of a head.
       mlp_dim: hidden units F of the feed-forward layers.
       vocab_size: rows of the embedding, which is also the output layer.
       window_length: W, in tokens: the length of a block, and how far back a token sees.
-      attention: 'sliding' (the W tokens before), or 'full' (all tokens before in the segment,
-        nothing is carried to the next; documents may start every W tokens).
+      attention: 'sliding' (to the W previous tokens), or 'full' (to all previous tokens of the
+        segment; nothing is carried to the next segment, and documents may start every W tokens).
       recurrent_layers: indices of the layers with a recurrent cell; negative ones count from the
         top. Empty for the Transformer-XL and sliding-window baselines.
       num_states: state vectors S of a recurrent layer.
@@ -41,19 +41,19 @@ class ModelConfig:
       configuration: where the cell has gates: 'dual' (after the projection and after the
         feed-forward network), 'single' (after the feed-forward network, no projection), or 'skip'
         (after the projection, no feed-forward network); Figure 2 of the paper.
-      feedback: every layer attends to the state of the last recurrent layer; the whole stack then
-        runs block by block.
+      feedback: whether every layer attends to the state of the last recurrent layer; the layers
+        then run block by block.
       attention_kernel: implementation of the attention of tokens and states; the results agree up
-        to rounding. 'xla'; 'pallas': fused kernels that never write the W × 2W weights to memory (a
-        GPU takes multiples of 16 for W and, in layers that read states, S, and K of 16, 32, 64 or
-        128; a single TPU multiples of 128 for all; a CPU interprets them, for tests); or 'auto':
-        'pallas' in bfloat16 in the layers whose sizes a GPU takes, else 'xla'. (In float32, and on
-        a TPU, the kernels have not been run yet.)
+        to rounding. 'xla'; 'pallas': fused kernels that never write the W × 2W weights to memory
+        (on a GPU, W and, in layers that read states, S must be multiples of 16, and K must be 16,
+        32, 64 or 128; on a single TPU, all must be multiples of 128; a CPU interprets the kernels,
+        for tests); or 'auto': 'pallas' on a GPU in bfloat16 in layers whose sizes it supports, else
+        'xla'. (In float32, and on a TPU, the kernels have not been run yet.)
       positions: 't5' (learned relative bias) or 'rope'.
       dropout_rate: fraction dropped, in training.
-      remat: what training recomputes for the gradient instead of storing it: 'none'; 'attention'
-        (the attention weights of the tokens); 'layer' (everything inside a layer).
-      dtype: of the computation: 'float32' or 'bfloat16'; parameters are float32.
+      remat: what the backward pass recomputes instead of storing it: 'none', 'attention' (the
+        attention weights of the tokens), or 'layer' (everything inside a layer).
+      dtype: type of the computation: 'float32' or 'bfloat16'; parameters are float32.
 
     Raises:
       UserError: a field has a wrong name, type or value, or fields contradict each other.
@@ -120,7 +120,7 @@ class ModelConfig:
 
     @property
     def has_recurrent_state(self) -> bool:
-        """Whether more is carried than keys and values of tokens."""
+        """Whether the model carries more than keys and values of tokens."""
         return self.layer == "lstm" or bool(self.recurrent_layers)
 
     @property
@@ -134,10 +134,10 @@ class ModelConfig:
         return self.attention == "full"
 
     def context_length(self, segment_length: int | None) -> int:
-        """Tokens that a layer sees at most: the window or, under full attention, the segment.
+        """The most tokens that a layer sees: the window or, with full attention, the segment.
 
         Raises:
-          UserError: under full attention, no segment length, or one that is no multiple of W.
+          UserError: with full attention, the segment length is missing or not a multiple of W.
         """
         if not self.segment_is_context:
             return self.window_length

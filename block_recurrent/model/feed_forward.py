@@ -1,4 +1,4 @@
-"""The norm, the linear layer and the feed-forward network, which all layers and the cell share."""
+"""The norm, the linear layer and the feed-forward network, shared by all layers and the cell."""
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -8,7 +8,7 @@ from block_recurrent.ops.normalize import EPSILON, rms_normalize
 
 
 class RMSNorm(nnx.RMSNorm):
-    """x over its root mean square, times a learned scale: Flax's, with the gradient of `ops`."""
+    """x / RMS(x), times a learned scale: Flax's module, with the custom gradient in `ops`."""
 
     def __init__(self, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
         super().__init__(size, epsilon=EPSILON, dtype=dtype, rngs=rngs)
@@ -18,13 +18,13 @@ class RMSNorm(nnx.RMSNorm):
 
 
 def linear(inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs, **options) -> nnx.Linear:
-    """x W, without a bias unless `use_bias` is given."""
+    """A linear layer, x W, without a bias unless `use_bias` is given."""
     options = {"use_bias": False} | options
     return nnx.Linear(inputs, outputs, dtype=dtype, dot_general=_dot_general, rngs=rngs, **options)
 
 
 def _dot_general(x, kernel, dimension_numbers, precision=None, out_sharding=None):
-    """Called by `nnx.Linear`, always to contract the last axis of x with the kernel's first."""
+    """Product of x and kernel for `nnx.Linear`, which always contracts x's last axis."""
     return matmul(x, kernel)
 
 

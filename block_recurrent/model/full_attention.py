@@ -13,15 +13,15 @@ from block_recurrent.types import KV
 
 
 class FullAttention(SlidingWindowAttention):
-    """Every token attends to all tokens before it in its document and segment.
+    """Every token attends to all previous tokens of its document and segment.
 
     The segment is the context: nothing is carried from one to the next. The first token of a
-    document sees nothing, and gets zero. A call that is given a cache, whatever it holds, returns
-    the keys and values of its own segment, from which decoding goes on.
+    document sees no keys, and its result is zero. If a cache is passed, its contents are ignored
+    and the keys and values of the segment are returned. Decoding continues from these.
     """
 
     def initial_cache(self, batch_size: int) -> None:
-        """Nothing is carried."""
+        """None, because nothing is carried."""
         return None
 
     def __call__(
@@ -33,7 +33,7 @@ class FullAttention(SlidingWindowAttention):
         states: None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV | None]:
-        """Attends and projects; a document may start every W tokens."""
+        """Runs the attention over a segment. A document may start every W tokens."""
         batch, length, _ = x.shape
         if starts is None:
             starts = jnp.zeros((batch, length // self.window_length), bool)
@@ -55,7 +55,7 @@ class FullAttention(SlidingWindowAttention):
         return self.output(y.reshape(batch, length, -1)), cache
 
     def visible(self, distance: Int[Array, " V"], seen: Int[Array, " B"]) -> Bool[Array, "B V"]:
-        """In decoding, the tokens of the segment."""
+        """In decoding, a token sees the previous tokens of its segment."""
         return distance <= seen[:, None]
 
     def other_documents(self, starts: Bool[Array, "B N"]) -> Float[Array, "B 1 T T"]:

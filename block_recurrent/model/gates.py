@@ -55,7 +55,7 @@ class LSTMGate(Gate):
 
 
 def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer with bias, small at first so that the gate starts near its offset."""
+    """A linear layer with bias. Its initial weights are small, so gates start near their offset."""
     return linear(
         input_size,
         size,

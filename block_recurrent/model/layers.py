@@ -14,7 +14,7 @@ from block_recurrent.types import KV, LayerState
 
 
 class TransformerLayer(nnx.Module):
-    """x + attention(norm(x)), then x + FFN(norm(x)). Under feedback it also reads the states."""
+    """x + attention(norm(x)), then x + FFN(norm(x)). With feedback, tokens also read the states."""
 
     def __init__(self, config: ModelConfig, *, read_states: bool = False, rngs: nnx.Rngs):
         d, dtype = config.embedding_size, config.dtype
@@ -54,9 +54,9 @@ class TransformerLayer(nnx.Module):
 
         Args:
           x: the residual stream.
-          state: what the layer carries from the segment before.
-          starts: where a block begins a document.
-          states: under feedback, keys and values of the recurrent states, ``[N, B, H, S, K]``.
+          state: the layer's state after the previous segment.
+          starts: whether a block starts a document.
+          states: with feedback, keys and values of the recurrent states, ``[N, B, H, S, K]``.
           dropout_key: switches dropout on.
         """
         keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
@@ -81,16 +81,17 @@ class TransformerLayer(nnx.Module):
         states: KV | None,
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """Attention between tokens, and the new state of the layer."""
+        """Runs the attention between tokens, and returns the new state of the layer."""
         y, cache = self.attention(h, state.cache, starts, states=states, dropout_key=dropout_key)
         return y, LayerState(cache, None)
 
 
 class RecurrentLayer(TransformerLayer):
-    """The recurrent layer of the paper (Figure 1): a token layer with a recurrent cell beside it.
+    """The recurrent layer of the paper (Figure 1): a transformer layer with a recurrent cell.
 
     Keys and values of the tokens do not depend on the states. So the cell first runs over all
-    blocks; then all blocks attend at once, to their windows and to the states that enter them.
+    blocks. Then the tokens of all blocks attend at once, to their windows and to the state that
+    enters their block.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -121,7 +122,7 @@ class RecurrentLayer(TransformerLayer):
         states: KV | None,
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """Attention between tokens and with the states, and the new state of the layer."""
+        """Runs the cell and the attention, and returns the new state of the layer."""
         heads = self.attention.project(h)
         window, cache = self.attention.extend(heads.tokens, state.cache, starts)
         with jax.named_scope("recurrence"):

@@ -1,4 +1,4 @@
-"""Next-token cross-entropy. In training it never holds the logits of a whole segment."""
+"""Next-token cross-entropy, in chunks, so that a large segment's logits are never all in memory."""
 
 from typing import NamedTuple
 
@@ -24,8 +24,8 @@ class TokenScores(NamedTuple):
     """How well each target is predicted.
 
     Attributes:
-      nats: its cross-entropy.
-      correct: 1 where no other token has a higher probability, else 0.
+      nats: the cross-entropy of the target.
+      correct: 1 if no other token has a higher probability, else 0.
     """
 
     nats: Float[Array, "B T"]
@@ -39,8 +39,8 @@ def token_scores(
 ) -> TokenScores:
     """Scores each target.
 
-    Works on chunks of the segment and computes their logits again for the gradient, so that memory
-    is that of one chunk, however large the vocabulary.
+    Processes the segment in chunks and recomputes their logits in the backward pass. The logits of
+    only one chunk are in memory at a time.
     """
     batch, length, _ = features.shape
     chunks = num_chunks(batch, length, model.config.vocab_size)
@@ -70,5 +70,5 @@ def summed_loss(
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
 ) -> Float[Array, " B"]:
-    """Weighted sum of the nats of each row; see `token_scores`."""
+    """Weighted sum of the cross-entropy of each row, in nats; see `token_scores`."""
     return jnp.sum(token_scores(model, features, targets).nats * weights, axis=1)

@@ -1,4 +1,4 @@
-"""An LSTM layer, for the recurrent baseline that has no attention."""
+"""An LSTM layer, for the recurrent baseline without attention."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from block_recurrent.types import LayerState
 class LSTMLayer(nnx.Module):
     """x + LSTM(norm(x)), token by token, with Flax's cell. Called like a `TransformerLayer`.
 
-    It carries two vectors per row, memory cell and output: zeros at the start of a document.
+    Its state is two vectors per row, memory cell and output, which are zeros at the start of a
+    document.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -36,7 +37,7 @@ class LSTMLayer(nnx.Module):
         states: None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], LayerState]:
-        """Runs the layer over a segment. It reads no `states`."""
+        """Runs the layer over a segment. `states` is ignored; see `TransformerLayer`."""
         keys = (None,) * 2 if dropout_key is None else jax.random.split(dropout_key, 2)
         h = tiled_dropout(self.norm(x), self.dropout_rate, keys[0])
         fresh = jnp.zeros(x.shape[:2], bool)

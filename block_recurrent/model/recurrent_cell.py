@@ -1,4 +1,4 @@
-"""The recurrent cell of the paper: a transformer layer whose sequence is the state vectors."""
+"""The recurrent cell of the paper: a transformer layer over the state vectors."""
 
 import functools
 
@@ -20,16 +20,16 @@ from block_recurrent.types import KV
 class RecurrentCell(nnx.Module):
     """One step of the recurrence: from the state that enters a block to the one that leaves it.
 
-    The states attend to themselves and to the block's tokens, and gates decide what they take in
-    (the horizontal direction, section 3.2 and Figure 2 of the paper)::
+    The states attend to themselves and to the block's tokens, and gates update them with the
+    results (the horizontal direction, section 3.2 and Figure 2 of the paper)::
 
         a = [ attention(states → states) ‖ attention(states → tokens) ]
         dual     x = gate(x, a W)        x = gate(x, FFN(norm(x)))
         skip     x = gate(x, a W)
         single   x = gate(x, tanh(FFN(a)))
 
-    A call is the body of a `jax.lax.scan`: carry and input in, carry and output out. The output is
-    what the tokens of the block read: keys and values of the state that *enters* the block::
+    A cell can be the body of a `jax.lax.scan`: it maps carry and input to carry and output. The
+    output is what the tokens of the block read: keys and values of the state that *enters* it::
 
         cell = RecurrentCell(256, num_states=64, num_heads=4, head_size=64, mlp_dim=1024,
                              rngs=nnx.Rngs(0))
@@ -97,13 +97,13 @@ class RecurrentCell(nnx.Module):
             self.ffn_gate = new_gate(mlp_dim)
 
     def initial_state(self, batch_size: int) -> Float[Array, "B S D"]:
-        """The learned state at the start of every document."""
+        """The learned initial state, which every document starts with."""
         return jnp.tile(self.initial[...], (batch_size, 1, 1))
 
     def restart(
         self, state: Float[Array, "B S D"], starts: Bool[Array, " B"] | None
     ) -> Float[Array, "B S D"]:
-        """Puts the initial state in the rows where a document starts."""
+        """Replaces the state by the initial state in rows where a document starts."""
         if starts is None:
             return state
         return jnp.where(starts[:, None, None], self.initial[...], state)
@@ -111,12 +111,12 @@ class RecurrentCell(nnx.Module):
     def __call__(
         self, state: Float[Array, "B S D"], tokens: KV
     ) -> tuple[Float[Array, "B S D"], KV]:
-        """Returns the state that leaves the block, and keys and values of the one that entered."""
+        """The state that leaves the block, and keys and values of the state that enters it."""
         states, attended = self.attend(self.with_ids(state), tokens)
         return self.update(state, attended), states
 
     def attend(self, h: Float[Array, "B S D"], tokens: KV) -> tuple[KV, Float[Array, "B S HK2"]]:
-        """Keys and values of the states, and a: what they find in themselves and in the tokens."""
+        """Keys and values of the states, and the attention results `a` of the class docstring."""
         queries, token_queries = self.queries(h)
         states = self.keys_values(h)
         results = (
@@ -126,11 +126,11 @@ class RecurrentCell(nnx.Module):
         return states, merge_heads(*(result.swapaxes(1, 2) for result in results))
 
     def read(self, state: Float[Array, "B S D"]) -> KV:
-        """Keys and values ``[B, H, S, K]`` of a state, for tokens."""
+        """Keys and values ``[B, H, S, K]`` of a state, which tokens attend to."""
         return self.keys_values(self.with_ids(state))
 
     def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], ...]:
-        """Queries to the states and to the tokens, from normed states with their IDs."""
+        """Queries to the states and queries to the tokens, from normalized states with IDs."""
         pairs = (self.query, self.scale), (self.token_query, self.token_scale)
         rows = (
             scaled_l2_normalize(to_heads(w(h), self.num_heads), scale[...]) for w, scale in pairs
@@ -138,18 +138,18 @@ class RecurrentCell(nnx.Module):
         return tuple(row.swapaxes(1, 2) for row in rows)
 
     def keys_values(self, h: Float[Array, "B S D"]) -> KV:
-        """Keys and values ``[B, H, S, K]``, from normed states with their IDs."""
+        """Keys and values ``[B, H, S, K]``, from normalized states with IDs."""
         keys, values = (to_heads(w(h), self.num_heads) for w in (self.key, self.value))
         return KV(l2_normalize(keys).swapaxes(1, 2), values.swapaxes(1, 2))
 
     def with_ids(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """norm(state) + IDs: a learned position per state vector, which tells the vectors apart."""
+        """norm(state) + IDs. The IDs are learned embeddings that distinguish the state vectors."""
         return self.norm(state) + self.state_ids[...].astype(self.dtype)
 
     def update(
         self, x: Float[Array, "B S D"], attended: Float[Array, "B S HK2"]
     ) -> Float[Array, "B S D"]:
-        """The gated branches of the configuration. The state itself stays in float32."""
+        """Applies the gates of the configuration. The state stays in float32."""
         if self.configuration == "single":
             hidden = self.ffn.activations(attended)
             return self.ffn_gate(x, jnp.tanh(self.ffn.output(hidden)), hidden)
@@ -174,7 +174,7 @@ def scan_blocks(
       cell: the recurrent cell.
       state: the state that enters the first block.
       tokens: keys and values that the states of each block attend to, ``[N, B, H, V, K]``.
-      starts: where a block begins a document.
+      starts: whether a block starts a document.
 
     Returns:
       The state after the last block, and keys and values ``[N, B, H, S, K]`` of the state that

@@ -19,18 +19,19 @@ from block_recurrent.types import ModelState
 
 
 class BlockRecurrentTransformer(nnx.Module):
-    """A language model over segments of N blocks of W tokens, with all its memory in `state`::
+    """A language model over segments of N blocks of W tokens. Its memory is passed as `state`::
 
         model = BlockRecurrentTransformer(num_layers=6, embedding_size=256, rngs=nnx.Rngs(0))
         state = None                                   # the start of a document
         for segment in document:                       # tokens: int32 [B, N·W]
             logits, state = model(segment, state)      # logits: float32 [B, N·W, L]
 
-    ``logits[:, t]`` predict token t + 1. Training, evaluation and generation are this one call.
+    ``logits[:, t]`` predicts token t + 1. Training and evaluation use the same forward pass.
 
     Args:
-      config: a `ModelConfig` or a mapping of its fields; single fields may follow by keyword.
-      rngs: keys of the initial parameters.
+      config: a `ModelConfig`, or a mapping of its fields. None: the defaults.
+      rngs: random keys for the initial parameters.
+      **fields: fields of `ModelConfig`, which override those of `config`.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class BlockRecurrentTransformer(nnx.Module):
 
         Args:
           tokens: a segment; T is a multiple of the window length W.
-          state: the state after the segment before. No gradient flows into it. None: all rows are
-            at the start of a document, and the gradient reaches the learned initial state.
-          starts: where a block begins a new document: keys and values before it become zeros, and
-            the recurrent state its learned initial value. None: nowhere.
+          state: the state after the previous segment. No gradient flows into it. None: all rows are
+            at the start of a document, and the learned initial state gets a gradient.
+          starts: whether a block starts a document. Before it, keys and values are then replaced by
+            zeros, and the recurrent state by the learned initial state. None: no block does.
           dropout_key: switches dropout on.
         """
         features, state = self.features(tokens, state, starts, dropout_key=dropout_key)
@@ -84,7 +85,9 @@ class BlockRecurrentTransformer(nnx.Module):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], ModelState]:
-        """What `readout` turns into logits, separate so that a loss can do that in chunks.
+        """The features that `readout` turns into logits, and the state; see `__call__`.
+
+        This is a separate method so that a loss can compute the logits in chunks.
 
         Raises:
           ValueError: T is not a multiple of the window length.
@@ -109,7 +112,7 @@ class BlockRecurrentTransformer(nnx.Module):
         return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
     def readout(self, features: Float[Array, "*batch D"]) -> Float[Array, "*batch L"]:
-        """Logits: features · embeddingᵀ / √D, with the embedding of the input."""
+        """Logits: features · embeddingᵀ / √D. Input and output share the embedding."""
         embedding = (self.embedding[...] * self.config.embedding_size**-0.5).astype(features.dtype)
         return jnp.einsum("...D,LD->...L", features, embedding, preferred_element_type=jnp.float32)
 
@@ -125,7 +128,10 @@ class BlockRecurrentTransformer(nnx.Module):
         return x, tuple(after)
 
     def stack_block_by_block(self, x, state, starts, keys):
-        """Feedback (section 3.4): in each block, every layer reads the state that enters it."""
+        """Runs all layers on one block after the other, for feedback (section 3.4 of the paper).
+
+        In each block, every layer reads the recurrent state that enters the block.
+        """
         source = self.config.recurrent_indices[-1]
         cell = self.layers[source].cell
 
@@ -143,7 +149,7 @@ class BlockRecurrentTransformer(nnx.Module):
 
 
 def new_layer(config: ModelConfig, index: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The layer at `index`, from the bottom."""
+    """Creates the layer at `index`, counted from the bottom."""
     if config.layer == "lstm":
         return LSTMLayer(config, rngs=rngs)
     if index in config.recurrent_indices:
@@ -153,17 +159,17 @@ def new_layer(config: ModelConfig, index: int, rngs: nnx.Rngs) -> nnx.Module:
 
 @functools.partial(jax.jit, static_argnums=0)
 def run_layer(graphdef, params, x, state, starts, states, dropout_key):
-    """Runs a layer, in a function that JAX traces and differentiates once for all equal layers."""
+    """Runs a layer. JAX traces and differentiates this function only once for equal layers."""
     layer = nnx.merge(graphdef, params)
     return layer(x, state, starts, states=states, dropout_key=dropout_key)
 
 
 def parameters(model: BlockRecurrentTransformer) -> dict[str, Any]:
-    """The model's parameters as a pure dict of arrays, which is cheap to pass through `jax.jit`."""
+    """The model's parameters as a pure dict of arrays, which is cheap to pass to `jax.jit`."""
     return nnx.to_pure_dict(nnx.state(model))
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """The model's structure, and the shapes of its parameters. Nothing is computed."""
+    """The structure of a model and the shapes of its parameters, without allocating them."""
     model = nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
     return nnx.graphdef(model), parameters(model)

@@ -1,4 +1,4 @@
-"""What attention computes from a segment, and the keys and values that its blocks see."""
+"""Projections of a segment, and the window of keys and values that each block sees."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from block_recurrent.types import KV
 
 
 class Heads(NamedTuple):
-    """Queries, keys and values of the blocks; `state_queries` only where tokens read states."""
+    """Queries, keys and values of the blocks; `state_queries` is None if no states are read."""
 
     queries: Float[Array, "N B H W K"]
     tokens: KV
@@ -18,12 +18,12 @@ class Heads(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Each block sees its own tokens and those of the block before.
+    """What each block sees: the tokens of its own block and of the previous one.
 
     Attributes:
       tokens: keys and values of the blocks, ``[N, B, H, W, K]``.
-      carried: those of the block before the first, ``[B, H, W, K]``.
-      starts: where a block begins a document, and sees zeros before it.
+      carried: keys and values of the block before the first, ``[B, H, W, K]``.
+      starts: whether a block starts a document. Keys and values before it then count as zeros.
     """
 
     tokens: KV
@@ -31,7 +31,7 @@ class Window(NamedTuple):
     starts: Bool[Array, "B N"] | None
 
     def last(self) -> KV:
-        """Keys and values of the last block: what the next segment gets as `carried`."""
+        """Keys and values of the last block, which are `carried` to the next segment."""
         return jax.tree.map(lambda blocks: blocks[-1], self.tokens)
 
     def joined(self) -> KV:

@@ -1,4 +1,4 @@
-"""Array functions with gradients of their own; everything that knows the hardware is here.
+"""Array functions with custom gradients, and all code that depends on the hardware.
 
 May import `errors` and `types`. The fused attention kernels are in `ops.kernels`.
 """

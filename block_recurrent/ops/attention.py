@@ -1,8 +1,8 @@
 """Attention of tokens and states, by XLA or by fused kernels.
 
-Arrays come and go with heads before length, ``[…, H, M, K]``, whatever computes the attention. The
-fused kernels (`ops.kernels`) read what the projections write, ``[B, T, H·K]``: the transpositions
-here cancel those between projection and attention when XLA compiles them together.
+Inputs and outputs have the heads before the length, ``[…, H, M, K]``. The fused kernels
+(`ops.kernels`) use the layout of the projections instead, ``[B, T, H·K]``. So the fused functions
+here transpose back, and XLA cancels these transpositions with those of the caller.
 """
 
 import jax
@@ -35,15 +35,15 @@ def window_attention(
     """Attention of every token to the W tokens before it, in all blocks at once.
 
     Args:
-      queries: times the scale of the logits.
+      queries: multiplied by the scale of the logits.
       tokens: keys and values of the blocks, ``[N, B, H, W, K]``.
-      carried: those of the block before the first, ``[B, H, W, K]``.
-      starts: where a block begins a document, and sees zeros before it.
-      bias: position bias by distance 1 … R ≤ W, times the scale; that of R holds for all greater
-        distances. None: queries and keys are rotated instead (RoPE).
-      dropout: multiplier of the weights of a block's queries over its 2W keys.
-      kernel: 'xla' or 'pallas' (`choose_kernel`).
-      remat: compute the weights again for the gradient. The fused kernels always do.
+      carried: keys and values of the block before the first, ``[B, H, W, K]``.
+      starts: whether a block starts a document. Keys and values before it then count as zeros.
+      bias: position bias by distance 1 … R ≤ W, multiplied by the scale. The bias of R also applies
+        to greater distances. None: queries and keys are rotated instead (RoPE).
+      dropout: multipliers of the weights of a block's queries over its 2W keys.
+      kernel: 'xla' or 'pallas'; see `choose_kernel`.
+      remat: recompute the weights in the backward pass. The fused kernels always do.
     """
     if kernel == "pallas":
         return _fused_window_attention(queries, tokens, carried, starts, bias, dropout)
@@ -56,7 +56,7 @@ def window_attention(
         positions = np.arange(2 * window)
         queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
         bias = jnp.zeros((queries.shape[2], window))
-    return _xla(remat)(
+    return _xla_attention(remat)(
         queries, keys, values, causal_band(bias, window, 2 * window, window), dropout
     )
 
@@ -69,31 +69,33 @@ def unmasked_attention(
     kernel: str = "xla",
     remat: bool = False,
 ) -> Float[Array, "*blocks B H Q K"]:
-    """Attention of every query to all keys, of each block by itself if there are blocks.
+    """Attention of every query to all keys, separately for each block.
 
     Args:
-      queries: times the scale of the logits.
-      keys: to compare with.
-      values: to average.
-      kernel: 'xla' or 'pallas'; sizes that the fused kernels cannot take are left to XLA.
-      remat: as for `window_attention`.
+      queries: multiplied by the scale of the logits.
+      keys: compared with the queries.
+      values: averaged with the attention weights.
+      kernel: 'xla' or 'pallas'. XLA is used for sizes that the fused kernels do not support.
+      remat: recompute the weights in the backward pass; see `window_attention`.
     """
     lengths = {"queries": queries.shape[-2], "keys": keys.shape[-2]}
-    if kernel == "pallas" and _misfit(lengths, queries.shape[-1]) is None:
+    if kernel == "pallas" and _unmet_requirement(lengths, queries.shape[-1]) is None:
         return _fused_unmasked_attention(queries, keys, values)
-    return _xla(remat)(queries, keys, values)
+    return _xla_attention(remat)(queries, keys, values)
 
 
 def causal_band(
     bias: Float[Array, "H R"], num_queries: int, num_keys: int, reach: int
 ) -> Float[Array, "H Q V"]:
-    """Bias of queries at the last Q of V places, for the `reach` keys before each; else HIDDEN.
+    """Bias and mask of causal attention: each query sees the `reach` keys before its own position.
+
+    The queries are at the last Q of the V positions. The logits of all other keys get HIDDEN.
 
     Args:
-      bias: by distance 1 … R ≤ reach; that of R holds for all greater distances.
+      bias: by distance 1 … R ≤ reach. The bias of R also applies to greater distances.
       num_queries: Q.
       num_keys: V.
-      reach: greatest distance that a query sees.
+      reach: the greatest distance that a query sees.
     """
     bias = jnp.pad(bias, ((0, 0), (0, reach - bias.shape[1])), mode="edge")[:, ::-1]
     places = ((0, 0), (num_keys - 1 - reach, num_queries))
@@ -110,28 +112,28 @@ def choose_kernel(
     capability: str | None = None,
     num_devices: int | None = None,
 ) -> str:
-    """Resolves 'auto': to 'pallas' on a GPU that takes these sizes, in bfloat16; else to 'xla'.
+    """Resolves 'auto': 'pallas' in bfloat16 on a GPU that supports these sizes, else 'xla'.
 
-    This happens once, when a module is made, for the platform at hand. `jax.lax.platform_dependent`
-    would choose later, but under differentiation both of its branches leave their residuals, and
-    the fused kernels would carry the weights that they exist to avoid.
+    The choice is made once, when a module is created, for the default backend.
+    `jax.lax.platform_dependent` would choose later. But when it is differentiated, it stores the
+    residuals of both branches, so the fused kernels would store the weights that they avoid.
 
     Args:
       wanted: `ModelConfig.attention_kernel`.
-      lengths: of the attention, by name, for messages: window_length, num_states.
+      lengths: numbers of queries and keys by option name, for messages: window_length, num_states.
       head_size: K.
       dtype: of the computation.
-      platform: as `jax.default_backend()` names it; None: the one at hand.
-      capability: a GPU's compute capability; None: that of the one at hand.
-      num_devices: None: all there are.
+      platform: as named by `jax.default_backend()`, which is the default.
+      capability: compute capability of the GPU; None: that of the first device.
+      num_devices: number of devices; None: all.
 
     Raises:
-      UserError: 'pallas' is wanted and cannot take the sizes.
+      UserError: 'pallas' is requested and does not support the sizes or the device.
     """
     if wanted == "xla" or (wanted == "auto" and dtype == "float32"):
         return "xla"
     platform = platform or jax.default_backend()
-    reason = _misfit(lengths, head_size, platform, capability, num_devices)
+    reason = _unmet_requirement(lengths, head_size, platform, capability, num_devices)
     if wanted == "auto":
         return "pallas" if platform == "gpu" and reason is None else "xla"
     if reason:
@@ -142,16 +144,17 @@ def choose_kernel(
     return wanted
 
 
-def _misfit(
+def _unmet_requirement(
     lengths: dict[str, int],
     head_size: int,
     platform: str | None = None,
     capability: str | None = None,
     num_devices: int | None = None,
 ) -> str | None:
-    """What the kernels need and do not get. On a CPU they are interpreted and take any size.
+    """The first requirement of the fused kernels that is not met, for a message; None if all are.
 
-    Triton's tiles measure powers of 2 and at least 16; a TPU's vectors are 128 wide.
+    The sides of Triton's tiles are powers of 2 and at least 16. A TPU's vectors have 128 lanes. On
+    a CPU, the kernels are interpreted and support all sizes.
     """
     platform = platform or jax.default_backend()
     capability = capability or getattr(jax.devices()[0], "compute_capability", None)
@@ -171,7 +174,7 @@ def _misfit(
     return None
 
 
-def _xla(remat: bool):
+def _xla_attention(remat: bool):
     return attend_with_remat if remat else attend
 
 

@@ -1,17 +1,17 @@
-"""Moving axes: segments to blocks, and heads out of the embedding and back."""
+"""Reshapes and transpositions: segments to blocks, embeddings to heads, and back."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
 def to_blocks(x: Float[Array, "B T D"], window_length: int) -> Float[Array, "N B W D"]:
-    """Cuts a segment into blocks, in front of the batch."""
+    """Cuts a segment into blocks. The axis of blocks comes first."""
     batch, length, width = x.shape
     return jnp.moveaxis(x.reshape(batch, length // window_length, window_length, width), 1, 0)
 
 
 def from_blocks(x: Float[Array, "N B W D"]) -> Float[Array, "B T D"]:
-    """Joins the blocks again."""
+    """Joins the blocks of a segment."""
     blocks, batch, window, width = x.shape
     return jnp.moveaxis(x, 0, 1).reshape(batch, blocks * window, width)
 
@@ -29,13 +29,13 @@ def to_blocks_of_heads(x: Float[Array, "B T H K"], window_length: int) -> Float[
 
 
 def from_blocks_of_heads(x: Float[Array, "N B H W K"]) -> Float[Array, "B T H K"]:
-    """Joins the blocks again, and moves the heads behind the length."""
+    """Joins the blocks of a segment, and moves the heads behind the length."""
     blocks, batch, heads, window, size = x.shape
     return jnp.transpose(x, (1, 0, 3, 2, 4)).reshape(batch, blocks * window, heads, size)
 
 
 def merge_heads(*results: Float[Array, "*axes H K"]) -> Float[Array, "*axes HK"]:
-    """Concatenates over heads the results of one or more attentions."""
+    """Concatenates the heads of one or more attention results."""
     y = jnp.concatenate(results, axis=-2)
     return y.reshape(*y.shape[:-2], -1)
 
@@ -45,12 +45,12 @@ def with_previous_block(
     carried: Float[Array, "B H W K"],
     starts: Bool[Array, "B N"] | None,
 ) -> Float[Array, "N B H 2*W K"]:
-    """Puts the block before in front of each block; zeros where a document starts.
+    """Concatenates each block with the previous one, or with zeros if it starts a document.
 
     Args:
       own: the blocks of a segment.
-      carried: the block before the first.
-      starts: where a block begins a document.
+      carried: the block before the segment.
+      starts: whether a block starts a document.
     """
     previous = jnp.concatenate([carried[None].astype(own.dtype), own[:-1]])
     if starts is not None:

@@ -1,4 +1,4 @@
-"""Dot-product attention, with a gradient of its own."""
+"""Dot-product attention with a custom gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,23 @@ def attend(
 ) -> Float[Array, "*batch H Q K"]:
     """softmax(queries · keysᵀ + bias) · values, with the softmax in float32.
 
-    Its gradient makes fewer passes over arrays of [Q, V] than the chain rule: the softmax's
-    denominator divides the result instead of the weights, and
+    The custom gradient makes fewer passes over arrays of [Q, V] than automatic differentiation. The
+    result, not the weights, is divided by the softmax's denominator, and
 
         ∂logits = weights ∘ (∂y · valuesᵀ − Σ ∂y ∘ y)
 
     Args:
-      queries: times the scale of the logits.
-      keys: to compare with.
-      values: to average.
+      queries: multiplied by the scale of the logits.
+      keys: compared with the queries.
+      values: averaged with the attention weights.
       bias: added to the logits.
-      dropout: multiplier of the weights, 0 or 1 / (1 − rate). It gets no gradient.
+      dropout: multipliers of the weights, 0 or 1 / (1 − rate). They get no gradient.
     """
     return _forward(queries, keys, values, bias, dropout)[0]
 
 
-# Computes the weights again for the gradient instead of keeping them. Made once, so that JAX
-# recognises layers that are alike.
+# Recomputes the weights in the backward pass instead of storing them. Created once, so that JAX
+# traces equal layers only once.
 attend_with_remat = jax.checkpoint(attend)
 
 
@@ -73,10 +73,10 @@ attend.defvjp(_forward, _backward)
 
 
 def _sum_to(shape: tuple[int, ...], gradient: Float[Array, "*batch H Q V"]) -> Array:
-    """The gradient of an array that was broadcast from `shape`.
+    """Sums the gradient over the axes along which an array of `shape` was broadcast.
 
-    Leading axes are summed by a matrix product: on a CPU, XLA's own reduction takes 50 times as
-    long. They are not flattened first, which would gather a batch that is split over devices.
+    Leading axes are summed by a matrix product. On a CPU, XLA's reduction takes 50 times as long.
+    They are not flattened first: that would gather a batch that is split over devices.
     """
     leading = gradient.ndim - len(shape)
     if leading:

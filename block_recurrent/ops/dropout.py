@@ -1,4 +1,4 @@
-"""Dropout with small masks: one mask is shared by the batch and repeats along the text."""
+"""Dropout with small masks, which are shared by the batch and repeat along the text."""
 
 import math
 
@@ -19,7 +19,7 @@ def dropout_multiplier(
 def tiled_dropout(
     x: Float[Array, "*batch W D"], rate: float, key: Key[Array, ""] | None
 ) -> Float[Array, "*batch W D"]:
-    """Drops entries of x by a repeated mask of 128 positions; without a key, returns x."""
+    """Drops entries of x with a mask that repeats every 128 positions; without a key, returns x."""
     if key is None or rate == 0:
         return x
     length, width = x.shape[-2:]

@@ -1,6 +1,7 @@
-"""Matrix product and ReLU, with gradients that take XLA less time or memory.
+"""Matrix product and ReLU, with custom gradients that take less time or memory.
 
-What `defvjp` gets is plain JAX, so that gradients can be differentiated in turn, in either mode.
+The functions passed to `defvjp` are plain JAX, so gradients can be differentiated again, in forward
+and reverse mode.
 """
 
 import jax
@@ -10,10 +11,10 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def matmul(x: Float[Array, "*axes I"], kernel: Float[Array, "I O"]) -> Float[Array, "*axes O"]:
-    """x · kernel, where the kernel's gradient is a single product of two matrices.
+    """x · kernel. The kernel's gradient is a single product of two matrices.
 
-    By default JAX contracts all leading axes at once and transposes the result. For that, XLA on a
-    CPU first writes a transposed copy of x, which took a tenth of a training step.
+    By default, JAX contracts all leading axes at once and transposes the result. On a CPU, XLA then
+    writes a transposed copy of x first, which took a tenth of a training step.
     """
     return jnp.dot(x, kernel)
 
@@ -33,7 +34,7 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 @jax.custom_vjp
 def relu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """max(x, 0). Its gradient keeps the result, which the next layer keeps anyway, instead of x."""
+    """max(x, 0). The backward pass stores the result, which the next layer stores anyway, not x."""
     return jnp.maximum(x, 0)
 
 

@@ -1,4 +1,4 @@
-"""Dividing vectors by their length: RMS normalization, and L2 normalization of queries and keys."""
+"""RMS normalization, and L2 normalization of queries and keys."""
 
 import functools
 
@@ -22,7 +22,10 @@ def l2_normalize(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
 def scaled_l2_normalize(
     x: Float[Array, "*axes H K"], scale: Float[Array, " H"]
 ) -> Float[Array, "*axes H K"]:
-    """|scale| · x / √(Σx² + ε): with queries scaled per head, a logit is just a dot product."""
+    """|scale| · x / √(Σx² + ε), with one scale per head.
+
+    With the scale in the queries, a logit is just a dot product.
+    """
     return _normalize(x, jnp.abs(scale)[:, None], 1).astype(x.dtype)
 
 
@@ -32,8 +35,8 @@ def _normalize(
 ) -> Float[Array, "*axes D"]:
     """scale · x / √(Σx² / size + ε), in float32.
 
-    Its gradient keeps x and one number per vector. The chain rule would keep both factors of the
-    product, each as large as x: a tenth of the memory of a training step.
+    The custom gradient stores x and one number per vector. Automatic differentiation would store
+    both factors of the product, each as large as x: a tenth of the memory of a training step.
     """
     return _forward(x, scale, size)[0]
 

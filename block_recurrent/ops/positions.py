@@ -10,7 +10,7 @@ HIDDEN = -1e9  # logit of a key that a query does not see
 
 
 def t5_bucket(distance: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
-    """Bucket of a distance (query − key ≥ 0): the first 16 exact, then log-spaced up to 128."""
+    """T5 bucket of a distance (query − key ≥ 0): exact below 16, then log-spaced up to 128."""
     exact = NUM_BUCKETS // 2
     octaves = np.log(np.maximum(distance, exact) / exact) / np.log(MAX_DISTANCE / exact)
     coarse = exact + (octaves * (NUM_BUCKETS - exact)).astype(np.int32)
@@ -46,10 +46,10 @@ def rotate_by(
 def by_relative_position(
     values: Float[Array, "H M"], num_queries: int, num_keys: int
 ) -> Float[Array, "H Q V"]:
-    """Spreads values[h, j − i + Q − 1] over queries i and keys j, where M = Q + V − 1.
+    """result[h, i, j] = values[h, j − i + Q − 1] for query i and key j, where M = Q + V − 1.
 
-    Repeats a period of M + 1 and reads it back in rows of M, so that each row starts one place
-    further. That is a reshape, and so is its gradient; a gather's gradient would scatter.
+    Repeats a period of M + 1 values and reshapes it to rows of M, so that each row starts one
+    position later. The gradient is a reshape too; the gradient of a gather would be a scatter.
     """
     heads, length = values.shape
     period = jnp.pad(values, ((0, 0), (0, 1)))

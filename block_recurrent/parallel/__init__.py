@@ -1,4 +1,4 @@
-"""Many devices and many processes: the mesh, sharding rules, and what only one process does.
+"""Many devices and processes: the mesh, sharding rules, and what only the main process does.
 
 May import `config` and `model`.
 """

@@ -1,4 +1,4 @@
-"""Several processes that train one model: joining them, and what only one of them does."""
+"""Several processes that train one model: how they connect, and what only the main one does."""
 
 import importlib.util
 import os
@@ -13,18 +13,19 @@ from block_recurrent.config.options import DistributedConfig
 from block_recurrent.errors import UserError, first_line
 
 # Environment variables in which launchers give the number of processes.
-SIZES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}
+SIZE_VARIABLES = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}
 
 
 def connect(config: DistributedConfig, process_id: int | None = None):
-    """Joins the other processes, if there are any. Call it before JAX initialises its devices.
+    """Connects to the other processes, if any. Call this before JAX initialises its devices.
 
     Args:
       config: how processes find each other.
-      process_id: of this process, from 0, if no cluster provides it.
+      process_id: index of this process, from 0, if no cluster provides it.
 
     Raises:
-      UserError: some but not all of address, number and id are given, or the id is out of range.
+      UserError: only some of coordinator_address, num_processes and process_id are given, or the
+        id is out of range.
       ConnectionError: the other processes do not answer; trying again may help.
     """
     given = (config.coordinator_address, config.num_processes, process_id)
@@ -45,31 +46,31 @@ def connect(config: DistributedConfig, process_id: int | None = None):
             "process_id": process_id,
             "cluster_detection_method": "deactivate",
         }
-    elif (cluster := detect(config.cluster, os.environ)) is not None:
+    elif (cluster := detect_cluster(config.cluster, os.environ)) is not None:
         found = {} if cluster == "tpu" else {"cluster_detection_method": cluster}
     else:
         return
     try:
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=config.heartbeat_seconds)
     except (RuntimeError, ValueError) as error:
-        if config.cluster == "auto" and found == {}:  # a TPU of one host needs no coordinator
+        if config.cluster == "auto" and found == {}:  # a TPU with one host needs no coordinator
             return
         message = f"cannot join the other processes ({first_line(error)}): {found}"
         raise ConnectionError(message) from error
 
 
-def detect(cluster: str, environment: Mapping[str, str]) -> str | None:
-    """The cluster that this process runs in; None if it runs alone."""
+def detect_cluster(cluster: str, environment: Mapping[str, str]) -> str | None:
+    """The kind of cluster that this process runs in; None if it runs alone."""
     if cluster != "auto":
         return None if cluster == "none" else cluster
-    for name, size in SIZES.items():
+    for name, size in SIZE_VARIABLES.items():
         if int(environment.get(size, 1)) > 1:
             return name
     return "tpu" if importlib.util.find_spec("libtpu") else None
 
 
 def is_main_process() -> bool:
-    """Whether this is process 0, which alone prints and writes files."""
+    """Whether this is process 0, the only one that prints and writes files."""
     return jax.process_index() == 0
 
 
@@ -79,17 +80,17 @@ def wait_for_others(what: str):
         multihost_utils.sync_global_devices(what)
 
 
-def all_agree(value: bool) -> bool:
+def all_processes_true(value: bool) -> bool:
     """Whether the value is true in every process. Every process must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
 def print_once(text: str):
-    """Prints, in process 0 only."""
+    """Prints a line, only in process 0."""
     if is_main_process():
         print(text, flush=True)
 
 
 def print_from_process(text: str):
-    """Prints to standard error, with the index of this process."""
+    """Prints a line to standard error, with the index of this process."""
     print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)

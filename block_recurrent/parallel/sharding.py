@@ -21,10 +21,10 @@ def make_mesh(
     batch_size: int,
     available: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """The mesh over the available devices; by default those of all processes.
+    """Makes the mesh over the available devices; by default those of all processes.
 
     Raises:
-      UserError: the mesh does not divide devices, batch, heads or feed-forward units evenly.
+      UserError: devices, batch, heads or feed-forward units cannot be divided evenly.
     """
     available = jax.devices() if available is None else available
     devices = len(available)
@@ -47,7 +47,7 @@ def make_mesh(
             fits = ", ".join(str(n) for n in range(1, devices + 1) if size % n == devices % n == 0)
             raise UserError(
                 f"BlockRecurrentTransformer.{name} = {size} does not divide over mesh.tensor = "
-                f"{config.tensor}: on {devices} devices {fits} would"
+                f"{config.tensor}: on {devices} devices, set mesh.tensor to one of {fits}"
             )
     automatic = (AxisType.Auto,) * len(AXES)
     shape = data, config.fsdp, config.tensor
@@ -55,10 +55,10 @@ def make_mesh(
 
 
 def split_heads(config: MeshConfig, model: ModelConfig) -> ModelConfig:
-    """The model, with XLA's attention if the mesh splits its heads.
+    """The model's configuration, with XLA's attention if the mesh splits the heads.
 
     Raises:
-      UserError: the model asks for the fused kernels, which cannot train with split heads.
+      UserError: the model requires the fused kernels, which cannot train with split heads.
     """
     if config.tensor == 1:
         return model
@@ -71,7 +71,7 @@ def split_heads(config: MeshConfig, model: ModelConfig) -> ModelConfig:
 
 
 class Layout:
-    """Which part of each array a device of the mesh holds.
+    """How arrays are split over the devices of a mesh.
 
     Args:
       mesh: the devices.
@@ -83,16 +83,16 @@ class Layout:
 
     @property
     def replicated(self) -> NamedSharding:
-        """Whole, on every device."""
+        """A whole copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def rows(self) -> NamedSharding:
-        """Split by the first axis, the rows of the batch."""
+        """Split along the first axis, the rows of the batch."""
         return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
     def model_state(self, tree):
-        """Shardings of a `ModelState`: by rows, caches also by heads."""
+        """Shardings of a `ModelState`: by rows, and caches also by heads."""
 
         def sharding(leaf):
             heads = ("tensor",) if len(leaf.shape) == 4 else ()
@@ -101,21 +101,21 @@ class Layout:
         return jax.tree.map(sharding, tree)
 
     def parameters(self, tree):
-        """Shardings of parameters, or of optimizer state that mirrors them, between steps."""
+        """Shardings between steps of parameters, or of optimizer state with the same paths."""
         return self._by_rule(tree, AXES)
 
     def gather(self, params):
-        """Inside a step: parameters as they are used, split by the tensor axis only.
+        """Inside a step: gathers parameters, so that they are split only along the tensor axis.
 
-        Without this constraint XLA might split and gather activations instead, which are larger.
+        Without this constraint, XLA might split and gather activations instead, which are larger.
         """
         return jax.lax.with_sharding_constraint(params, self._by_rule(params, ("tensor",)))
 
     def by_rows(self, function):
-        """`function(params, state, batch, key)`, run by each device on its rows.
+        """Wraps `function(params, state, batch, key)`, so that each device runs it on its own rows.
 
-        Gradients are then summed over devices once, where XLA would do so in every iteration of a
-        loop. If the tensor axis has more than one device, XLA still splits the work along it.
+        Gradients are then summed over devices only once; otherwise XLA sums them in every iteration
+        of a loop. If the tensor axis has more than one device, XLA still splits the work along it.
         """
         split, whole = PartitionSpec(ROWS), PartitionSpec()
         by_xla = self.mesh.shape["tensor"] > 1
@@ -129,18 +129,18 @@ class Layout:
         )
 
     def scatter(self, grads):
-        """Inside a step: gradients, split as the parameters are between steps."""
+        """Inside a step: splits gradients as the parameters are split between steps."""
         return jax.lax.with_sharding_constraint(grads, self.parameters(grads))
 
     def split_state(self, state):
-        """Inside a step: a `ModelState`, split as it is between steps."""
+        """Inside a step: splits a `ModelState` as it is split between steps."""
         return jax.lax.with_sharding_constraint(state, self.model_state(state))
 
-    def rows_here(self, batch_size: int) -> slice:
+    def local_rows(self, batch_size: int) -> slice:
         """The rows of the global batch that the devices of this process hold.
 
         Raises:
-          UserError: they are not contiguous.
+          UserError: the rows are not contiguous.
         """
         indices = self.rows.addressable_devices_indices_map((batch_size,)).values()
         spans = {index[0].indices(batch_size)[:2] for index in indices}
@@ -154,11 +154,11 @@ class Layout:
         return slice(first, last)
 
     def put(self, batch):
-        """Global arrays, of which this process provides its rows."""
+        """Makes the global arrays of a batch from the rows of this process."""
         return jax.make_array_from_process_local_data(self.rows, batch)
 
     def _by_rule(self, tree, axes: Sequence[str]):
-        """Shardings by the rules, as `MeshConfig` describes, along these axes of the mesh."""
+        """Shardings by the rules of `MeshConfig`, along these axes of the mesh."""
 
         def sharding(path, leaf):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -176,7 +176,7 @@ class Layout:
 
 
 def bytes_per_device(tree) -> int:
-    """Bytes that one device holds of arrays, or of shapes, with shardings."""
+    """Bytes per device of a tree of arrays, or of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

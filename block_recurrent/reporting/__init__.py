@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard, Weights & Biases, Prometheus, plots.
+"""Output of a run's metrics: metrics.jsonl, TensorBoard, Weights & Biases, Prometheus, plots.
 
 May import `files`.
 """

@@ -14,8 +14,8 @@ from block_recurrent.files.writing import Mirror, atomic_write
 
 
 @contextlib.contextmanager
-def hidden(*modules: str):
-    """Makes modules look as if they were not installed, unless they are imported already."""
+def hide_modules(*modules: str):
+    """Makes modules look as if they were not installed, unless they are already imported."""
     hide = [module for module in modules if module not in sys.modules]
     sys.modules.update(dict.fromkeys(hide))
     try:
@@ -25,8 +25,9 @@ def hidden(*modules: str):
             del sys.modules[module]
 
 
-# tensorboardX imports these if it can, which takes seconds. Nothing here needs them.
-with hidden("torch", "google.cloud.storage"):
+# tensorboardX imports these modules if they are installed, which takes seconds. It does not need
+# them here.
+with hide_modules("torch", "google.cloud.storage"):
     from tensorboardX import SummaryWriter
 
 
@@ -36,36 +37,36 @@ class MetricsLog:
         with MetricsLog(workdir, resume_step=None) as log:
             log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
 
-    The operating system has a line of JSON when `write` returns, so that a killed run loses none.
-    TensorBoard's numbers follow within seconds. A bucket gets both after `flush` and `close`, and
-    at least once a minute in between. A killed run loses at most that minute, and no line from
-    before its newest checkpoint.
+    `write` hands each line of JSON to the operating system before it returns, so a killed run loses
+    no line. TensorBoard's events follow within seconds. Both are copied to a bucket by `flush` and
+    `close`, and about once per minute in between. A killed run loses at most the last minute, and
+    no line from before its newest checkpoint.
 
     Args:
       workdir: the folder of the run; created if needed.
-      resume_step: the step of the checkpoint from which the run continues. Lines after it are
-        dropped, as the run will log them again. None: a new run, which drops all lines.
+      resume_step: the step of the checkpoint from which the run continues. Later lines are dropped,
+        because the run will log them again. None: a new run, which drops all lines.
 
     Attributes:
-      path: of metrics.jsonl on this machine.
-      purge_step: TensorBoard discards earlier events from this step on.
+      path: path of metrics.jsonl on this machine.
+      purge_step: TensorBoard discards earlier events at this step and later ones.
     """
 
     def __init__(self, workdir: str | AnyPath, resume_step: int | None):
         workdir = workdir_path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         names = "metrics.jsonl", "samples.jsonl"
-        self._mirror = Mirror(workdir, begin_with=names)
+        self._mirror = Mirror(workdir, initial_files=names)
         self.path, self._samples = (self._mirror.folder / name for name in names)
         for log in (self.path, self._samples):
-            keep_until(log, -1 if resume_step is None else resume_step)
+            drop_lines_after(log, -1 if resume_step is None else resume_step)
         self.purge_step = 0 if resume_step is None else resume_step + 1
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")
         self._tensorboard = SummaryWriter(
             str(self._mirror.folder / "tensorboard"),
             purge_step=self.purge_step,
             flush_secs=1,
-            # Files are named by the second. Two of the same second must not have the same name.
+            # Files are named by the time in seconds. Two files of one second need different names.
             filename_suffix=f".{self.purge_step}",
         )
 
@@ -73,8 +74,8 @@ class MetricsLog:
         """Logs the metrics after `step` steps. NaN and infinity become null in metrics.jsonl.
 
         Args:
-          step: optimizer steps done.
-          split: "train", "held_out".
+          step: number of optimizer steps done.
+          split: "train" or "held_out".
           metrics: name → number; NumPy and JAX scalars are accepted.
         """
         numbers = {name: to_number(value) for name, value in metrics.items()}
@@ -86,7 +87,7 @@ class MetricsLog:
         self._mirror.update()
 
     def write_text(self, step: int, prompt: str, text: str):
-        """Logs what the model wrote after the prompt."""
+        """Logs a prompt and the text that the model wrote after it."""
         line = json.dumps({"step": int(step), "prompt": prompt, "text": text}, ensure_ascii=False)
         with open(self._samples, "a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -97,8 +98,8 @@ class MetricsLog:
         self._mirror.update()
 
     def flush(self):
-        """Copies everything to the bucket, if the run is in one. To be called before saving."""
-        self._mirror.update(least=0)
+        """Copies everything to the bucket, if the run is in one. Call it before saving."""
+        self._mirror.update(min_age=0)
 
     def close(self):
         """Flushes and closes everything."""
@@ -118,10 +119,10 @@ def to_number(value: Any) -> int | float:
     return value if isinstance(value, int | float) else value.item()
 
 
-def keep_until(path: Path, step: int):
-    """Drops the lines after `step`, and a line that a killed run left half-written.
+def drop_lines_after(path: Path, step: int):
+    """Drops lines of later steps, and a line that a killed run left incomplete.
 
-    The file is replaced atomically, so that it is complete at every moment.
+    The file is replaced atomically.
     """
     if not path.exists():
         return
@@ -132,7 +133,7 @@ def keep_until(path: Path, step: int):
 
 
 def step_of(line: str) -> int | None:
-    """Returns the step of a line of JSON; None if the line is incomplete."""
+    """The step of a line of JSON; None if the line is incomplete."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -12,19 +12,19 @@ PREFIX = "block_recurrent"
 
 
 class MetricsServer:
-    """Answers GET http://127.0.0.1:port/metrics while entered::
+    """Serves http://127.0.0.1:port/metrics inside the context::
 
         with MetricsServer(9400) as server:
             server.write(10, "train", {"loss": 2.3})
 
     Args:
-      port: to listen on; 0 for any free port.
+      port: the port to listen on; 0 for any free port.
 
     Raises:
       UserError: the port is taken.
 
     Attributes:
-      port: the port it listens on.
+      port: the port that the server listens on.
       lines: the newest lines of each split.
     """
 
@@ -72,7 +72,7 @@ class MetricsServer:
         ]
 
     def write_text(self, step: int, prompt: str, text: str):
-        """Does nothing: Prometheus takes only numbers."""
+        """Does nothing, because Prometheus only accepts numbers."""
 
 
 def prometheus(value: int | float) -> str:

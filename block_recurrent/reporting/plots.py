@@ -17,12 +17,12 @@ except ImportError as error:
         "plots need matplotlib: pip install matplotlib (or this package with its extra [plots])"
     ) from error
 
-# The colours of Okabe and Ito, which colour-blind readers can distinguish.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, panel: tuple[float, float] = (7.0, 3.4)):
-    """A figure and its axes ``[rows, columns]``; `panel` is the size of one axes in inches."""
+    """Make a figure with axes ``[rows, columns]``; `panel` is the size of each in inches."""
     width, height = panel
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

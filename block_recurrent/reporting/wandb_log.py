@@ -15,7 +15,7 @@ def check_wandb(project: str | None):
     if project is None:
         return
     try:
-        from wandb import init  # noqa: F401  a folder named wandb would be imported, without it
+        from wandb import init  # noqa: F401  a folder named wandb can be imported, but lacks init
     except ImportError as error:
         raise UserError(
             f"train.wandb_project = '{project}' needs the package wandb: pip install wandb, or "
@@ -24,20 +24,20 @@ def check_wandb(project: str | None):
 
 
 class WandbLog:
-    """One run on Weights & Biases, which stays the same when the training is stopped and continued.
+    """Logs to a run on Weights & Biases. A continued training continues the same W&B run.
 
-    Its id is kept in the file `wandb_id` in the run's folder. The x-axis is the metric `step`,
-    since W&B's own counter cannot go back. After a kill, the steps since the last checkpoint appear
-    twice, with the same numbers.
+    The id of the W&B run is kept in the file `wandb_id` in the run's folder. The x-axis is the
+    metric `step`, because W&B's own counter cannot go back. After a kill, the steps since the last
+    checkpoint appear twice, with the same numbers.
 
     Args:
-      project: of the run; W&B creates it if needed.
-      workdir: the folder of the run. W&B keeps there what it has not sent yet (if the run is in a
-        bucket, in the current folder).
-      config: shown with the numbers.
+      project: W&B project; created if needed.
+      workdir: the folder of the run, where W&B also keeps data that it has not sent yet. (If the
+        run is in a bucket, W&B uses the current folder.)
+      config: configuration that W&B shows with the numbers.
 
     Raises:
-      UserError: W&B refuses the run.
+      UserError: W&B rejects the run.
     """
 
     def __init__(self, project: str, workdir: AnyPath, config: Mapping[str, Any]):
@@ -64,12 +64,12 @@ class WandbLog:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, split: str, metrics: Mapping[str, int | float]):
-        """As in `MetricsLog`."""
+        """Logs metrics; see `MetricsLog.write`."""
         named = {f"{split}/{name}": number for name, number in metrics.items()}
         self._run.log({"step": step, **named})
 
     def write_text(self, step: int, prompt: str, text: str):
-        """As in `MetricsLog`; the text of the model is bold."""
+        """Logs a text; see `MetricsLog.write_text`. The text of the model is bold."""
         page = f"<pre>{html.escape(prompt)}<b>{html.escape(text)}</b></pre>"
         shown = self._html(page, inject=False, data_is_not_path=True)
         self._run.log({"step": step, "held_out/text": shown})
@@ -82,7 +82,7 @@ class WandbLog:
 
 
 def run_id(workdir: AnyPath) -> str:
-    """Returns W&B's id of the run in this folder. The first call draws it."""
+    """The W&B id of the run in this folder. The first call draws a random id and stores it."""
     path = workdir / "wandb_id"
     if not path.exists():
         with atomic_write(path) as file:

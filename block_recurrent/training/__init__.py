@@ -1,8 +1,8 @@
-"""Training runs: the loop, and what it calls.
+"""Training runs.
 
-Start with `loop`. `trainer` joins the parts of a run around it, `setup` builds them, and
-`train_step` is one step. `reporter`, `held_out`, `checkpoints`, `nonfinite`, `preemption` and
-`watching` are what happens between the steps.
+Start with `loop`. `setup` builds the parts of a run, `trainer` runs the loop with them, and
+`train_step` is one step. What happens between steps is in `reporter`, `held_out`, `checkpoints`,
+`nonfinite`, `preemption` and `watching`.
 
 May import every other room.
 """

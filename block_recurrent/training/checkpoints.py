@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to continue exactly where it stopped, saved atomically."""
+"""Checkpoints: everything that a run needs to continue exactly where it stopped."""
 
 import functools
 import os
@@ -16,54 +16,54 @@ from block_recurrent.data.lanes import LanePosition
 from block_recurrent.errors import UserError
 from block_recurrent.files.checksums import find_damage, write_checksums
 from block_recurrent.files.paths import AnyPath, in_bucket
-from block_recurrent.parallel.processes import all_agree, is_main_process, wait_for_others
+from block_recurrent.parallel.processes import all_processes_true, is_main_process, wait_for_others
 from block_recurrent.training.train_step import TrainState
 
-# Paths in buckets go through gcsfs. By default they would go through TensorFlow where it is
-# installed, which takes seconds to import and reserves a GPU's memory.
+# Read and write buckets with gcsfs. By default, TensorFlow would be used if it is installed, which
+# takes seconds to import and reserves a GPU's memory.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 ITEMS = ("params", "training")
-KEEP = 3  # the newest ones; older ones are deleted
-ORBAX_NOTES = ("_CHECKPOINT_METADATA",)  # times of start and end; nothing depends on them
+MAX_TO_KEEP = 3  # older checkpoints are deleted
+UNCHECKED_FILES = ("_CHECKPOINT_METADATA",)  # contains times; nothing depends on it
 
 
 class Manager(ocp.CheckpointManager):
-    """A `CheckpointManager` that leaves stop signals to `StopSignal`."""
+    """A `CheckpointManager` that ignores stop signals, which `StopSignal` handles."""
 
     def reached_preemption(self, step: int) -> bool:
-        # Orbax would ask the coordination service about this step. The service would mistake the
-        # number for one of `StopSignal`, which counts from the start of the process. In a continued
-        # run, a signal right after a save would then stop the processes far too late.
+        # Orbax would ask the coordination service about this step. `StopSignal` asks it too, but
+        # counts steps from the start of the process. In a continued run, Orbax's larger number
+        # would make the processes stop far too late after a signal.
         return False
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a run, with one numbered folder per saved step.
 
-    Each checkpoint has two items. `params` is all that evaluation and generation need. `training`
-    is the rest of the `TrainState` and the position in the data. Orbax writes in the background. A
-    folder gets its number only when it is complete and has checksums of its files. These are
-    verified before anything is read. A damaged checkpoint is skipped, with a line that says why,
-    and the one before it is used.
+    Each checkpoint has two items. `params` is what evaluation and generation need. `training` is
+    the rest of the `TrainState` and the position in the data. Orbax writes in the background. A
+    folder gets its number as a name only when it is complete and has checksums of its files. The
+    checksums are verified before anything is read. If a checkpoint is damaged, the reason is
+    printed and the previous one is used.
 
     Args:
-      workdir: of the run.
-      read_only: if true, nothing is written.
-      items: the items that will be read. Files of the others are not verified.
+      workdir: folder of the run.
+      read_only: whether nothing must be written.
+      items: the items that will be read. Files of other items are not verified.
     """
 
     def __init__(self, workdir: AnyPath, *, read_only: bool = False, items: Container[str] = ITEMS):
         self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.read_only = read_only
         self._unread = [item for item in ITEMS if item not in items]
-        self._whole: dict[int, bool] = {}
+        self._intact: dict[int, bool] = {}
         self._saving: int | None = None  # the step that is being saved
         self.manager = Manager(
             self.folder,
             item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP,
+                max_to_keep=MAX_TO_KEEP,
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,  # left by a save that was killed
@@ -79,19 +79,19 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending, damaged ones included."""
+        """The steps of all checkpoints in ascending order, including damaged ones."""
         return sorted(self.manager.all_steps())
 
-    def find_latest_whole(self) -> int | None:
-        """Finds the step of the newest checkpoint that is whole; None if nothing was saved.
+    def find_latest_intact(self) -> int | None:
+        """Finds the step of the newest checkpoint that is not damaged; None if nothing was saved.
 
-        Reads every file of it the first time. All processes must call this.
+        The first call reads all its files. All processes must call this.
 
         Raises:
           UserError: all checkpoints are damaged.
         """
         for step in reversed(self.steps):
-            if self.is_whole(step):
+            if self.is_intact(step):
                 return step
         if self.steps:
             raise UserError(
@@ -100,24 +100,27 @@ class Checkpoints:
             )
         return None
 
-    def is_whole(self, step: int) -> bool:
-        """Verifies the checksums of all files that may be read; the first time it reads them all.
+    def is_intact(self, step: int) -> bool:
+        """Whether a checkpoint is not damaged. The first call for a step reads all its files.
 
-        Prints the first difference to standard error. Each process verifies a share of the files,
-        and all must call this.
+        Verifies the checksums of the files that may be read, and prints the first difference to
+        standard error. Each process verifies a part of the files, so all must call this.
         """
         if in_bucket(self.folder):
             return True
-        if step not in self._whole:
+        if step not in self._intact:
             folder = Path(self.folder) / str(step)
             found = find_damage(folder, jax.process_index(), jax.process_count(), self._unread)
             if found:
                 print(f"checkpoint {step} is skipped: {found}", file=sys.stderr, flush=True)
-            self._whole[step] = all_agree(found is None)
-        return self._whole[step]
+            self._intact[step] = all_processes_true(found is None)
+        return self._intact[step]
 
     def save(self, state: TrainState, position: LanePosition):
-        """Starts to save in the background, after an earlier save. `state` may be donated then."""
+        """Starts to save in the background. Afterwards, `state` may be donated.
+
+        Waits for an earlier save to finish first.
+        """
         self.wait()
         self._saving = int(state.step)
         self.manager.save(
@@ -130,22 +133,23 @@ class Checkpoints:
         )
 
     def _add_checksums(self):
-        """Writes checksums. Orbax calls this after the last file, before it renames the folder.
+        """Writes the checksums. Orbax calls this after the last file, before it renames the folder.
 
-        Not needed in a bucket, which verifies its own checksums at every write and read.
+        A bucket needs none, because it verifies its own checksums at every write and read.
         """
         if not in_bucket(self.folder):
             name = f"{self._saving}{ocp.path.step.TMP_DIR_SUFFIX}"
-            write_checksums(Path(self.folder) / name, but=ORBAX_NOTES)
+            write_checksums(Path(self.folder) / name, exclude=UNCHECKED_FILES)
 
     def wait(self):
-        """Waits until everything saved is on disk, or in the bucket."""
+        """Waits until everything is on disk or in the bucket."""
         self.manager.wait_until_finished()
 
-    def go_back(self, every: int):
-        """Deletes what is newer than the newest checkpoint at a multiple of `every` steps.
+    def delete_unscheduled(self, every: int):
+        """Deletes checkpoints newer than the newest one at a multiple of `every` steps.
 
-        Other checkpoints come from stops. Where a run goes back to must not depend on these.
+        The deleted checkpoints were saved when the run was stopped. Where a run returns to must not
+        depend on stops.
         """
         self.wait()
         regular = [step for step in self.steps if step % every == 0]
@@ -156,19 +160,19 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, position: LanePosition
     ) -> tuple[TrainState, LanePosition]:
-        """Restores the newest whole checkpoint.
+        """Restores the newest checkpoint that is not damaged.
 
-        Newer ones, which are damaged, are renamed, since the run will write these steps again.
+        Newer, damaged checkpoints are renamed, because the run will write their steps again.
 
         Args:
-          abstract: shapes, and how to lay them out over the devices.
+          abstract: shapes with shardings.
           position: any position of the same lanes.
 
         Returns:
           The state, and the position in the data.
         """
-        step = self.find_latest_whole()
-        self._set_aside(later for later in self.steps if later > step)
+        step = self.find_latest_intact()
+        self._rename_damaged(later for later in self.steps if later > step)
         target = training_item(abstract, position)
         if "turn" not in self._metadata(step, "training")["position"]:
             del target["position"]["turn"]  # saved before lanes took turns
@@ -188,8 +192,8 @@ class Checkpoints:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.metadata(self.folder / str(step) / item).item_metadata.tree
 
-    def _set_aside(self, steps: Iterable[int]):
-        """Renames each checkpoint N to N.damaged."""
+    def _rename_damaged(self, steps: Iterable[int]):
+        """Renames the folder of each of these checkpoints from N to N.damaged."""
         if self.read_only or not (steps := list(steps)):
             return
         for step in steps if is_main_process() else []:
@@ -202,16 +206,16 @@ class Checkpoints:
         self.manager.reload()
 
     def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
-        """Restores the parameters alone, onto one device, from any mesh.
+        """Restores only the parameters, to one device. They may have been saved on any mesh.
 
         Args:
-          abstract: their shapes.
-          step: of the checkpoint; None for the newest.
+          abstract: shapes of the parameters.
+          step: step of the checkpoint; None for the newest.
 
         Raises:
           UserError: no checkpoint exists, or its parameters have other names or shapes.
         """
-        step = self.find_latest_whole() if step is None else step
+        step = self.find_latest_intact() if step is None else step
         if step is None:
             raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -229,14 +233,14 @@ class Checkpoints:
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """The shape of each leaf by its path, as layers/0/ffn/hidden/kernel."""
+    """The shape of each leaf by its path, such as layers/0/ffn/hidden/kernel."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:
-    """The item of a checkpoint that holds all but the parameters."""
+    """The item of a checkpoint with everything except the parameters."""
     fields = state._asdict()
     del fields["params"]
     return {"state": fields, "position": position._asdict()}

@@ -1,4 +1,4 @@
-"""Device memory: what the arrays of a run take, and what the compiled step needs."""
+"""Device memory of the arrays of a run, and of its compiled step."""
 
 import os
 import re
@@ -22,11 +22,11 @@ FIX = (
 def layout_table(state: TrainState) -> str:
     """A table of the run's arrays and how they are split over the mesh.
 
-    One line per kind of array, over all layers, then the sums. Kinds that take less than a
+    It has one line per kind of array, over all layers, and the sums. Kinds that take less than a
     thousandth of the memory share one line.
 
     Args:
-      state: arrays, or shapes, with shardings.
+      state: arrays, or shapes with shardings.
     """
     rows = [("array", "number", "shape", "type", "split over", "per device")]
     kinds = [kind for part in PARTS for kind in _array_kinds(part, getattr(state, part))]
@@ -45,7 +45,7 @@ def layout_table(state: TrainState) -> str:
 
 
 def memory_line(state: TrainState) -> str:
-    """Bytes per device of parameters, optimizer and model state, in one line."""
+    """One line with the bytes per device of parameters, optimizer and model state."""
     sizes = {name: bytes_per_device(getattr(state, part)) for part, name in PARTS.items()}
     described = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items())
     return f"{described} per device, before activations"
@@ -54,8 +54,8 @@ def memory_line(state: TrainState) -> str:
 def compiler_options(remat: str, platform: str) -> dict[str, str]:
     """Options for `jax.jit` of a training step.
 
-    By default, XLA on a CPU recomputes what `remat` saves as early as it can, and keeps the result.
-    Its memory-optimized scheduler recomputes late.
+    By default, XLA on a CPU recomputes early what `remat` did not store, and keeps the results,
+    which saves no memory. Its memory-optimized scheduler recomputes late.
     """
     if platform == "cpu" and remat != "none":
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
@@ -63,7 +63,7 @@ def compiler_options(remat: str, platform: str) -> dict[str, str]:
 
 
 def compile_to_fit(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles. Raises UserError if the compiler reports that the memory does not suffice."""
+    """Compiles a step. Raises UserError if the compiler reports that memory is not sufficient."""
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:  # only a TPU's compiler reports it
@@ -74,7 +74,7 @@ def compile_to_fit(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def step_memory_line(compiled: jax.stages.Compiled, device: jax.Device) -> str:
-    """Bytes that the step needs, and that the device has; with a warning if it has too few."""
+    """One line with the bytes that a step needs and those of the device, and a warning line."""
     needed, limit = step_memory(compiled), memory_limit(device)
     line = f"memory {format_bytes(needed)} per device in a step, activations included"
     if limit is None:
@@ -84,14 +84,14 @@ def step_memory_line(compiled: jax.stages.Compiled, device: jax.Device) -> str:
 
 
 def step_memory(compiled: jax.stages.Compiled) -> int:
-    """Bytes per device: arguments, temporaries, and results that do not reuse an argument."""
+    """Bytes per device of a step: arguments, temporaries, and results not stored in arguments."""
     found = compiled.memory_analysis()
     results = found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes + found.temp_size_in_bytes + results
 
 
 def memory_limit(device: jax.Device) -> int | None:
-    """Bytes that JAX may use of a device; for a CPU, its share of the machine's. None: unknown."""
+    """Bytes of a device that JAX may use; for a CPU, its share of the machine. None: unknown."""
     stats = device.memory_stats() or {}
     if device.platform == "cpu":
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -100,12 +100,12 @@ def memory_limit(device: jax.Device) -> int | None:
 
 
 def format_bytes(number: int) -> str:
-    """In MiB, or from 1 GiB on in GiB."""
+    """Formats a number of bytes in MiB or GiB."""
     return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.2f} MiB"
 
 
 def _array_kinds(part: str, tree: PyTree) -> Iterator[tuple]:
-    """Yields, per kind of array, its bytes per device and the cells of its row but the last."""
+    """Yields for each kind of array its bytes per device, and the other cells of its row."""
     kinds: dict[tuple, list] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = f"{part}/{jax.tree_util.keystr(path, simple=True, separator='/')}"

@@ -1,4 +1,4 @@
-"""Evaluation during training: the held-out loss, the worth of the memory, and a text sample."""
+"""Evaluation during training: the held-out loss, the memory worth, and a text sample."""
 
 from typing import Any
 
@@ -13,17 +13,18 @@ from block_recurrent.training.text_samples import text_sampler
 
 
 class HeldOutEvaluation:
-    """Scores the held-out documents and lets the model write: `evaluation(step, params, reporter)`.
+    """Scores the held-out documents and writes a sample: `evaluation(step, params, reporter)`.
 
     All processes must call it.
 
     Raises:
-      UserError: no held-out documents, or `train.sample_prompt` does not suit the vocabulary.
+      UserError: there are no held-out documents, or the vocabulary lacks characters of
+        `train.sample_prompt`.
 
     Attributes:
       evaluator: scores the documents.
-      probe: measures what the recurrent state is worth; None if the model has none.
-      sampler: writes texts; None if the run writes none.
+      probe: measures the memory worth; None if the model has no recurrent state.
+      sampler: writes text samples; None if the run writes none.
     """
 
     def __init__(self, setup: Setup):
@@ -56,7 +57,7 @@ class HeldOutEvaluation:
             reporter.note(f"step {step:,}: {sample.note()}")
 
     def describe(self, step: int, metrics: dict[str, float]) -> str:
-        """The metrics in one line, after the last step next to those of general compressors."""
+        """The metrics in one line; after the last step, also the scores of general compressors."""
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
         line += f", accuracy {metrics['accuracy']:.3f}"
         if self.probe:

@@ -18,18 +18,18 @@ from block_recurrent.training.watching import Watch
 
 @dataclasses.dataclass
 class TrainingLoop:
-    """Trains, and calls what reports, evaluates and saves.
+    """Runs the training steps, and reports, evaluates and saves in between.
 
     Attributes:
-      train: after which steps these are called.
+      train: options, such as the steps between two reports.
       step: the compiled training step.
-      evaluation: scores the held-out documents, by step, parameters and reporter.
+      evaluation: scores the held-out documents; called with step, parameters and reporter.
       checkpoints: saves the state and the position in the data.
-      nonfinite: decides what follows from steps that are not finite.
-      stop: says whether a signal asks the run to stop.
+      nonfinite: handles steps that are not finite.
+      stop: knows whether a signal has asked the run to stop.
       reporter: writes metrics and notes.
       watch: notices when the loop is stuck.
-      due: the step whose line of metrics is yet to be written, and its results.
+      due: the step whose metrics have not been written yet, and its results.
     """
 
     train: TrainConfig
@@ -51,16 +51,16 @@ class TrainingLoop:
         """Trains until the last step or a stop signal, then saves.
 
         Args:
-          state: where to begin; donated.
-          position: of the first batch.
-          batches: each with the position after it.
+          state: the state before the first step; donated.
+          position: the position of the first batch.
+          batches: each batch with the position after it.
 
         Returns:
           The number of the last step.
 
         Raises:
           RollBack: a step was not finite, and `train.on_nonfinite` is 'roll_back'.
-          UserError: a step was not finite, and the run is to end.
+          UserError: a step was not finite, and the run must end.
         """
         train = self.train
         for number in range(int(state.step) + 1, train.num_steps + 1):
@@ -71,7 +71,7 @@ class TrainingLoop:
                 state, results = self.step(state, batch)
             self.watch.step(number)
             self.nonfinite.add(UncheckedStep(number, before, position, results))
-            self.report()  # of an earlier step, so that the device is already busy with this one
+            self.report()  # an earlier step, while the device computes this one
             last, stopping = number == train.num_steps, self.stop.after_step()
             if last or number % train.log_every_steps == 0:
                 self.due = number, results
@@ -92,21 +92,21 @@ class TrainingLoop:
         return number
 
     def report(self):
-        """Writes the line of metrics that is due, if any."""
+        """Writes the metrics that are due, if any."""
         if self.due is not None:
             (number, results), self.due = self.due, None
             self.check(number)
             self.reporter.report_training(number, results)
 
     def check(self, number: int):
-        """Waits for the steps up to `number`, and acts on those that were not finite."""
+        """Waits for the steps up to `number`, and handles those that were not finite."""
         with self.watch.at("waiting for the device"):
             self.nonfinite.check(number, self.reporter.note)
         self.watch.measured(number)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Keeps what happens inside out of the measured time of the steps."""
+        """Excludes the time spent inside from the measured time of the steps."""
         with self.reporter.pause():
             yield
             self.watch.paused()
@@ -116,7 +116,7 @@ class TrainingLoop:
             self.evaluation(number, state.params, self.reporter)
 
     def save(self, state: TrainState, position: LanePosition):
-        """Starts to save. The metrics come first: a checkpoint's must not be lost."""
+        """Starts to save. Metrics are flushed first: those before a checkpoint must not be lost."""
         self.reporter.flush()
         with self.watch.at("waiting for the checkpoint"):
             self.checkpoints.save(state, position)

@@ -1,4 +1,4 @@
-"""Steps that are not finite: reported, their batches saved, and `train.on_nonfinite` obeyed."""
+"""Handles steps that are not finite: reports them, saves their batches, applies the policy."""
 
 import collections
 from collections.abc import Callable
@@ -20,7 +20,7 @@ MAX_SAVED_BATCHES = 10  # in the folder nonfinite/ of a run
 
 
 class RollBack(Exception):
-    """The run must go back to its newest checkpoint, and read on from `position`."""
+    """The run must return to its newest checkpoint, and continue with the batch at `position`."""
 
     def __init__(self, position: LanePosition):
         super().__init__()
@@ -31,10 +31,10 @@ class UncheckedStep(NamedTuple):
     """A step whose results the host has not read yet.
 
     Attributes:
-      number: of the step, from 1.
-      before: the position of its batch.
-      after: the position of the next batch.
-      results: on the device, perhaps not computed yet.
+      number: number of the step, from 1.
+      before: position of its batch.
+      after: position of the next batch.
+      results: its results on the device, which may not be computed yet.
     """
 
     number: int
@@ -46,14 +46,14 @@ class UncheckedStep(NamedTuple):
 class NonfiniteSteps:
     """Checks whether steps were finite, without synchronising with the device at every step.
 
-    A step that is not finite changes neither parameters nor optimizer (see `train_step`), so the
-    host may learn of it later: when it reads metrics, and before every evaluation and checkpoint.
-    These moments depend on step numbers alone, so that all processes, and a resumed run, act alike.
+    A step that is not finite changes neither parameters nor optimizer (see `train_step`). So it is
+    enough to check when metrics are read, and before every evaluation and checkpoint. When checks
+    happen depends only on step numbers, so all processes and resumed runs behave the same.
 
     Args:
-      train: says what to do about such steps.
-      lanes: read a batch again, to save it.
-      workdir: of the run; batches are saved in its folder nonfinite/.
+      train: options, such as `on_nonfinite`.
+      lanes: used to read a batch again, to save it.
+      workdir: folder of the run; batches are saved in its subfolder nonfinite/.
     """
 
     def __init__(self, train: TrainConfig, lanes: Lanes, workdir: AnyPath):
@@ -62,31 +62,31 @@ class NonfiniteSteps:
         self.roll_backs = 0  # to the newest checkpoint
 
     def add(self, step: UncheckedStep):
-        """Remembers a step that `check` is to look at."""
+        """Adds a step for `check`."""
         self.unchecked.append(step)
 
     def check(self, until: int, note: Callable[[str], None]):
-        """Waits for the steps up to number `until`, and acts on those that were not finite.
+        """Waits for the steps up to number `until`, and handles those that were not finite.
 
         Args:
           until: number of the last step to check.
-          note: prints a line for people; does so in one process only.
+          note: prints a line, in one process only.
 
         Raises:
           RollBack: a step was not finite, and `train.on_nonfinite` is 'roll_back'.
-          UserError: a step was not finite, and the run is to end.
+          UserError: a step was not finite, and the run must end.
         """
         while self.unchecked and self.unchecked[0].number <= until:
             step = self.unchecked.popleft()
             step = step._replace(results=jax.device_get(step.results))
             if step.results.nonfinite:
-                self._act(step, note)
+                self._apply_policy(step, note)
 
     def checkpoint_saved(self):
-        """Resets the count: the run has not gone back to this checkpoint yet."""
+        """Resets the count of returns, since the run has not returned to this checkpoint yet."""
         self.roll_backs = 0
 
-    def _act(self, step: UncheckedStep, note: Callable[[str], None]):
+    def _apply_policy(self, step: UncheckedStep, note: Callable[[str], None]):
         line = f"step {step.number:,}: {describe(step.results)}"
         if is_main_process():
             line += f"; {self._save_batch(step)}"
@@ -99,13 +99,13 @@ class NonfiniteSteps:
                 "optimizer.clip_norm in a new run, or continue with another train.on_nonfinite"
             )
         if policy == "roll_back":
-            note(f"{line}. Going back to the newest checkpoint, then on after this batch")
+            note(f"{line}. Returning to the newest checkpoint; training continues after this batch")
             self.unchecked.clear()
             raise RollBack(step.after)
         note(f"{line}. The step is skipped")
 
     def _save_batch(self, step: UncheckedStep) -> str:
-        """Saves the global batch unless the folder is full. Returns where it is, for a message."""
+        """Saves the global batch unless the folder has enough. Says where, for a message."""
         path = self.folder / f"step_{step.number}.npz"
         self.folder.mkdir(exist_ok=True)
         if not path.exists() and len(list(self.folder.glob("*.npz"))) >= MAX_SAVED_BATCHES:
@@ -118,16 +118,16 @@ class NonfiniteSteps:
         return f"its batch is in {path}"
 
 
-def move_to(position: LanePosition, state: TrainState, saved: LanePosition) -> TrainState:
-    """Prepares a restored state for reading on from another position than it was saved with.
+def mark_moved_rows(position: LanePosition, state: TrainState, saved: LanePosition) -> TrainState:
+    """Prepares a restored state for continuing at another position than it was saved with.
 
-    A row whose document or offset differs carries the memory of an earlier place. It is marked as
-    not finite, so that the next step restarts it as at the start of a document.
+    If the document or offset of a row differs, its memory belongs to another place. Such a row is
+    marked as not finite, so the next step restarts it, as at the start of a document.
 
     Args:
-      position: where reading continues.
-      state: restored from a checkpoint.
-      saved: the position in the same checkpoint, where the memory of `state` stands.
+      position: the position at which the run continues.
+      state: the state from a checkpoint.
+      saved: the position from the same checkpoint.
     """
     in_place = np.equal(position.document, saved.document) & np.equal(position.offset, saved.offset)
     logical_and = jax.jit(jnp.logical_and, out_shardings=state.finite.sharding)
@@ -135,14 +135,14 @@ def move_to(position: LanePosition, state: TrainState, saved: LanePosition) -> T
 
 
 def describe(results: StepMetrics) -> str:
-    """What was not finite, as "loss nan, gradient norm nan"."""
+    """Describes what was not finite, such as "loss nan, gradient norm nan"."""
     text = f"loss {results.loss:.4g}, gradient norm {results.grad_norm:.4g}"
     finite = np.isfinite(results.loss) and np.isfinite(results.grad_norm)
     return f"{text}, a recurrent state that is not finite" if finite else text
 
 
 def why_stopped(policy: str, times: int) -> str:
-    """Why the run ends, as "Stopped after 10 steps in a row (…)"."""
+    """Why the run ends, such as "Stopped after 10 steps in a row (…)"."""
     if policy == "stop":
         return "Stopped (train.on_nonfinite = 'stop')"
     what = "returns to one checkpoint" if policy == "roll_back" else "steps in a row"

@@ -14,10 +14,10 @@ from block_recurrent.errors import UserError
 def make_optimizer(
     config: OptimizerConfig,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimizer, and its learning rate by the number of updates already made.
+    """Returns the optimizer, and its learning rate as a function of the updates already made.
 
     Raises:
-      UserError: a cosine or linear schedule without decay_steps. A `RunConfig` fills these in.
+      UserError: a cosine or linear schedule has no decay_steps. A `RunConfig` always sets them.
     """
     schedule = make_schedule(config)
     make = {"adafactor": adafactor, "adamw": adamw, "muon": muon}[config.name]
@@ -30,7 +30,7 @@ def make_optimizer(
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     """min(step / warm-up, 1) · the schedule's value, with step = 1 in the first update.
 
-    Optax counts updates from 0. There a warm-up is 0, and the first update would have no effect.
+    Optax counts updates from 0. With that count, the first update of a warm-up has no effect.
     """
     if config.ends and config.decay_steps is None:
         raise UserError(f"optimizer.schedule = '{config.schedule}' needs optimizer.decay_steps")
@@ -50,8 +50,8 @@ def global_norm(grads: Any) -> Float[Array, ""]:
     """L2 norm of all gradients together, summed from the last layer down.
 
     XLA may schedule the backward pass in the order of this sum. From the last layer down is the
-    order in which gradients are computed. The other order would start with the gradient of the
-    first layer, which comes last, and keep what the other gradients are computed from until then.
+    order in which gradients are computed. In the opposite order, XLA could wait for the gradient of
+    the first layer, which is computed last, and keep all other intermediate results until then.
     """
     return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in reversed(jax.tree.leaves(grads))))
 
@@ -108,5 +108,5 @@ def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTra
 
 
 def is_matrix(params):
-    """Selects the parameters that weight decay shrinks: not scales, biases and other vectors."""
+    """Selects the parameters with weight decay: all but scales, biases and other vectors."""
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

@@ -1,4 +1,4 @@
-"""Graceful stop: a signal is noted, and all processes stop after the same step."""
+"""Graceful stop: after a signal, all processes stop after the same step."""
 
 import os
 import signal
@@ -11,16 +11,16 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same comma
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT only make `after_step` return true.
+    """Inside the context, SIGTERM and SIGINT only make `after_step` return True.
 
-    With several processes it is enough that one gets the signal: JAX's coordination service agrees
-    with the others on a step. A second signal kills the process.
+    With several processes, a signal to one of them is enough: JAX's coordination service makes all
+    processes stop after the same step. A second signal kills the process.
 
     Attributes:
-      received: whether this process got a signal.
-      reached: whether `after_step` has returned true.
-      steps: how often `after_step` was called.
-      previous_handlers: handlers of the signals, to be restored.
+      received: whether this process has received a signal.
+      reached: whether `after_step` has returned True.
+      steps: number of calls of `after_step`.
+      previous_handlers: the signal handlers to restore.
     """
 
     def __init__(self):
@@ -29,7 +29,7 @@ class StopSignal:
         self.previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        # With several processes, the coordination service has a handler for SIGTERM already.
+        # With several processes, the coordination service already handles SIGTERM.
         numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
         self.previous_handlers = {
             number: signal.signal(number, self._receive) for number in numbers
@@ -43,8 +43,9 @@ class StopSignal:
     def after_step(self) -> bool:
         """Returns whether to stop now. Every process must call this after every step.
 
-        Steps are counted from the start of the process. JAX agrees on the step after the last one
-        that any process has asked about; before the first call, that is step 1.
+        Steps are counted from the start of the process. After a signal, the processes stop after
+        the step that follows the latest one that any of them has asked about; before the first
+        call, that is step 1.
         """
         self.steps += 1
         if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""What a training run reports: metrics, progress, notes, spikes of the loss."""
+"""Reports of a training run: metrics, progress, notes, loss spikes."""
 
 import collections
 import contextlib
@@ -24,13 +24,13 @@ from block_recurrent.training.setup import Setup
 from block_recurrent.training.train_step import StepMetrics
 
 MEDIAN_LINES = 20  # a loss is compared with the median of this many lines
-MIN_LINES = 5  # fewer make no median to compare with
+MIN_LINES = 5  # with fewer lines, no spike is reported
 SPIKE = 1.5  # a loss above this many times the median is a spike
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives the metrics and texts of a run: the log in its folder, W&B, the metrics server."""
+    """A destination for metrics and texts: the log on disk, W&B, or the metrics server."""
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]): ...
 
@@ -39,12 +39,12 @@ class Tracker(Protocol):
 
 @contextlib.contextmanager
 def open_trackers(config: RunConfig, workdir: AnyPath) -> Iterator[list[Tracker]]:
-    """Opens the trackers besides the log that the configuration asks for.
+    """Opens the trackers that the configuration requests, in addition to the log on disk.
 
-    The list is empty in processes other than the first.
+    The list is empty in all processes but the first.
 
     Raises:
-      UserError: `watch.port` is taken, or Weights & Biases refuses the run.
+      UserError: `watch.port` is taken, or Weights & Biases rejects the run.
     """
     with contextlib.ExitStack() as stack:
         trackers = []
@@ -57,9 +57,9 @@ def open_trackers(config: RunConfig, workdir: AnyPath) -> Iterator[list[Tracker]
 
 
 class Reporter:
-    """Reports what happens from one state of the run on. Does nothing outside the first process.
+    """Reports the steps of a run after `first_step`. Does nothing in all processes but the first.
 
-    Used as a context::
+    Use it as a context manager::
 
         with Reporter(setup, workdir, first_step, trackers) as reporter:
             with reporter.waiting_for_data():
@@ -67,10 +67,10 @@ class Reporter:
             reporter.report_training(step, results)
 
     Args:
-      setup: of the run.
-      workdir: of the run. What was logged there after `first_step` is dropped.
-      first_step: steps done before.
-      trackers: besides the log.
+      setup: setup of the run.
+      workdir: folder of the run. What was logged there after `first_step` is dropped.
+      first_step: number of steps done before.
+      trackers: where to report in addition to the log.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Reporter:
         self.train, self.learning_rate = setup.config.train, setup.learning_rate
         self.bytes_per_token = setup.lanes.documents.bytes_per_token
         self.clock = time.perf_counter()  # when the measured steps began
-        self.waited = 0.0  # seconds for data since then
+        self.waited = 0.0  # seconds spent waiting for data since then
         self._open = contextlib.ExitStack()
         self._log = self._progress = self._spikes = None
         if self.active:
@@ -97,25 +97,25 @@ class Reporter:
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Counts the time inside as time waiting for data."""
+        """Counts the time spent inside as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Does not count the time inside as time of the steps."""
+        """Excludes the time spent inside from the time of the steps."""
         began = time.perf_counter()
         yield
         self.clock += time.perf_counter() - began
 
     def report_training(self, step: int, results: StepMetrics):
-        """Writes the metrics of the steps since the last line, and shows them."""
+        """Writes and shows the metrics of the steps since the last call."""
         if not self.active:
             return
         nats, tokens, grad_norm, steps, nonfinite = map(float, jax.device_get(results.sums))
         updates = int(results.updates)
-        seconds, waited = self._take_times()
+        seconds, waited = self._restart_timers()
         loss = nats / tokens if tokens else math.nan
         bits_per_token = loss / math.log(2)
         over_median, spike = self._spikes.compare(step, loss)
@@ -138,17 +138,17 @@ class Reporter:
             self.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]):
-        """Writes one line of metrics everywhere."""
+        """Writes metrics to all trackers."""
         for tracker in self._trackers:
             tracker.write(step, split, metrics)
 
     def write_text(self, step: int, prompt: str, text: str):
-        """Writes a text of the model everywhere."""
+        """Writes a text sample to all trackers."""
         for tracker in self._trackers:
             tracker.write_text(step, prompt, text)
 
     def note(self, line: str):
-        """Prints a line for people."""
+        """Prints a line to the terminal."""
         if self.active:
             self._progress.note(line)
 
@@ -157,8 +157,8 @@ class Reporter:
         if self.active:
             self._log.flush()
 
-    def _take_times(self) -> tuple[float, float]:
-        """Returns the seconds since the last line of metrics, and those spent waiting for data."""
+    def _restart_timers(self) -> tuple[float, float]:
+        """Returns seconds since the last call and seconds spent waiting for data; resets both."""
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         waited, self.waited = self.waited, 0.0
@@ -168,11 +168,11 @@ class Reporter:
 class LossSpikes:
     """Compares the training loss with its running median.
 
-    A resumed run reads the earlier losses from metrics.jsonl. Only lines at multiples of
-    `log_every_steps` count, so that it does not matter where a run was stopped.
+    A resumed run reads earlier losses from metrics.jsonl. Only lines at multiples of
+    `log_every_steps` count, so the result does not depend on where a run was stopped.
 
     Args:
-      path: metrics.jsonl, without lines after the step at which the run resumes.
+      path: path of metrics.jsonl, without lines after the step at which the run resumes.
       log_every_steps: steps between two lines.
     """
 
@@ -185,7 +185,7 @@ class LossSpikes:
                 self._add(line["step"], line["loss"])
 
     def compare(self, step: int, loss: float) -> tuple[float, bool]:
-        """Returns the loss over the median of the lines before (at first 1), and if it spikes."""
+        """Returns the loss over the median of earlier losses (at first 1), and if it is a spike."""
         earlier = list(self.losses)
         self._add(step, loss)
         ratio = loss / statistics.median(earlier) if earlier else 1.0

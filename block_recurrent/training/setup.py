@@ -1,4 +1,4 @@
-"""What a training run is made of: corpus, lanes, mesh, model, optimizer and the compiled step."""
+"""The parts of a training run: corpus, lanes, mesh, model, optimizer and the compiled step."""
 
 import dataclasses
 import math
@@ -32,13 +32,13 @@ from block_recurrent.training.train_step import (
     TrainState,
     init_function,
     make_train_step,
-    random_kernels,
     state_shardings,
+    use_threefry_kernel,
 )
 
 CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
-# A model with the same parameters may differ in these.
+# Options that may differ between a run and its initial model.
 FREE_FIELDS = (*NON_ARCHITECTURE_FIELDS, "window_length", "dtype")
 
 
@@ -48,13 +48,13 @@ class Setup:
     Reads the corpus and checks that all parts fit together. Writes nothing.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
 
     Raises:
       UserError: corpus, model, batch and devices do not fit together.
 
     Attributes:
-      config: the same, with absolute paths and the name of the vocabulary.
+      config: the configuration, with absolute paths and the name of the vocabulary.
       documents: the documents of each split.
       lanes: the training documents, laid out in batches.
       mesh: the devices.
@@ -63,7 +63,7 @@ class Setup:
       graphdef: the structure of the model.
       params: shapes of the model's parameters.
       optimizer: the optax optimizer.
-      learning_rate: the learning rate by the number of updates already made.
+      learning_rate: the learning rate, as a function of the number of updates already made.
       init: makes the first `TrainState`.
       shardings: a `TrainState` of shardings.
       abstract: a `TrainState` of shapes with shardings.
@@ -85,7 +85,7 @@ class Setup:
         )
         self.mesh = make_mesh(config.mesh, model, train.batch_size)
         self.layout = Layout(self.mesh, config.mesh.rules)
-        self.rows = self.layout.rows_here(train.batch_size)
+        self.rows = self.layout.local_rows(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
         self.init = init_function(model, self.optimizer, train.num_lanes, train.seed)
@@ -94,14 +94,14 @@ class Setup:
         self.abstract = with_shardings(abstract, self.shardings)
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, every part on its devices."""
-        with random_kernels():
+        """The state before the first step, with every part on its devices."""
+        with use_threefry_kernel():
             return jax.jit(self.init, out_shardings=self.shardings)()
 
     def compile_step(self) -> CompiledStep:
-        """Compiles the training step and prints the memory it needs.
+        """Compiles the training step, and prints the memory that it needs.
 
-        Compiled ahead of time, so that no measured step includes compilation.
+        It is compiled ahead of time, so that no measured step includes compilation.
         """
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
@@ -138,7 +138,7 @@ class Setup:
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):
-    """Raises UserError if the model's embedding does not suit the corpus's vocabulary."""
+    """Raises UserError if the size of the model's embedding does not fit the vocabulary."""
     fix = f"set BlockRecurrentTransformer.vocab_size = {vocabulary.size}"
     if vocabulary.size > model.vocab_size:
         raise UserError(
@@ -156,11 +156,11 @@ def load_initial_params(path: str, config: ModelConfig) -> dict[str, Any]:
     """Loads the parameters of `train.initial_model`.
 
     Args:
-      path: a file of `block_recurrent.export`.
-      config: of the model that the run trains.
+      path: a file written by `block_recurrent.export`.
+      config: configuration of the model that the run trains.
 
     Raises:
-      UserError: the file cannot be read, or holds a model of another architecture.
+      UserError: the file cannot be read, or its model has another architecture.
     """
     model, _ = load_model(path)
     for name in (field.name for field in dataclasses.fields(config)):

@@ -1,4 +1,4 @@
-"""Texts that the model writes during training, to see what it has learned."""
+"""Text samples that the model writes during training, to show what it has learned."""
 
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ from block_recurrent.generation.text_stream import TextStream
 from block_recurrent.parallel.processes import is_main_process, print_once
 from block_recurrent.parallel.sharding import Layout
 
-PROMPT_TOKENS = 64  # of a held-out document
+PROMPT_TOKENS = 64  # length of a prompt from a held-out document
 SAMPLING = Sampling(temperature=0.8)
-NOTE_LINES, NOTE_COLUMNS = 6, 96  # of a text, in a note
+NOTE_LINES, NOTE_COLUMNS = 6, 96  # maximum size of a text in a note
 
 
 class TextSample(NamedTuple):
@@ -37,16 +37,17 @@ class TextSample(NamedTuple):
 
 
 class TextSampler:
-    """Lets a model continue a prompt, with the same random draws every time.
+    """Lets a model continue a prompt, with the same random numbers every time.
 
-    The first text compiles. Texts are written on one device, which holds all parameters.
+    The first text compiles the generator. Texts are written on one device, which must have memory
+    for all parameters.
 
     Args:
-      generator: of the model; gets new parameters for every text.
-      vocabulary: of its tokens.
+      generator: generator of the model; gets new parameters for every text.
+      vocabulary: vocabulary of the model.
       prompt: the tokens to continue.
-      num_tokens: to write, at most; a text ends early where the model ends the document.
-      layout: of the parameters.
+      num_tokens: maximum number of tokens; a text ends early if the model ends the document.
+      layout: layout of the parameters.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class TextSampler:
 
     def __call__(self, params: dict[str, Any]) -> TextSample | None:
         """Returns a text in the first process, None in the others. All must call this."""
-        # Awaited, so that these collectives cannot meet those of another process's next step.
+        # Wait, so that these collectives cannot mix with those of another process's next step.
         whole = jax.block_until_ready(self.gather(params))
         if not is_main_process():
             return None
@@ -83,14 +84,14 @@ def text_sampler(
     documents: Documents,
     layout: Layout,
 ) -> TextSampler | None:
-    """Makes the sampler of a run; None if it is to write no texts, or prints why it cannot.
+    """Makes the sampler of a run; None if no texts are requested, or none can be generated.
 
     Args:
-      graphdef: of the model.
+      graphdef: structure of the model.
       abstract: shapes of its parameters.
-      train: number of tokens, and the prompt.
-      documents: without a prompt, the beginning of the longest of these is used.
-      layout: of the parameters.
+      train: options, such as the number of tokens and the prompt.
+      documents: the beginning of the longest of these is the default prompt.
+      layout: layout of the parameters.
 
     Raises:
       UserError: the vocabulary lacks characters of the prompt.
@@ -119,10 +120,10 @@ def text_sampler(
 
 
 def printable(text: str) -> str:
-    """Escapes characters that might upset a terminal."""
+    """Escapes characters that a terminal might interpret."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.expandtabs())
 
 
 def shorten(line: str) -> str:
-    """Cuts a long line."""
+    """Truncates a long line."""
     return line if len(line) <= NOTE_COLUMNS else line[: NOTE_COLUMNS - 1] + "…"

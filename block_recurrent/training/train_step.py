@@ -21,7 +21,7 @@ from block_recurrent.types import ModelState
 
 
 class MetricSums(NamedTuple):
-    """Sums over the finite steps since the last line of metrics; `nonfinite` counts the others."""
+    """Sums over the finite steps since metrics were last written; `nonfinite` counts the others."""
 
     nats: Float[Array, ""]
     tokens: Float[Array, ""]
@@ -34,11 +34,11 @@ class StepMetrics(NamedTuple):
     """What a step returns to the host.
 
     Attributes:
-      sums: since the last line of metrics.
-      loss: of this step, in nats per token.
-      grad_norm: of this step.
-      nonfinite: consecutive steps, up to this one, that were not finite.
-      updates: updates that the optimizer has made; steps that were not finite made none.
+      sums: sums since metrics were last written.
+      loss: loss of this step, in nats per token.
+      grad_norm: gradient norm of this step.
+      nonfinite: number of consecutive steps, up to this one, that were not finite.
+      updates: number of updates that the optimizer has made. Steps that were not finite made none.
     """
 
     sums: MetricSums
@@ -49,17 +49,17 @@ class StepMetrics(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a step reads and writes. A checkpoint is this and the data position.
+    """Everything that a step reads and writes. A checkpoint is a `TrainState` and a `LanePosition`.
 
     Attributes:
-      step: steps done.
+      step: number of steps done.
       params: parameters of the model.
-      optimizer: its state.
-      model: what the model carries from segment to segment, in each lane.
-      finite: the lanes of `model` that are finite. The next step of the others restarts them.
-      sums: since the last line of metrics.
-      nonfinite: consecutive steps, up to this one, that were not finite.
-      key: of all random numbers.
+      optimizer: state of the optimizer.
+      model: state that the model carries from segment to segment, for each lane.
+      finite: which lanes of `model` are finite. The others restart in their next step.
+      sums: sums since metrics were last written.
+      nonfinite: number of consecutive steps, up to this one, that were not finite.
+      key: random key of dropout.
     """
 
     step: Int[Array, ""]
@@ -75,9 +75,10 @@ class TrainState(NamedTuple):
 def init_function(
     config: ModelConfig, optimizer: optax.GradientTransformation, num_lanes: int, seed: int
 ) -> Callable[[], TrainState]:
-    """Returns a function without arguments that makes the first state: for `jit`, `eval_shape`.
+    """Returns a function without arguments that makes the first state, for `jit`, `eval_shape`.
 
-    No lane of it is `finite`, so that its first step starts each, wherever in a document it begins.
+    No lane of it counts as `finite`. So each lane starts in its first step, wherever in a document
+    it begins.
     """
 
     def init() -> TrainState:
@@ -99,10 +100,11 @@ def init_function(
 
 
 @contextlib.contextmanager
-def random_kernels() -> Iterator[None]:
-    """Draws random numbers by JAX's own kernel on a GPU, for `init_function`. Same numbers.
+def use_threefry_kernel() -> Iterator[None]:
+    """Makes JAX draw random numbers on a GPU with its own kernel. The numbers are the same.
 
-    XLA would compile the generator again wherever numbers are drawn: two minutes for 12 layers.
+    Otherwise XLA compiles the generator for every use. For `init_function` with 12 layers, that
+    takes two minutes.
     """
     name = "jax_threefry_gpu_kernel_lowering"
     before = getattr(jax.config, name)
@@ -129,11 +131,11 @@ def make_train_step(
     log_every_steps: int,
     layout: Layout,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Returns the training step. It resets its sums every `log_every_steps` steps, on the device.
+    """Returns the training step, which resets its sums every `log_every_steps` steps.
 
-    If the loss, the gradient or the recurrent state is not finite, the step counts itself and
-    leaves the parameters and the optimizer unchanged. The next step restarts the rows that were not
-    finite, as at the start of a document.
+    If the loss, the gradient or the recurrent state is not finite, the step does not change the
+    parameters and the optimizer, and only counts itself in `nonfinite`. The next step restarts the
+    rows that were not finite, as at the start of a document.
     """
 
     def nats_of_rows(params, lanes, batch, dropout_key):
@@ -196,9 +198,9 @@ def make_train_step(
 
 
 def take_turn(lanes: PyTree, turn: Int[Array, " B"] | None, rows: int) -> PyTree:
-    """The lanes ``[B · P, …]`` whose turn it is, ``[B, …]``: lane i · P + turn is in row i.
+    """Selects the lanes whose turn it is, ``[B, …]`` of ``[B · P, …]``: lane i · P + turn in row i.
 
-    A row's lanes lie side by side, so that a device has all lanes of its rows.
+    The lanes of a row are adjacent, so that each device has all lanes of its rows.
     """
     if turn is None:
         return lanes
@@ -211,7 +213,7 @@ def take_turn(lanes: PyTree, turn: Int[Array, " B"] | None, rows: int) -> PyTree
 
 
 def put_turn(lanes: PyTree, turn: Int[Array, " B"] | None, new: PyTree) -> PyTree:
-    """The lanes with those whose turn it was replaced; see `take_turn`."""
+    """Replaces the lanes whose turn it was; see `take_turn`."""
     new = jax.lax.stop_gradient(new)
     if turn is None:
         return new
@@ -225,14 +227,14 @@ def put_turn(lanes: PyTree, turn: Int[Array, " B"] | None, new: PyTree) -> PyTre
 
 
 def count_updates(optimizer: optax.OptState) -> Int[Array, ""]:
-    """Updates that the optimizer has made, by its own count: all parts of it have the same."""
+    """The number of updates that the optimizer has made. All its parts have the same count."""
     return optax.tree.get_all_with_path(optimizer, "count")[0][1]
 
 
 def finite_rows(nats: Float[Array, " B"], state: ModelState) -> Bool[Array, " B"]:
     """Returns which rows have a finite loss and finite recurrent states.
 
-    The caches need no check: a key or value that is not finite makes the loss so too.
+    The caches need no check: if a key or value is not finite, neither is the loss.
     """
     finite = jnp.isfinite(nats)
     for layer in state:

@@ -9,7 +9,7 @@ import jax
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.lanes import LanePosition
 from block_recurrent.data.prefetch import prefetch
-from block_recurrent.errors import UserError, cannot_write
+from block_recurrent.errors import UserError, write_error_reason
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.parallel.processes import is_main_process, print_from_process, print_once
 from block_recurrent.reporting.wandb_log import check_wandb
@@ -17,7 +17,7 @@ from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.device_memory import layout_table
 from block_recurrent.training.held_out import HeldOutEvaluation
 from block_recurrent.training.loop import TrainingLoop
-from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, move_to
+from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_moved_rows
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
 from block_recurrent.training.setup import Setup, load_initial_params
@@ -27,22 +27,22 @@ from block_recurrent.training.workdir import record_config, workdir_lock
 
 
 class Trainer:
-    """A training run, started or continued by `run`.
+    """A training run, which `run` starts or continues.
 
-    Making it reads the corpus and checks that everything fits together. Nothing is written.
+    The constructor reads the corpus and checks that everything fits together. It writes nothing.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       workdir: the folder of the run.
 
     Raises:
       UserError: corpus, model, batch and devices do not fit together.
 
     Attributes:
-      config: with absolute paths and the name of the vocabulary, as the folder keeps it.
-      setup: what the run is made of.
+      config: the configuration, with absolute paths and the name of the vocabulary.
+      setup: the parts of the run.
       evaluation: scores the held-out documents.
-      initial_params: of `train.initial_model`, until the run has begun.
+      initial_params: parameters of `train.initial_model`; None if none is set, or after the start.
     """
 
     def __init__(self, config: RunConfig, workdir: AnyPath):
@@ -66,7 +66,7 @@ class Trainer:
             try:
                 return self._run_locked()
             except Exception as error:
-                if (why := cannot_write(error)) is None:
+                if (why := write_error_reason(error)) is None:
                     raise
                 raise UserError(
                     f"cannot write to {self.workdir} ({why}): earlier checkpoints are intact; free "
@@ -101,7 +101,7 @@ class Trainer:
         return False
 
     def _describe(self):
-        """Prints what is about to run, and writes layout.txt."""
+        """Prints a summary of the run, and writes layout.txt."""
         print_once(self.setup.summary(self.workdir))
         table = layout_table(self.setup.abstract)
         if is_main_process():
@@ -113,7 +113,7 @@ class Trainer:
         """Returns the state and position of the newest checkpoint, or of a new run."""
         lanes = self.setup.lanes
         position = lanes.initial_position() if lanes.turns == 1 else lanes.staggered_position()
-        newest = checkpoints.find_latest_whole()
+        newest = checkpoints.find_latest_intact()
         if newest is not None:
             print_once(f"continuing from step {newest:,}")
             return checkpoints.restore(self.setup.abstract, position)
@@ -126,10 +126,10 @@ class Trainer:
         return state, position
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
-        """Returns the state of the newest regular checkpoint, to read on from `position`."""
-        checkpoints.go_back(self.config.train.checkpoint_every_steps)
+        """Returns the state of the newest regular checkpoint, prepared to read from `position`."""
+        checkpoints.delete_unscheduled(self.config.train.checkpoint_every_steps)
         state, saved = checkpoints.restore(self.setup.abstract, position)
-        return move_to(position, state, saved)
+        return mark_moved_rows(position, state, saved)
 
     def _train(
         self,
@@ -138,10 +138,10 @@ class Trainer:
         position: LanePosition,
         trackers: list[Tracker],
     ) -> int:
-        """Opens what the loop needs from this state on, and runs it. Returns its last step."""
+        """Runs the training loop from this state on. Returns the number of its last step."""
         setup, first = self.setup, int(state.step)
         with Reporter(setup, self.workdir, first, trackers) as reporter:
-            # Every process reports slow steps; the heartbeat is the first one's.
+            # Every process reports slow steps; only the first one writes the heartbeat.
             note = reporter.note if reporter.active else print_from_process
             heartbeat = self.workdir / "heartbeat.json" if reporter.active else None
             with (
@@ -152,7 +152,7 @@ class Trainer:
                 return loop.run(state, position, batches)
 
     def _read_initial_params(self) -> dict[str, Any] | None:
-        """Reads `train.initial_model`, which only a run without a checkpoint needs."""
+        """Reads `train.initial_model`, if it is set and the run has no checkpoint yet."""
         path = self.config.train.initial_model
         if path is None:
             return None

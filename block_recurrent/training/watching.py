@@ -1,4 +1,4 @@
-"""Watches the training loop from a thread: a heartbeat file, and a note when a step is too slow."""
+"""Watches the training loop in a thread: writes a heartbeat file, and reports slow steps."""
 
 import collections
 import contextlib
@@ -15,26 +15,26 @@ from block_recurrent.files.writing import atomic_write
 HEARTBEAT_INTERVAL = 5.0  # seconds between two heartbeats, at least
 POLL_INTERVAL = 0.5  # seconds between two checks by the thread
 MIN_LIMIT = 5.0  # seconds; shorter waits are never reported
-FIRST_LIMIT = 60.0  # seconds, while no step has been measured yet
+FIRST_LIMIT = 60.0  # seconds; the limit before the first step has been measured
 MEDIAN_STRETCHES = 20  # a wait is compared with the median of this many stretches of steps
 
 
 class Watch:
-    """Watches the training loop from its own thread::
+    """Watches the training loop in its own thread::
 
         with Watch(path, config, note) as watch:
             with watch.at("waiting for data"):        # reported if it takes too long
                 ...
             watch.step(done)
 
-    `path` gets ``{"step", "time", "doing"}``. The file is replaced atomically when the loop has
-    moved on, at most every 5 seconds. So its age is how long nothing has happened.
+    The thread writes ``{"step", "time", "doing"}`` to `path`, atomically. It writes only if the
+    loop has moved on, and at most every 5 seconds. So if the file is old, the loop is stuck.
 
     Args:
-      path: heartbeat.json; None if this process writes none.
-      config: says what is too slow.
-      note: prints a line for people; called from the thread.
-      done: steps done before.
+      path: path of heartbeat.json; None if this process does not write it.
+      config: options, such as the limit for slow steps.
+      note: prints a line; called from the thread.
+      done: number of steps done before.
       clock: returns seconds, from any origin.
     """
 
@@ -49,9 +49,9 @@ class Watch:
     ):
         self.path, self.config, self.note, self.clock = path, config, note, clock
         self.done = self.computed = done  # steps dispatched, and steps known to be computed
-        self.since = self.next_beat = clock()  # `since`: when `computed` was counted
+        self.since = self.next_beat = clock()  # `since`: time at which `computed` was updated
         self.step_seconds = collections.deque(maxlen=MEDIAN_STRETCHES)
-        self.phase = "starting", clock()  # what the loop does, and since when
+        self.phase = "starting", clock()  # what the loop is doing, and since when
         self.written_phase = self.reported_phase = None
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -68,7 +68,7 @@ class Watch:
 
     @contextlib.contextmanager
     def at(self, what: str) -> Iterator[None]:
-        """Says what the loop does while entered. Only a "waiting for …" can take too long."""
+        """Names what the loop does inside the context. Only "waiting for …" is ever reported."""
         self._begin(what)
         try:
             yield
@@ -76,22 +76,22 @@ class Watch:
             self._begin("stepping")
 
     def step(self, done: int):
-        """Step number `done` has been dispatched to the device."""
+        """Records that step number `done` has been dispatched to the device."""
         self.done = done
 
     def measured(self, done: int):
-        """The device has computed step number `done`."""
+        """Records that the device has computed step number `done`, and measures the time."""
         now, steps = self.clock(), done - self.computed
         if steps > 0:
             self.step_seconds.append((now - self.since) / steps)
         self.since, self.computed = now, done
 
     def paused(self):
-        """Does not count the time since the last `measured`, which went into other things."""
+        """Excludes the time since the last call of `measured` from the time of the steps."""
         self.since, self.computed = self.clock(), self.done
 
     def poll(self):
-        """Writes the heartbeat if it is due, and reports a wait that takes too long, once."""
+        """Writes the heartbeat if it is due. Reports a wait that takes too long, but only once."""
         now, phase = self.clock(), self.phase
         if now >= self.next_beat and phase is not self.written_phase:
             self.written_phase, self.next_beat = phase, now + HEARTBEAT_INTERVAL
@@ -103,17 +103,17 @@ class Watch:
         self.reported_phase = phase
         line = f"step {self.done + 1:,} has taken {now - begun:.0f} s"
         if self.step_seconds:
-            line += f", {(now - begun) / self._usual():,.0f} × the median"
+            line += f", {(now - begun) / self._expected_seconds():,.0f} × the median"
         self.note(f"{line}: {what}")
 
     def limit(self) -> float:
-        """Seconds that one wait may take."""
+        """The longest time in seconds that a wait may take."""
         if not self.step_seconds:
             return FIRST_LIMIT
-        return max(MIN_LIMIT, self.config.slow_factor * self._usual())
+        return max(MIN_LIMIT, self.config.slow_factor * self._expected_seconds())
 
-    def _usual(self) -> float:
-        """Usual seconds for the steps that the device may not have computed yet."""
+    def _expected_seconds(self) -> float:
+        """Expected time in seconds for the steps that the device may not have computed yet."""
         return statistics.median(self.step_seconds) * max(self.done - self.computed, 1)
 
     def _begin(self, what: str):

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its lock, and the newest model in it."""
+"""The folder of a run: its configuration, its lock, and its newest model."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ from block_recurrent.training.checkpoints import Checkpoints
 
 LOCK = "lock"
 
-# Options that may change when a run is continued. They decide how long it runs, what it reports,
-# where it runs and what it does about steps that are not finite, but not what it computes.
+# Options that may change when a run is continued. They change how long it runs, what it reports,
+# where it runs and how it handles steps that are not finite, but not what it computes.
 MAY_CHANGE = (
     "train.num_steps",
     "train.log_every_steps",
@@ -54,28 +54,30 @@ def load_run(workdir: str | AnyPath) -> Run:
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
         params = checkpoints.restore_params(abstract)
-        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_whole())
+        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_intact())
 
 
 def read_config(workdir: AnyPath) -> RunConfig:
     """Reads the configuration of the run in `workdir`.
 
     Raises:
-      UserError: the folder has no config.gin, or one with mistakes.
+      UserError: config.gin is missing or has mistakes.
     """
     path = workdir / "config.gin"
     with explain_path_errors(workdir, "read"):
         exists = path.is_file()
     if not exists:
-        raise UserError(f"{workdir} holds no run (no config.gin): train first, or name another")
+        raise UserError(
+            f"{workdir} contains no run (no config.gin): train first, or name another folder"
+        )
     return load([str(path)], [])
 
 
 def record_config(workdir: AnyPath, config: RunConfig):
     """Creates the folder with config.gin, or checks that it has the same configuration.
 
-    A run may be continued for more steps and on other devices if all else is equal. (A schedule
-    that ends with the run is fixed by `optimizer.decay_steps`, which must be equal too.)
+    A run may be continued for more steps and on other devices if everything else is equal. (That
+    includes `optimizer.decay_steps`, the end of a schedule, which defaults to `train.num_steps`.)
 
     Raises:
       UserError: the folder has another configuration, or cannot be written.
@@ -87,9 +89,10 @@ def record_config(workdir: AnyPath, config: RunConfig):
         different = differences(read_config(workdir), config)
         different = [line for line in different if not line.startswith(MAY_CHANGE)]
         if different:
+            hint = _explain_decay_steps(different)
             raise UserError(
-                f"{workdir} holds a run with another configuration ({'; '.join(different)}): "
-                f"name another --workdir, or make the configurations equal{_hint(different)}"
+                f"{workdir} contains a run with another configuration ({'; '.join(different)}): "
+                f"name another --workdir, or make the configurations equal{hint}"
             )
     wait_for_others("record_config")  # until all have read the file
     if not is_main_process():
@@ -102,13 +105,13 @@ def record_config(workdir: AnyPath, config: RunConfig):
 
 @contextlib.contextmanager
 def workdir_lock(workdir: AnyPath) -> Iterator[None]:
-    """Locks the folder against other trainings while entered. Creates it if needed.
+    """Locks the folder against other training runs inside the context. Creates it if needed.
 
-    The first of several processes holds the lock for all of them; see `file_lock`. Buckets have no
-    locks.
+    With several processes, the first one holds the lock for all; see `file_lock`. A folder in a
+    bucket is not locked.
 
     Raises:
-      UserError: another training uses the folder, or it cannot be written.
+      UserError: another training run uses the folder, or it cannot be written.
     """
     if not is_main_process() or in_bucket(workdir):
         yield
@@ -126,8 +129,8 @@ def workdir_lock(workdir: AnyPath) -> Iterator[None]:
         yield
 
 
-def _hint(different: Sequence[str]) -> str:
-    """Explains a difference in `optimizer.decay_steps` to a user who only asked for more steps."""
+def _explain_decay_steps(different: Sequence[str]) -> str:
+    """Explains a difference in `optimizer.decay_steps`, if a user has only changed `num_steps`."""
     if not any(line.startswith("optimizer.decay_steps") for line in different):
         return ""
     return (

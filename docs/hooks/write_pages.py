@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gin_parameters import parameters_page
 
-from block_recurrent.config.gin_files import shipped
+from block_recurrent.config.gin_files import shipped_gin_files
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -51,7 +51,7 @@ def content(kind: str, name: str | None) -> str:
 
 def gin_page() -> str:
     """The text of every gin file of the package under a heading."""
-    files = ((name, (ROOT / name).read_text(encoding="utf-8")) for name in shipped())
+    files = ((name, (ROOT / name).read_text(encoding="utf-8")) for name in shipped_gin_files())
     return "\n".join(f"## {name}\n\n```python\n{text}```\n" for name, text in files)
 
 

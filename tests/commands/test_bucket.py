@@ -10,7 +10,7 @@ from block_recurrent import UserError
 from block_recurrent.config.run_config import to_gin
 from block_recurrent.evaluation.report import read_history
 from block_recurrent.files.paths import workdir_path
-from block_recurrent.files.writing import INTERVAL, Mirror
+from block_recurrent.files.writing import COPY_INTERVAL, Mirror
 from block_recurrent.reporting.metrics_log import MetricsLog
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import read_config, record_config
@@ -63,14 +63,14 @@ def test_metrics_continue_from_the_checkpoint(bucket, workdir):
 
 def test_copies_only_changed_files_and_not_before_the_interval(bucket, workdir):
     seconds = 0
-    mirror = Mirror(workdir, begin_with=["a"], clock=lambda: seconds)
+    mirror = Mirror(workdir, initial_files=["a"], clock=lambda: seconds)
     for name in "ab":
         (mirror.folder / name).write_text("1")
     mirror.update()
     (mirror.folder / "a").write_text("12")
     mirror.update()
     assert content(bucket, workdir, "a") == "1"
-    seconds = INTERVAL
+    seconds = COPY_INTERVAL
     mirror.update()
     assert content(bucket, workdir, "a") == "12"
     mirror.close()
@@ -80,7 +80,7 @@ def test_copies_only_changed_files_and_not_before_the_interval(bucket, workdir):
 
 
 def test_no_copies_on_disk(tmp_path):
-    assert Mirror(tmp_path, begin_with=["a"]).folder == tmp_path
+    assert Mirror(tmp_path, initial_files=["a"]).folder == tmp_path
 
 
 def test_a_configuration_is_read_back(bucket, workdir):

@@ -1,4 +1,4 @@
-"""The commands from a user's view: what they print, how they exit, and what they leave alone."""
+"""The commands from a user's view: what they print, how they exit, and what they do not touch."""
 
 import json
 import logging
@@ -117,7 +117,7 @@ def test_unknown_parameter(refuse):
     )
 
 
-def test_segment_that_is_no_multiple_of_the_window(refuse):
+def test_segment_must_be_a_multiple_of_the_window(refuse):
     assert refuse("train", *TINY, *bind(data__path="texts", train__segment_length=60)) == (
         "train.segment_length = 60 is not a multiple of BlockRecurrentTransformer.window_length = "
         "16: 48 and 64 are the nearest"
@@ -153,7 +153,7 @@ def test_workdir_that_holds_another_configuration(refuse, place):
     (place / "mine" / "config.gin").write_text(to_gin(config))
     changes = bind(data__path="texts", train__seed=7, optimizer__learning_rate=0.5)
     assert refuse("train", *TINY, "--workdir=mine", *changes) == (
-        "mine holds a run with another configuration (train.seed: 0 in the workdir, 7 now; "
+        "mine contains a run with another configuration (train.seed: 0 in the workdir, 7 now; "
         f"optimizer.learning_rate: {config.optimizer.learning_rate} in the workdir, 0.5 now): "
         "name another --workdir, or make the configurations equal"
     )
@@ -194,7 +194,7 @@ def test_weights_and_biases_without_its_package(refuse, monkeypatch):
 
 
 def test_evaluation_without_a_run(refuse):
-    end = " holds no run (no config.gin): train first, or name another"
+    end = " contains no run (no config.gin): train first, or name another folder"
     for option in ("json", "report"):
         message = refuse("evaluate", "--workdir=nowhere", f"--{option}=texts")
         assert message == f"--{option}=texts is a folder: give the path of a file"
@@ -223,7 +223,10 @@ def test_evaluation_without_a_run(refuse):
             ["--prompt=a", "--save_state=texts"],
             "--save_state=texts is a folder: give the path of a file",
         ),
-        (["--prompt=a"], "texts holds no run (no config.gin): train first, or name another"),
+        (
+            ["--prompt=a"],
+            "texts contains no run (no config.gin): train first, or name another folder",
+        ),
     ],
 )
 def test_mistakes_in_generation(arguments, message, refuse, place):
@@ -299,7 +302,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     process.communicate()
     assert process.returncode == 75
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        stopped = checkpoints.find_latest_whole()
+        stopped = checkpoints.find_latest_intact()
     assert 0 < stopped < 400
 
     result = subprocess.run(train, env=environment(), capture_output=True, text=True)

@@ -257,7 +257,7 @@ def test_lengths_below_zero_are_refused(store):
 def test_a_gin_file_imports_nothing(tmp_path):
     (tmp_path / "evil.gin").write_text("import antigravity\n")
     for read in (load, load_prepare):
-        with pytest.raises(UserError, match="evil.gin:1: a configuration is data"):
+        with pytest.raises(UserError, match="evil.gin:1: a gin file cannot import code"):
             read([str(tmp_path / "evil.gin")], [])
 
 
@@ -267,7 +267,9 @@ def test_a_gin_file_imports_nothing(tmp_path):
 def test_a_gin_file_names_no_module_to_import(text, tmp_path):
     path = tmp_path / "evil.gin"
     path.write_text(text)
-    with pytest.raises(UserError, match="names code to run, which a gin file may not") as error:
+    with pytest.raises(
+        UserError, match="a gin file may not set prepare.module, which names code"
+    ) as error:
         load_prepare([str(path)], [])
     assert str(error.value).startswith(f"{path}:{len(text.splitlines())}")
     prepare, _ = load_prepare([str(path)], ["prepare.module = 'mine'"])

@@ -9,7 +9,7 @@ import gin
 import pytest
 
 from block_recurrent import ModelConfig, UserError
-from block_recurrent.config.gin_files import find, read, shipped
+from block_recurrent.config.gin_files import find_gin_file, read_bindings, shipped_gin_files
 from block_recurrent.config.options import OptimizerConfig
 from block_recurrent.config.run_config import RunConfig, differences, load, load_prepare, to_gin
 
@@ -17,8 +17,8 @@ FIXED = "gin/brt_fixed_gate.gin"
 RECURRENT = [FIXED, "gin/brt_lstm_gate.gin", "gin/brt_feedback.gin"]
 BASELINES = ["gin/transformer_xl.gin", "gin/sliding_window.gin", "gin/full_attention.gin"]
 BASELINES += ["gin/lstm.gin"]
-SCALES = [name for name in shipped() if name.startswith("gin/scale/")]
-DATA = [name for name in shipped() if name.startswith("gin/data/")]
+SCALES = [name for name in shipped_gin_files() if name.startswith("gin/scale/")]
+DATA = [name for name in shipped_gin_files() if name.startswith("gin/data/")]
 RECALL = ["recall_facts", "recall_values", "recall_filler"]
 
 
@@ -40,7 +40,7 @@ def error_of(*bindings, files=(FIXED,)) -> str:
 
 
 def test_what_is_shipped():
-    assert set(RECURRENT + BASELINES) <= set(shipped())
+    assert set(RECURRENT + BASELINES) <= set(shipped_gin_files())
     scales = {
         f"gin/scale/{name}.gin"
         for name in "tiny small medium paper_12l paper_13l paper_24l".split()
@@ -51,9 +51,9 @@ def test_what_is_shipped():
 
 def test_every_shipped_file_loads_alone_and_opens_with_its_command():
     wrong = []
-    for name in shipped():
+    for name in shipped_gin_files():
         load([name], [])
-        comment = find(name).read_text().split("\n\n")[0]
+        comment = find_gin_file(name).read_text().split("\n\n")[0]
         is_comment = all(line.startswith("#") for line in comment.splitlines())
         if not (is_comment and "python -m block_recurrent.train" in comment and name in comment):
             wrong.append(name)
@@ -99,7 +99,9 @@ def test_paper_scale_is_the_experiments():
 def test_files_of_a_family_replace_each_other(family):
     """Otherwise values of the first file would remain when a second one follows it."""
     of_one_corpus = {("data", name) for name in "path glob".split() + RECALL}
-    names = [{(b.section, b.name) for b in read([file], [])} - of_one_corpus for file in family]
+    names = [
+        {(b.section, b.name) for b in read_bindings([file], [])} - of_one_corpus for file in family
+    ]
     assert all(others == names[0] for others in names)
 
 
@@ -155,7 +157,7 @@ def test_to_gin_loads_as_the_same(name, elsewhere):
     assert load(["config.gin"], []) == config
     for part in dataclasses.astuple(config):
         assert part, "every part has parameters"
-    written = {(b.section, b.name) for b in read(["config.gin"], [])}
+    written = {(b.section, b.name) for b in read_bindings(["config.gin"], [])}
     assert len(written) == sum(len(vars(getattr(config, f))) for f in vars(config)), "all of them"
 
 
@@ -192,7 +194,7 @@ def test_unknown_file(elsewhere):
         "block_recurrent: did you mean gin/brt_fixed_gate.gin?"
     )
     assert error_of(files=["paper_12l.gin"]).endswith("did you mean gin/scale/paper_12l.gin?")
-    assert error_of(files=["zzz"]).endswith(f"choose from {', '.join(shipped())}")
+    assert error_of(files=["zzz"]).endswith(f"choose from {', '.join(shipped_gin_files())}")
     assert error_of(files=["gin"]).startswith("no gin file 'gin' in ")
 
 
@@ -231,8 +233,8 @@ def test_files_that_cannot_be_read(elsewhere):
         ("WINDWO_LENGTH = 3", "nothing uses the macro WINDWO_LENGTH: did you mean WINDOW_LENGTH?"),
         ("train.seed = %WINDOW", "the macro WINDOW is not set: did you mean %WINDOW_LENGTH?"),
         ("other/train.seed = 3", "gin's scopes are not supported: remove 'other/'"),
-        ("import os", "a configuration is data, not code: remove the import"),
-        ("from os import path", "a configuration is data, not code: remove the import"),
+        ("import os", "a gin file cannot import code: remove the import"),
+        ("from os import path", "a gin file cannot import code: remove the import"),
         ("train.seed = @train()", "train.seed = @train: must be an integer"),
         ("data.path = @train", "data.path = @train: must be a string, or None"),
     ],

@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 
 from block_recurrent import ModelConfig
-from block_recurrent.config.gin_files import shipped
+from block_recurrent.config.gin_files import shipped_gin_files
 from block_recurrent.config.run_config import RunConfig, load
 from block_recurrent.model import transformer
 
-VARIANTS = [name for name in shipped() if name.count("/") == 1]
-SCALES = [name for name in shipped() if name.startswith("gin/scale/")]
-PAPER = [name for name in shipped() if name.startswith(("gin/table1/", "gin/ablations/"))]
+VARIANTS = [name for name in shipped_gin_files() if name.count("/") == 1]
+SCALES = [name for name in shipped_gin_files() if name.startswith("gin/scale/")]
+PAPER = [name for name in shipped_gin_files() if name.startswith(("gin/table1/", "gin/ablations/"))]
 CORPORA = [f"gin/data/{name}.gin" for name in ("pg19_bytes", "arxiv", "github")]
 
 VOCABULARY = 32_128  # the paper's, of T5

@@ -127,7 +127,7 @@ def test_files_that_change_while_in_use(tmp_path):
 
 
 def test_held_out_depends_on_the_name_alone():
-    """Pinned: another rule would train older runs on the documents they were evaluated with."""
+    """Pinned: a changed rule would train older runs on documents they were evaluated with."""
     names = [f"folder/{i}.txt" for i in range(5000)] + ["é.txt", "\udcff.txt"]
     held_out = {name for name in names if is_held_out(name, 20)}
     assert 70 <= len(held_out) <= 130

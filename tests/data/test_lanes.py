@@ -86,7 +86,7 @@ def test_types_and_shapes():
     assert [array.shape for array in position] == [(), (1,), (1,), (1,), (2,), (2,), ()]
 
 
-def test_read_leaves_its_position_alone():
+def test_read_does_not_change_its_position():
     lanes = Lanes(Numbered(LENGTHS), 3, 2 * W, W)
     position = lanes.initial_position()
     for _ in range(80):
@@ -122,7 +122,7 @@ def host_rows(batch_size, hosts):
 
 
 def read_as_hosts(hosts, position, number):
-    """Global batches, concatenated from what each host reads with its own lanes."""
+    """The global batches, concatenated from the parts that each host reads with its own lanes."""
     readers = [Lanes(Numbered(LENGTHS), 8, 2 * W, W, seed=1) for _ in range(hosts)]
     batches = []
     for _ in range(number):
@@ -183,7 +183,7 @@ def test_sources_are_read_in_proportion_to_their_weights():
 
 
 def test_weights_by_size_read_each_source_once_per_epoch():
-    """Except that a source may be one document ahead of the others."""
+    """A source may be one document ahead of the others."""
     lengths = [7] * 30, [11] * 10, [20] * 20
     documents = mixture(*lengths, weights=[float(sum(each)) for each in lengths])
     queue = _Queue(lanes := Lanes(documents, 1, W, W), lanes.initial_position())
@@ -222,7 +222,7 @@ def test_bytes_per_token_follow_the_weights():
 
 
 def test_padding_of_books_is_under_two_percent():
-    """PG19's books have about 100,000 tokens. These are half as long, many are short: harder."""
+    """PG19's books have about 100,000 tokens. These are half as long, which makes it harder."""
     rng = np.random.default_rng(0)
     lengths = np.maximum(rng.lognormal(np.log(50_000), 1.0, 2000).astype(int), 1)
     lanes = Lanes(Zeros(lengths), 32, 4096, 512)
@@ -316,7 +316,7 @@ def test_evaluation_reads_the_longest_first():
     assert [tokens[place] for place in (0, 3 * W, 6 * W)] == [4, 14, 1]
 
 
-def test_rows_that_have_run_out_are_padding():
+def test_rows_without_documents_are_padding():
     lanes = Lanes(Numbered([3 * W, W]), 3, W, W, shuffle=False, repeat=False)
     batches = read_all(lanes)
     assert [batch.weights.sum(axis=1).tolist() for batch in batches] == [
@@ -379,7 +379,7 @@ def test_byte_documents_in_lanes():
         ((8, 0, 128), "segment_length = 0 is too small: it must be at least 1"),
     ],
 )
-def test_lengths_that_do_not_fit(arguments, message):
+def test_invalid_lengths_are_refused(arguments, message):
     with pytest.raises(UserError) as error:
         Lanes(Numbered([5]), *arguments)
     assert str(error.value) == message

@@ -63,7 +63,7 @@ def test_documents_are_the_same_every_time_and_in_pieces(splits):
         np.testing.assert_array_equal(np.concatenate(parts), weights)
 
 
-def test_far_is_ten_times_as_far(splits):
+def test_filler_of_the_split_far_is_ten_times_as_long(splits):
     fillers = splits["far"].lengths - 3 * 3 - 1
     assert 50 <= fillers.min() < 80 and 300 < fillers.max() <= 400
 
@@ -87,11 +87,17 @@ def test_only_answers_have_weight_in_lanes(splits):
         ((27, 4, (5, 40)), "data.recall_facts = 27 and"),
         ((3, 1, (5, 40)), "data.recall_values = 1: choose 1 to 26 facts, and at least 2 values"),
         ((20, 20, (5, 40)), "values = 20: choose 1 to 26 facts, and at least 2 values, with a"),
-        ((3, 4, (40, 5)), "data.recall_filler = (40, 5): give the least and the most bytes"),
-        ((3, 4, (5,)), "data.recall_filler = (5,): give the least and the most bytes"),
+        (
+            (3, 4, (40, 5)),
+            "data.recall_filler = (40, 5): give the minimum and the maximum number of bytes",
+        ),
+        (
+            (3, 4, (5,)),
+            "data.recall_filler = (5,): give the minimum and the maximum number of bytes",
+        ),
     ],
 )
-def test_impossible_numbers(difficulty, words):
+def test_numbers_out_of_range_are_refused(difficulty, words):
     with pytest.raises(UserError, match=re.escape(words)):
         RecallDocuments("train", *difficulty)
 

@@ -237,7 +237,7 @@ def test_stores_mix_by_their_weights(tmp_path):
         ((1.0, 2.0, 3.0), "has 3 numbers for 2 stores: give one per store, or"),
     ],
 )
-def test_weights_that_do_not_fit(store, weights, message):
+def test_invalid_weights_are_refused(store, weights, message):
     config = DataConfig("store", stores=(str(store), str(store)), weights=weights)
     with pytest.raises(UserError) as error:
         load_documents(config)
@@ -278,7 +278,7 @@ print([name for name in ("tensorflow", "tensorflow_datasets", "seqio", "torch")
 
 @pytest.mark.slow
 def test_training_from_a_store_imports_no_tensorflow(store, tmp_path):
-    """They are all installed here, but a run with checkpoint and evaluation needs none of them."""
+    """They are installed here, but a run with checkpoint and evaluation imports none of them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "tests", *sys.path])}
     result = subprocess.run(
         [sys.executable, "-c", TRAIN, str(store), str(tmp_path / "run")],

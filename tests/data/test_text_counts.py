@@ -1,4 +1,4 @@
-"""Words and characters are counted as by Python, however the text is divided into chunks."""
+"""Words and characters are counted as in Python, for any division of the text into chunks."""
 
 import numpy as np
 import pytest

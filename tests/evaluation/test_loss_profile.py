@@ -33,7 +33,7 @@ def make_evaluator(model, rows=3, segment=SEGMENT):
     return Evaluator(graphdef, make_documents(), W, rows, segment, layout), params
 
 
-def by_hand(model, tokens, memory="carried", other=None):
+def token_by_token_scores(model, tokens, memory="carried", other=None):
     """Nats of each token of one document, the states after each segment, and correct predictions.
 
     `other`: the states to use at each segment, for 'swapped'.
@@ -67,7 +67,7 @@ def test_loss_by_distance_equals_that_of_separate_documents(model):
     expected_nats, expected_tokens, correct = np.zeros((3, 32))
     documents = evaluator.documents
     for index, length in enumerate(documents.lengths):
-        nats, _, right = by_hand(model, documents.tokens(index, 0, int(length)))
+        nats, _, right = token_by_token_scores(model, documents.tokens(index, 0, int(length)))
         bins = [0 if place == 0 else 1 + int(math.log2(place)) for place in range(length)]
         np.add.at(expected_nats, bins, nats)
         np.add.at(expected_tokens, bins, 1)
@@ -105,7 +105,7 @@ def test_each_memory_equals_the_model_run_by_hand(model, segment):
     documents = evaluator.documents
     tokens = [documents.tokens(i, 0, 10**6) for i in range(len(documents.lengths))]
     for memory in ("carried", "cleared"):
-        nats = [by_hand(model, each, memory)[0].sum() for each in tokens]
+        nats = [token_by_token_scores(model, each, memory)[0].sum() for each in tokens]
         assert_same_numbers(found[memory].nats.sum(), sum(nats))
     for profile in found.values():
         np.testing.assert_array_equal(profile.tokens, found["carried"].tokens)
@@ -118,10 +118,12 @@ def test_the_other_document_is_the_row_before(model):
     evaluator.documents = evaluator.documents.select([0, 1])
     found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES)
     tokens = [evaluator.documents.tokens(i, 0, 10**6) for i in range(2)]
-    states = [by_hand(model, each)[1] for each in tokens]
+    states = [token_by_token_scores(model, each)[1] for each in tokens]
     # The second has 6 segments, the first 7: it keeps the last state of the second.
     assert [len(each) for each in states] == [7, 6]
-    swapped = [by_hand(model, tokens[i], "swapped", states[1 - i])[0].sum() for i in range(2)]
+    swapped = [
+        token_by_token_scores(model, tokens[i], "swapped", states[1 - i])[0].sum() for i in range(2)
+    ]
     assert_same_numbers(found["swapped"].nats.sum(), sum(swapped))
     assert found["swapped"].bits_per_token != pytest.approx(found["carried"].bits_per_token, 1e-4)
 

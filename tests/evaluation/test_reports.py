@@ -211,7 +211,7 @@ def test_analysis_refusals(refuse, finished, tmp_path):
     assert refuse("analyze", run, "--output=short.txt") == (
         "--output=short.txt is a file: give the path of a folder"
     )
-    assert refuse("analyze", "--workdir=none", output).startswith("none holds no run")
+    assert refuse("analyze", "--workdir=none", output).startswith("none contains no run")
 
 
 def test_analysis_needs_a_recurrent_layer_and_a_checkpoint(refuse, tmp_path):

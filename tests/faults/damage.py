@@ -1,20 +1,20 @@
-"""Ways to damage a file, and each of them tried on each file of a checkpoint."""
+"""Ways to damage a file, each of which is tried on every file of a checkpoint."""
 
 import contextlib
 import io
 import shutil
 from pathlib import Path
 
-from block_recurrent.training.checkpoints import ORBAX_NOTES, Checkpoints
+from block_recurrent.training.checkpoints import UNCHECKED_FILES, Checkpoints
 from faults.place import Place
 from faults.tried import Tried
 
 # These are never read: neither their content nor their existence matters.
-NOTES = {*ORBAX_NOTES, "commit_success.txt"}
+NOTES = {*UNCHECKED_FILES, "commit_success.txt"}
 
 
 def empty(path: Path):
-    """What a power cut leaves of a file that was not synced."""
+    """Empties a file, as after a power cut if it was not synced."""
     path.write_bytes(b"")
 
 
@@ -37,7 +37,7 @@ DAMAGES = (empty, truncate, flip, delete)
 
 
 def damaged_files(place: Place) -> Tried:
-    """Damages every file of the newest checkpoint in every way: the one before it is used."""
+    """Damages each file of the newest checkpoint in every way: the previous one is used."""
     workdir, _ = place.undisturbed()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         before, newest = checkpoints.steps[-2:]
@@ -53,7 +53,7 @@ def damaged_files(place: Place) -> Tried:
                 contextlib.redirect_stderr(io.StringIO()),  # one line per file
                 Checkpoints(copy, read_only=True) as checkpoints,
             ):
-                skipped += checkpoints.find_latest_whole() == before
+                skipped += checkpoints.find_latest_intact() == before
             shutil.copy(folder / name, file)
     tried = len(names) * len(DAMAGES)
     note = f"{len(names)} files, each emptied, cut in half, with a bit flipped, deleted"

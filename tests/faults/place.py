@@ -1,4 +1,4 @@
-"""A corpus, a configuration, and runs with them: undisturbed ones, and others."""
+"""A corpus, a configuration, and folders for undisturbed and for disturbed runs."""
 
 import random
 import time
@@ -16,9 +16,9 @@ class Place:
     """A folder in which faults are tried.
 
     Args:
-      folder: for everything that is written.
-      config: of the runs; None: 40 tiny steps, with a checkpoint after every fourth.
-      seed: of the random moments.
+      folder: where everything is written.
+      config: configuration of the runs; None: 40 tiny steps, with a checkpoint every 4 steps.
+      seed: seed of the random moments.
     """
 
     def __init__(self, folder: Path, config: RunConfig | None = None, seed: int = 0):
@@ -50,7 +50,7 @@ class Place:
         return Training(self.gin, workdir, processes, self.folder / f"log_{self.trainings}")
 
     def ends_well(self, workdir: Path, processes: int = 1) -> bool:
-        """Continues the run to its end. True if that equals an undisturbed run's, bit for bit."""
+        """Continues the run to its end. True if the result equals an undisturbed run's exactly."""
         with self.train(workdir, processes) as training:
             statuses = training.wait()
         if statuses != [0] * processes:

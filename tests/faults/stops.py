@@ -33,7 +33,7 @@ def killed_while_saving(place: Place, times: int, processes: int) -> Tried:
 
 
 def terminated(place: Place, times: int, processes: int) -> Tried:
-    """SIGTERM to one process, any time from its first step on: all save and exit with 75."""
+    """SIGTERM to one process at any moment after its first step: all save and exit with 75."""
 
     def strike(training: Training) -> bool:
         training.wait_until(lambda: " loss " in training.read_output())
@@ -48,7 +48,7 @@ def terminated(place: Place, times: int, processes: int) -> Tried:
 
 
 def host_lost(place: Place, times: int) -> Tried:
-    """SIGKILL to one of two processes: the other one ends by itself, and both can continue."""
+    """SIGKILL to one of two processes: the other one exits by itself, and both can continue."""
 
     def strike(training: Training) -> bool:
         # Until then the processes wait for each other to start, as hosts do that boot one by one.
@@ -74,11 +74,11 @@ def _struck(
     """Strikes each of several runs a few times, and then lets it continue to its end.
 
     Args:
-      place: of the runs.
-      times: strikes in all.
-      processes: of each run.
-      strike: ends a training; False if that had ended before.
-      fault: its name.
+      place: place of the runs.
+      times: number of strikes in total.
+      processes: number of processes of each run.
+      strike: ends a training; returns False if the training had already ended.
+      fault: name of the fault.
     """
     tried = survived = saves = 0
     while tried < times:

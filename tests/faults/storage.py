@@ -21,12 +21,12 @@ REFUSED = 2  # exit status after one line that names the problem and the fix
 
 
 def refused(training: Training, said: str, *, alone: bool = True) -> bool:
-    """Waits for a training. True if it ends with one line of an error with the words `said`.
+    """Waits for a training. True if it ends with a one-line error that contains `said`.
 
     Args:
-      training: to wait for.
+      training: the training to wait for.
       said: a part of the line.
-      alone: False allows libraries to print tracebacks of their threads before it.
+      alone: False allows libraries to print tracebacks of their threads before the line.
     """
     statuses, output = training.wait(), training.read_output()
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
@@ -38,7 +38,7 @@ def refused(training: Training, said: str, *, alone: bool = True) -> bool:
 
 
 def disk_full(place: Place, times: int) -> Tried:
-    """A disk too small for the checkpoints: a clear error; with more space the run continues."""
+    """A disk too small for the checkpoints: a clear error. With more space, the run continues."""
     place.undisturbed()
     survived = 0
     for _ in range(times):
@@ -52,7 +52,7 @@ def disk_full(place: Place, times: int) -> Tried:
 
 
 def read_only(place: Place, times: int) -> Tried:
-    """A folder that became read-only: refused; made writable, the run continues."""
+    """A read-only folder is refused. When it is made writable, the run continues."""
     place.undisturbed()
     survived = 0
     for _ in range(times):
@@ -69,7 +69,7 @@ def read_only(place: Place, times: int) -> Tried:
 
 
 def second_training(place: Place, times: int, processes: int) -> Tried:
-    """Two trainings at once: the second is refused, the first one ends undisturbed."""
+    """Of two trainings in one folder, the second is refused, and the first is not disturbed."""
     place.undisturbed(processes)
     survived = 0
     for _ in range(times):
@@ -87,7 +87,7 @@ def second_training(place: Place, times: int, processes: int) -> Tried:
 
 
 def store_changed(folder: Path, times: int) -> Tried:
-    """A token store modified during a run, then replaced: both refused; restored, it continues."""
+    """A store modified or replaced during a run is refused; restored, the run continues."""
     store, kept, other = (folder / name for name in ("store", "kept", "other"))
     for seed, path in enumerate((kept, other)):
         write_store(path, seed)
@@ -112,7 +112,7 @@ def store_changed(folder: Path, times: int) -> Tried:
 
 
 def write_store(folder: Path, seed: int):
-    """Ten documents of 1,000 random bytes, and one held out."""
+    """Writes ten documents of 1,000 random bytes, and one that is held out."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     vocabulary = ByteVocabulary()

@@ -24,7 +24,7 @@ def copy(finished, tmp_path):
 
 def newest(workdir):
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.find_latest_whole()
+        return checkpoints.find_latest_intact()
 
 
 def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):

@@ -19,7 +19,7 @@ def test_orbax_does_not_ask_about_stop_signals(config, tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(*trainer.start(checkpoints))
         checkpoints.wait()
-        assert checkpoints.find_latest_whole() == 0
+        assert checkpoints.find_latest_intact() == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Trainings in separate processes, to be killed: forked from one that has all imports."""
+"""Trainings in separate processes that can be killed, forked from one with all imports."""
 
 import multiprocessing
 import os
@@ -23,9 +23,9 @@ class Training:
 
     Args:
       config: a gin file.
-      workdir: of the run.
-      processes: how many.
-      log: for their output; process i appends .i to the name.
+      workdir: folder of the run.
+      processes: number of processes.
+      log: file for their output; process i appends .i to the name.
     """
 
     def __init__(self, config: Path, workdir: Path, processes: int, log: Path):

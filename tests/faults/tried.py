@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 
 class Tried(NamedTuple):
-    """How often a fault was tried, and how often the run ended as if nothing had happened.
+    """How often a fault was tried, and how often the run's result was not affected.
 
     Attributes:
-      fault: what was done.
-      tried: how often.
-      survived: how often nothing was lost.
-      note: what else was seen.
+      fault: description of the fault.
+      tried: number of tries.
+      survived: number of tries in which nothing was lost.
+      note: other observations.
     """
 
     fault: str

@@ -1,4 +1,4 @@
-"""Generation equals the forward pass, however prompts, rows and pieces are divided."""
+"""Generation equals the forward pass, for any division into prompts, rows and pieces."""
 
 import functools
 
@@ -42,7 +42,7 @@ def small_pieces():
 
 
 def assert_same(one, other):
-    """The same state; the block's places after the unread token do not matter."""
+    """Asserts equal states. Positions of the block after the unread token do not matter."""
 
     def masked(state):
         used = np.arange(state.block.shape[1]) <= np.asarray(state.unread)[:, None]
@@ -98,7 +98,7 @@ SLOW_TO_COMPILE |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}
     ],
 )
 def test_logits_equal_those_of_the_forward_pass(name):
-    """At every position, over several blocks, with rows at different places of their blocks."""
+    """At every position, over several blocks, with rows at different positions in their blocks."""
     recorded = []
     rows = generator(name).generate(PROMPTS, NEW, sampling=Recording(recorded))
     found = np.stack(recorded, axis=1)
@@ -152,7 +152,7 @@ def test_rows_are_independent():
         np.testing.assert_array_equal(one.generate([prompt], NEW, sampling=Sampling(0.0))[0], row)
 
 
-def test_nothing_to_write():
+def test_writing_zero_tokens():
     one = generator("fixed_skip")
     assert [row.size for row in one.generate(PROMPTS, 0)] == [0, 0, 0, 0]
     state = one.read(one.start(4), PROMPTS)
@@ -171,7 +171,7 @@ def test_the_seed_determines_the_tokens():
 
 @pytest.mark.parametrize("numbers", [1, 3 * 4 * TINY.vocab_size, 10**9])
 def test_tokens_do_not_depend_on_how_much_noise_is_drawn_at_once(numbers, monkeypatch):
-    """A token is the argmax of logits plus noise, which depends on key, row and position alone."""
+    """The noise, and so the tokens, depends only on key, row and position."""
     monkeypatch.setattr(block_recurrent.generation.writing, "NOISE_AT_ONCE", numbers)
     recorded, seed = [], 5
     found = Generator(variant_model("fixed_skip")).generate(
@@ -192,7 +192,7 @@ def compile_write(rows, vocab_size, sampling):
     return one._write.lower(one.params, writing, jax.random.key(0), 32, sampling, ()).compile()
 
 
-def test_the_memory_of_writing_is_bounded():
+def test_memory_for_noise_is_bounded():
     """Drawing the noise of 32 tokens at once takes 128 times the memory of the logits."""
     rows, vocab_size = 64, 32_000
     memory = compile_write(rows, vocab_size, Sampling()).memory_analysis()
@@ -205,7 +205,7 @@ def test_greedy_decoding_draws_no_noise():
 
 
 def test_a_row_stops_and_the_others_continue():
-    """A stopped row keeps the state that it would have alone."""
+    """A stopped row keeps the state that it would have without the other rows."""
     one = generator("fixed_skip")
     free = one.generate(PROMPTS, NEW)
     stop = int(free[1][W])
@@ -248,7 +248,7 @@ def test_long_prompts_compile_few_shapes(monkeypatch):
         ),
     ],
 )
-def test_mistakes(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(UserError, match=message):
         call(generator("sliding_window"))
 

@@ -1,4 +1,4 @@
-"""A model goes to a safetensors file and comes back."""
+"""A model survives the round trip through a safetensors file."""
 
 import dataclasses
 import inspect
@@ -94,9 +94,12 @@ def of_another_version(arrays, header):
     "change, message",
     [
         (without("embedding"), "the weights lack embedding"),
-        (with_one_more, "the weights hold layers.9.extra, which this configuration has no place"),
+        (
+            with_one_more,
+            "the weights contain layers.9.extra, which this configuration does not have",
+        ),
         (of_another_shape, "embedding has shape"),
-        (without_configuration, "holds no configuration of this version"),
+        (without_configuration, "has no valid model configuration"),
         (of_another_version, "num_depths"),
     ],
 )

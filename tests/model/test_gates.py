@@ -30,7 +30,7 @@ def lstm(p, x, y, u):
 
 
 @pytest.mark.parametrize("name, formula", [("fixed", fixed), ("gru", gru), ("lstm", lstm)])
-def test_gate_is_its_formula(name, formula):
+def test_gate_equals_its_formula(name, formula):
     rng = np.random.default_rng(0)
     gate = GATES[name](7, 5, rngs=nnx.Rngs(0))
     x, y = (rng.standard_normal((2, 3, 5)).astype(np.float32) for _ in range(2))
@@ -40,5 +40,5 @@ def test_gate_is_its_formula(name, formula):
     assert_close(gate(*map(jnp.asarray, (x, y, u))), expected, terms=10)
 
 
-def test_no_other_gate():
+def test_unknown_gate_is_refused():
     assert set(GATES) == {"fixed", "gru", "lstm"}

@@ -1,4 +1,4 @@
-"""Every output recorded from the authors' code: logits, states, loss and gradients."""
+"""Equality with outputs recorded from the authors' code: logits, states, loss and gradients."""
 
 import json
 import pathlib
@@ -46,7 +46,7 @@ def test_nine_models_are_recorded():
 
 @pytest.fixture(scope="module", params=RUNS)
 def recorded(request):
-    """The recording, the model, and what it makes of a segment: loss, logits, state, gradients."""
+    """The recording, the model, and its results for a segment: loss, logits, state, gradients."""
     path, kernel = request.param
     golden, model = load(path)
     for layer in model.layers:

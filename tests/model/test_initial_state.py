@@ -12,7 +12,7 @@ W = TINY.window_length
 
 
 def gradient_of_initial(name: str, state, starts=None):
-    """Of the loss of a segment, with respect to the initial state of the first recurrent layer."""
+    """The gradient of a loss with respect to the initial state of the first recurrent layer."""
     model = variant_model(name)
     graphdef, params = split(model)
     tokens = make_tokens(2, 3 * W)
@@ -26,8 +26,8 @@ def gradient_of_initial(name: str, state, starts=None):
 
 
 @pytest.mark.parametrize("name", ["fixed_skip", pytest.param("feedback", marks=pytest.mark.slow)])
-def test_the_obvious_loop_trains_the_initial_state(name):
-    """A loop that begins with None trains it as `starts` does; given states get no gradient."""
+def test_a_loop_that_starts_with_none_trains_the_initial_state(name):
+    """With None, the gradient is the same as with `starts`; a given state gets no gradient."""
     found, after = gradient_of_initial(name, None)
     starts = jnp.zeros((2, 3), bool).at[:, 0].set(True)
     initial = variant_model(name).initial_state(2)
@@ -39,7 +39,7 @@ def test_the_obvious_loop_trains_the_initial_state(name):
 
 
 @pytest.mark.parametrize("name", ["fixed_skip", "sliding_window", "full_attention"])
-def test_no_state_is_the_initial_state(name):
+def test_none_equals_the_initial_state(name):
     model, tokens = variant_model(name), make_tokens(2, 2 * W)
     without, after = forward(model, tokens, None)
     given, after_given = forward(model, tokens, model.initial_state(2))

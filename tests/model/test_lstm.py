@@ -1,4 +1,4 @@
-"""The LSTM baseline: Flax's cell token by token, behind the contract of all models."""
+"""The LSTM baseline: equality with Flax's cell, and the behaviour that all models share."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ LSTM = {"layer": "lstm", "recurrent_layers": ()}
 W = TINY.window_length
 
 
-def by_hand(model, tokens, starts):
-    """Logits of one row, token by token; `starts`: places at which all begins anew."""
+def token_by_token_logits(model, tokens, starts):
+    """Yields the logits of one row, token by token; `starts` are the starts of documents."""
 
     @jax.jit
     def step(carries, token):
@@ -41,18 +41,18 @@ def model():
     return make_model(**LSTM)
 
 
-def test_it_is_flaxs_cell_and_documents_start_anew(model):
+def test_equals_flaxs_cell_and_restarts_at_documents(model):
     tokens = make_tokens(2, 4 * W)
     starts = jnp.array([[True, False, False, False], [True, False, True, False]])
     logits, state = forward(model, tokens, model.initial_state(2), starts)
     for row, places in enumerate(((0,), (0, 2 * W))):
-        expected = jnp.stack(list(by_hand(model, tokens[row], places)))
+        expected = jnp.stack(list(token_by_token_logits(model, tokens[row], places)))
         assert_same_numbers(logits[row], expected)
     assert [layer.recurrent.shape for layer in state] == [(2, 2, 32)] * 3
     assert all(layer.cache is None for layer in state)
 
 
-def test_the_state_carries_on(model):
+def test_segments_with_carried_state_equal_one_pass(model):
     tokens = make_tokens(2, 4 * W)
     whole, end = forward(model, tokens, model.initial_state(2))
     state, parts = model.initial_state(2), []
@@ -70,7 +70,7 @@ def test_in_bfloat16_the_state_stays_in_float32():
     assert model.features(make_tokens(1, W), state)[0].dtype == jnp.bfloat16
 
 
-def test_dropout_is_in_training_alone(model):
+def test_dropout_needs_a_key(model):
     model = make_model(**LSTM, dropout_rate=0.5)
     tokens, state = make_tokens(1, W), model.initial_state(1)
     plain, _ = forward(model, tokens, state)
@@ -78,7 +78,7 @@ def test_dropout_is_in_training_alone(model):
     assert jnp.abs(plain - dropped).max() > 0.1
 
 
-def test_it_learns_and_its_memory_is_weighed(tmp_path):
+def test_a_run_learns_and_reports_memory_worth(tmp_path):
     config = tiny_run(write_corpus(tmp_path / "texts"), num_steps=30, eval_every_steps=15)
     model = dataclasses.replace(config.model, **LSTM)
     trainer = Trainer(dataclasses.replace(config, model=model), tmp_path / "run")
@@ -89,7 +89,7 @@ def test_it_learns_and_its_memory_is_weighed(tmp_path):
     assert json.loads(text.splitlines()[-1])["loss"] < before - 0.5
 
 
-def test_what_it_is_not():
+def test_unsupported_uses_are_refused():
     with pytest.raises(UserError, match=r"layer = 'lstm' has no recurrent cells: set recurrent_l"):
         ModelConfig(layer="lstm")
     with pytest.raises(

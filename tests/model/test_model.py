@@ -1,4 +1,4 @@
-"""What must hold of every variant of the architecture, whatever its parameters."""
+"""Properties of every variant of the architecture, for any parameters."""
 
 import functools
 
@@ -81,7 +81,7 @@ def test_one_pass_equals_two_with_the_state_carried(variant):
 
 
 def test_reading_token_by_token_equals_one_pass(variant):
-    """A growing last block, as in decoding: what comes later changes no logit before it."""
+    """The last block grows as in decoding. Later tokens do not change earlier logits."""
     model = variant_model(variant)
     is_full = variant == "full_attention"
     tokens, nowhere = make_tokens(2, 4 * W), jnp.zeros((2, 4), bool)
@@ -99,7 +99,7 @@ def test_reading_token_by_token_equals_one_pass(variant):
 
 
 def test_a_document_start_blocks_every_leak(variant):
-    """From a start on, logits are those of a model that has seen nothing before."""
+    """After a start, logits equal those of a model that has seen nothing before."""
     model = variant_model(variant)
     tokens = make_tokens(2, 4 * W)
     fresh, nowhere = model.initial_state(2), jnp.zeros((2, 4), bool)
@@ -127,7 +127,7 @@ def test_no_gradient_flows_into_the_state(variant):
     assert leaves and all(not np.any(leaf) for leaf in leaves)
 
 
-def test_dropout_needs_a_key_and_follows_it(variant):
+def test_dropout_depends_on_the_key(variant):
     model = make_model(**VARIANTS[variant] | {"dropout_rate": 0.3})
     tokens, state = make_tokens(2, 2 * W), model.initial_state(2)
     one, again, other = (
@@ -140,7 +140,7 @@ def test_dropout_needs_a_key_and_follows_it(variant):
 
 
 def test_a_window_sees_exactly_w_tokens_back():
-    """In one layer: W tokens back reaches the logit, W + 1 does not, and nor does the own key."""
+    """In one layer, the token W back affects a logit; W + 1 back and the token itself do not."""
     model = make_model(num_layers=1, recurrent_layers=())
     tokens = make_tokens(1, 3 * W)
     base, _ = forward(model, tokens, model.initial_state(1))
@@ -153,7 +153,7 @@ def test_a_window_sees_exactly_w_tokens_back():
         np.testing.assert_array_equal(differs, expected)
 
 
-def test_segment_that_is_no_multiple_of_the_window():
+def test_segment_must_be_a_multiple_of_the_window():
     model = make_model()
     with pytest.raises(ValueError, match="12 tokens are not a multiple of the window, 8"):
         model(make_tokens(1, 12), model.initial_state(1))
@@ -185,7 +185,7 @@ def test_configuration_by_mapping_object_or_keywords():
 
 @functools.cache
 def loss_and_gradients(variant: str, remat: str):
-    """Of a model with dropout: loss and state, and the gradients of all parameters."""
+    """Loss, state and all gradients of a model with dropout."""
     model = make_model(**VARIANTS[variant], dropout_rate=0.1, remat=remat)
     graphdef, params = split(model)
     tokens, starts = make_tokens(2, 24), jnp.zeros((2, 3), bool).at[0, 1].set(True)
@@ -203,14 +203,14 @@ def loss_and_gradients(variant: str, remat: str):
 )
 @pytest.mark.parametrize("remat", ["attention", "layer"])
 def test_rematerialisation_changes_no_number(variant, remat):
-    """Loss, state and gradients, with dropout; the parameters are the same in either."""
+    """Loss, state and gradients with dropout are the same with and without `remat`."""
     expected, found = (loss_and_gradients(variant, each) for each in ("none", remat))
     assert_same_numbers(found, expected)
 
 
 @pytest.mark.parametrize("remat", ["none", "attention", "layer"])
-def test_layers_that_are_alike_are_traced_once(remat):
-    """More layers are more calls in the lowered gradient, but not more functions."""
+def test_equal_layers_are_traced_once(remat):
+    """With more layers, the lowered gradient has more calls, but not more functions."""
 
     def functions_and_calls(num_layers):
         model = make_model(num_layers=num_layers, remat=remat)

@@ -1,6 +1,6 @@
-"""Windows, starts, lanes and stores against slow references, for whatever Hypothesis thinks of.
+"""Windows, starts, lanes and stores against slow references, on inputs from Hypothesis.
 
-The examples are the same in every run (derandomize), so that nothing fails by chance.
+The inputs are the same in every run (derandomize), so no test fails by chance.
 """
 
 import functools
@@ -65,7 +65,7 @@ def attend(x, cache, starts):
 @examples(60)
 @given(segments=SEGMENTS, starts=STARTS, seed=st.integers(0, 2**16))
 def test_window_attention_over_documents(segments, starts, seed):
-    """However a text is cut into segments, each document sees W zeros and then itself."""
+    """For any cut of a text into segments, each document sees W zeros and then itself."""
     blocks = sum(segments)
     x = np.random.default_rng(seed).standard_normal((2, blocks * W, 8)).astype(np.float32)
     cache, found, first = attention().initial_cache(2), [], 0
@@ -88,7 +88,7 @@ HUGE = 12 * MODEL_W + 3
 
 
 def packed_losses(name, lanes) -> dict[int, float]:
-    """Logits' maxima by target: the targets of `Numbered` are all different, and name the token."""
+    """Maximum logit by target. All targets of `Numbered` are different, and identify the token."""
     model, found = variant_model(name), {}
     state = model.initial_state(lanes.batch_size)
     for batch in read_all(lanes):
@@ -103,7 +103,7 @@ def packed_losses(name, lanes) -> dict[int, float]:
 @examples(8)
 @given(lengths=st.lists(lengths_around(MODEL_W, HUGE), min_size=1, max_size=6).filter(any))
 def test_packed_documents_do_not_see_each_other(name, lengths):
-    """Side by side and one after the other in lanes, every token is predicted as if alone."""
+    """In lanes, each document is predicted as if it were alone."""
     documents = Numbered(lengths)
 
     def lanes(some, rows):
@@ -119,7 +119,7 @@ def test_packed_documents_do_not_see_each_other(name, lengths):
 
 
 class One:
-    """A single document of others, its tokens being what they were."""
+    """One document of a collection, with the same tokens."""
 
     def __init__(self, documents, index):
         self.vocabulary, self.names, self.fingerprint = documents.vocabulary, ["one"], 1
@@ -142,8 +142,8 @@ def rows_of(batch) -> list:
 
 @examples(40)
 @given(lengths=LENGTHS, batch_size=ROWS, segment=SEGMENT, seed=st.integers(0, 2**31))
-def test_lanes_are_those_of_a_slow_reader(lengths, batch_size, segment, seed):
-    """Block by block and token by token, over two epochs."""
+def test_lanes_equal_a_slow_reference(lengths, batch_size, segment, seed):
+    """The reference works block by block and token by token. Checks two epochs."""
     lanes = Lanes(Numbered(lengths), batch_size, segment, LANES_W, seed=seed)
     with_tokens = [index for index, length in enumerate(lengths) if length]
 
@@ -190,7 +190,9 @@ def test_every_token_of_a_mixture_is_a_target_once(sources, batch_size, segment,
     segment=SEGMENT,
     before=st.integers(0, 12),
 )
-def test_lanes_go_on_from_any_position_on_any_hosts(lengths, hosts, rows, segment, before):
+def test_lanes_resume_from_any_position_on_any_number_of_hosts(
+    lengths, hosts, rows, segment, before
+):
     def lanes():
         return Lanes(Numbered(lengths), hosts * rows, segment, LANES_W, seed=7)
 
@@ -222,7 +224,7 @@ DOCUMENT = st.one_of(
     start=st.integers(0, 400),
     count=st.integers(1, 400),
 )
-def test_a_store_holds_what_was_written(shards, cut, start, count):
+def test_a_store_returns_what_was_written(shards, cut, start, count):
     vocabulary = ByteVocabulary()
     with tempfile.TemporaryDirectory() as folder:
         for number, documents in enumerate(shards):

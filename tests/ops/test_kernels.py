@@ -1,4 +1,4 @@
-"""The fused kernels against plain attention: interpreted on CPU, and lowered for GPU and TPU."""
+"""Tests of the fused kernels: equality with plain attention on a CPU, lowering for GPU and TPU."""
 
 import json
 import os
@@ -50,7 +50,7 @@ SHAPES = {
     "shape, platform",
     [(shape, "gpu") for shape in SHAPES] + [("odd sizes", "tpu"), ("W 128", "tpu")],
 )
-def test_output_and_gradients_are_those_of_plain_attention(shape, platform):
+def test_output_and_gradients_equal_plain_attention(shape, platform):
     sizes, *tiles = SHAPES[shape]
     assert_same(fused(platform, *tiles), make_inputs(*sizes))
 
@@ -58,7 +58,7 @@ def test_output_and_gradients_are_those_of_plain_attention(shape, platform):
 @pytest.mark.parametrize(
     "absent, platform", [("starts", "tpu"), ("bias", "gpu"), ("dropout", "gpu"), ("all", "tpu")]
 )
-def test_what_is_optional(absent, platform):
+def test_optional_inputs(absent, platform):
     inputs = list(make_inputs(2, 2, 2, 16, 16))
     for index, name in enumerate(("starts", "bias", "dropout"), start=3):
         if absent in (name, "all"):
@@ -67,8 +67,8 @@ def test_what_is_optional(absent, platform):
 
 
 @pytest.mark.parametrize("platform, reach", [("gpu", 16), ("gpu", 1), ("gpu", 40), ("tpu", 16)])
-def test_far_distances_may_share_a_bias(platform, reach):
-    """Of which the kernels of a GPU skip the tiles in the gradient of the bias."""
+def test_far_distances_share_a_bias(platform, reach):
+    """The GPU kernels skip tiles of these distances in the gradient of the bias."""
     queries, tokens, carried, starts, bias, dropout = make_inputs(2, 2, 2, 64, 16)
 
     def spelled_out(queries, tokens, carried, starts, bias, dropout):
@@ -86,8 +86,8 @@ def test_bfloat16():
     assert_same(fused("gpu", (16, 8), (16, 16), (32, 16)), inputs)
 
 
-def test_no_gradient_of_the_carried_block_that_nobody_asks_for():
-    """As in a model, where none flows into the state. Interpreted kernels are loops."""
+def test_unused_gradient_of_the_carried_block_is_not_computed():
+    """In a model, no gradient flows into the state. Interpreted kernels show as while loops."""
     queries, tokens, carried, *rest = make_inputs(2, 2, 2, 8, 16)
 
     def loops(*argnums):
@@ -107,9 +107,9 @@ def test_large_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("window", [64, 512])
-def test_about_half_of_the_columns_is_computed(window):
+def test_only_the_columns_of_the_strip_are_computed(window):
     for band in choose_bands(window, jnp.bfloat16, "gpu"):
-        columns = band.strip_tiles * band.tiles.keys
+        columns = band.num_strip_tiles * band.tiles.keys
         assert columns == window + band.tiles.queries
         assert window % band.tiles.queries == 0 == band.tiles.queries % band.tiles.keys
 
@@ -130,7 +130,7 @@ RECTANGLES = {
 @pytest.mark.parametrize(
     "shape, platform", [(shape, "gpu") for shape in RECTANGLES] + [("tokens to states", "tpu")]
 )
-def test_attention_without_band(shape, platform, dtype):
+def test_unmasked_attention(shape, platform, dtype):
     sizes, *tiles = RECTANGLES[shape]
     inputs = make_unmasked(*sizes, dtype=dtype)
     _, _, _, queries, keys, _ = sizes
@@ -143,7 +143,7 @@ def test_attention_without_band(shape, platform, dtype):
 
 @pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_attention_without_band_lowers_for_the_hardware(dtype, size, platform):
+def test_unmasked_attention_lowers_for_gpu_and_tpu(dtype, size, platform):
     for blocks, queries, keys in ((1, 512, 512), (1, 512, 1024), (2, 512, 512)):
         sizes = (blocks, 2, 8, queries, keys, size)
         abstract = jax.eval_shape(lambda: make_unmasked(*sizes, dtype=dtype))  # noqa: B023
@@ -160,15 +160,15 @@ def test_attention_without_band_lowers_for_the_hardware(dtype, size, platform):
         assert not re.search(rf"<(\d+x){{2,}}{queries}x{keys}x", text)
 
 
-# The machines for which JAX writes code without having them.
+# The devices to lower for; they do not have to be present.
 DEVICES = {"gpu": ("cuda", "NVIDIA H100"), "tpu": ("tpu", "TPU v5e")}
 
 
 @pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("variant", ["t5 with dropout", "rope"])
-def test_lowers_for_the_hardware(variant, dtype, size, platform):
-    """The kernels as the compilers of GPU and TPU take them, at the sizes of the paper."""
+def test_window_attention_lowers_for_gpu_and_tpu(variant, dtype, size, platform):
+    """At the sizes of the paper."""
     sizes = (2, 2, 8, 512, size)
     abstract = jax.eval_shape(lambda: make_abstract(sizes, dtype, variant))
     bands = choose_bands(512, dtype, platform)
@@ -187,7 +187,7 @@ def test_lowers_for_the_hardware(variant, dtype, size, platform):
 
 
 def lower(function, inputs, platform: str) -> str:
-    """The program for that platform."""
+    """The lowered program for a platform, as text."""
     name, kind = DEVICES[platform]
     device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
     mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
@@ -208,7 +208,7 @@ def make_abstract(sizes, dtype, variant):
 
 @pytest.mark.slow  # test_golden.py always runs fixed_skip with the kernels
 @pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "rope"])
-def test_a_model_computes_the_same_with_either(variant):
+def test_a_model_gives_the_same_results_with_either_kernel(variant):
     tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
 
     def logits_and_gradient(kernel):
@@ -265,8 +265,8 @@ print(json.dumps([gathers, spec]))
 
 
 @pytest.mark.slow
-def test_devices_share_the_batch_and_the_heads():
-    """Each computes its part, and nothing is gathered."""
+def test_batch_and_heads_are_split_over_devices():
+    """Each device computes its part, and nothing is gathered."""
     tests = Path(__file__).parents[1]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")]),
@@ -283,7 +283,7 @@ def test_devices_share_the_batch_and_the_heads():
     assert "data" in spec and "tensor" in spec
 
 
-def test_auto_takes_the_kernels_where_they_run_and_fit():
+def test_auto_chooses_the_kernels_where_they_are_supported():
     def choose(wanted, window, size, *machine, num_states=0, **more):
         lengths = {"window_length": window, "num_states": num_states}
         return choose_kernel(wanted, lengths, size, "bfloat16", *machine, **more)
@@ -291,7 +291,7 @@ def test_auto_takes_the_kernels_where_they_run_and_fit():
     assert choose("auto", 512, 128, "cpu") == "xla"
     assert choose("auto", 512, 128, "gpu") == "pallas"
     assert choose("auto", 512, 96, "gpu") == "xla"
-    assert choose("auto", 512, 128, "tpu") == "xla", "not tried on one"
+    assert choose("auto", 512, 128, "tpu") == "xla", "the kernels have not been run on a TPU"
     assert choose("pallas", 512, 128, "tpu", num_devices=1) == "pallas"
     assert choose("auto", 512, 128, "gpu", "7.5") == "xla"
     assert choose("xla", 512, 128, "gpu") == "xla"
@@ -300,7 +300,7 @@ def test_auto_takes_the_kernels_where_they_run_and_fit():
 
 
 @pytest.mark.parametrize("dtype, kernel", [("bfloat16", "pallas"), ("float32", "xla")])
-def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
+def test_auto_chooses_by_dtype_on_a_gpu(dtype, kernel, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     sizes = {"window_length": 512, "num_states": 512}
     assert ModelConfig().attention_kernel == "auto"
@@ -318,7 +318,7 @@ def test_auto_takes_what_has_run_on_a_gpu(dtype, kernel, monkeypatch):
         (512, 128, "gpu", "num_states that is a multiple of 16, not 100"),
     ],
 )
-def test_a_kernel_that_cannot_take_the_sizes_says_what_it_takes(window, size, platform, message):
+def test_unsupported_sizes_are_refused(window, size, platform, message):
     num_states = 100 if "states" in message else 512
     with pytest.raises(UserError, match=message):
         choose_kernel(

@@ -1,4 +1,4 @@
-"""Norms and ReLU against the formulas they stand for, in value and gradient."""
+"""Norms and ReLU: values and gradients against their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_value_and_gradient(case, size):
     assert_close(*gradients, terms=24 * 16)
 
 
-def test_no_vector_is_divided_by_zero():
+def test_zero_vectors_are_not_divided_by_zero():
     for f in (
         l2_normalize,
         lambda x: scaled_l2_normalize(x, jnp.ones(1)),

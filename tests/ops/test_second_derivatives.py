@@ -44,7 +44,7 @@ OPERATIONS = {
 
 
 def hessian_vector_products(function, arguments, direction):
-    """By jvp of grad, and by grad of grad, of a loss that is not linear in the output."""
+    """The products by jvp of grad and by grad of grad, for a loss not linear in the output."""
 
     def gradient(arguments):
         return jax.grad(lambda arguments: jnp.sum(jnp.sin(function(*arguments))))(arguments)
@@ -58,7 +58,7 @@ def hessian_vector_products(function, arguments, direction):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_hessian_vector_products_are_those_of_the_plain_function(name):
+def test_hessian_vector_products_equal_those_of_the_plain_function(name):
     function, plain, shapes = OPERATIONS[name]
     arguments = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
     direction = [normal(*shape, seed=9 + i) for i, shape in enumerate(shapes)]
@@ -68,7 +68,7 @@ def test_hessian_vector_products_are_those_of_the_plain_function(name):
 
 
 @pytest.mark.parametrize("name", ["matmul", "relu", "l2_normalize", "attend"])
-def test_forward_mode_alone_says_that_it_is_not_there(name):
+def test_first_derivatives_in_forward_mode_are_refused(name):
     function, _, shapes = OPERATIONS[name]
     arguments = [normal(*shape) for shape in shapes]
     with pytest.raises(TypeError, match="can't apply forward-mode .*custom_vjp"):
@@ -76,7 +76,7 @@ def test_forward_mode_alone_says_that_it_is_not_there(name):
 
 
 def gradient_of(model):
-    """The gradient of a loss over a segment, as a function of the parameters; and these."""
+    """The gradient of a loss as a function of the parameters, and the parameters."""
     graphdef, params = split(model)
     tokens = make_tokens(1, 16)
 
@@ -88,7 +88,7 @@ def gradient_of(model):
 
 
 def test_a_model_has_hessian_vector_products():
-    """By jvp of grad the same as by grad of grad."""
+    """jvp of grad equals grad of grad."""
     gradient, params = gradient_of(make_model(num_layers=1, recurrent_layers=(0,), gate="lstm"))
     rng = np.random.default_rng(1)
     direction = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), p.dtype), params)
@@ -106,7 +106,7 @@ def test_a_model_has_hessian_vector_products():
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(a).max()) + 1e-9)
 
 
-def test_the_fused_kernels_say_what_they_cannot_do():
+def test_fused_kernels_refuse_second_derivatives():
     model = make_model(num_layers=1, recurrent_layers=(0,), attention_kernel="pallas")
     gradient, params = gradient_of(model)
     with pytest.raises(NotImplementedError, match="set attention_kernel = 'xla'"):

@@ -18,7 +18,7 @@ from block_recurrent.config.options import DistributedConfig
 from block_recurrent.config.run_config import to_gin
 from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model
-from block_recurrent.parallel.processes import connect, detect
+from block_recurrent.parallel.processes import connect, detect_cluster
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.workdir import read_config
 from corpus import tiny_run, write_corpus
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: str, folders=None):
-    """Starts processes with this many devices in all, each process in its own folder."""
+    """Starts processes with this total number of devices, each in its own folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -76,7 +76,7 @@ def metrics(workdir: Path) -> list[dict]:
 
 
 def assert_close(workdir: Path, other: Path):
-    """The same steps, and the same numbers up to the order of sums."""
+    """Asserts the same steps, and the same numbers up to rounding."""
     for line, expected in zip(metrics(workdir), metrics(other), strict=True):
         assert line.pop("split") == expected.pop("split")
         if "memory_worth" in expected:  # a difference of two losses, with the errors of both
@@ -122,7 +122,7 @@ def test_two_processes_equal_one(config, alone):
 
 
 @pytest.mark.slow
-def test_stopped_as_two_continued_as_one(config, alone):
+def test_two_processes_are_stopped_and_one_continues(config, alone):
     """SIGTERM to one process stops both after the same step; one process continues the run."""
     workdir = config.parent / "elastic"
     processes = start(workdir, config, 2, 4, "train.num_steps = 400")
@@ -163,7 +163,7 @@ def test_a_lost_process_ends_the_others(config):
 
 @pytest.mark.slow
 def test_a_failing_process_shows_its_error_and_ends_all(config):
-    """The corpus exists on only one of two hosts."""
+    """The corpus exists only on one of two hosts."""
     first, second = (config.parent / name for name in ("first", "second"))
     write_corpus(first / "texts")
     second.mkdir()
@@ -184,14 +184,14 @@ def test_a_failing_process_shows_its_error_and_ends_all(config):
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "ompi"),
     ],
 )
-def test_clusters_are_found(environment, expected, monkeypatch):
+def test_clusters_are_detected(environment, expected, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert detect("auto", environment) == expected
-    assert detect("none", environment) is None
-    assert detect("tpu", environment) == "tpu"
+    assert detect_cluster("auto", environment) == expected
+    assert detect_cluster("none", environment) is None
+    assert detect_cluster("tpu", environment) == "tpu"
 
 
-def test_half_an_address_is_refused():
+def test_incomplete_address_is_refused():
     with pytest.raises(UserError, match="give all three"):
         connect(DistributedConfig(num_processes=2))
     config = DistributedConfig(coordinator_address="127.0.0.1:1", num_processes=2)

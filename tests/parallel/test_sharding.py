@@ -27,7 +27,7 @@ HERE = Path(__file__).parents[1]
 
 
 def train(*variants: str, meshes: tuple[str, ...]) -> dict:
-    """What tests/eight_devices.py prints."""
+    """The results that tests/eight_devices.py prints."""
     environment = os.environ | {
         "PYTHONPATH": str(HERE.parent),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -62,7 +62,7 @@ def gathered(collectives: dict) -> list[tuple[int, ...]]:
 
 
 def elements(collectives: dict, kind: str) -> int:
-    """How many numbers all collectives of one kind move."""
+    """The number of elements that all collectives of one kind move."""
     shapes = [
         re.findall(r"\[([\d,]*)\]", name) * count
         for name, count in collectives.items()
@@ -122,7 +122,7 @@ def mesh(*shape, model=TINY, batch=8):
         (
             (1, 2, 4),
             "BlockRecurrentTransformer.num_heads = 2 does not divide over mesh.tensor = 4: on 8 "
-            "devices 1, 2 would",
+            "devices, set mesh.tensor to one of 1, 2",
         ),
         (
             (8, 1, 1),
@@ -131,14 +131,14 @@ def mesh(*shape, model=TINY, batch=8):
         ),
     ],
 )
-def test_what_does_not_divide(shape, message):
+def test_uneven_splits_are_refused(shape, message):
     with pytest.raises(UserError) as error:
         mesh(*shape, batch=12 if shape == (8, 1, 1) else 8)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("rule", ["kernel", "(: fsdp", "kernel: rows", "kernel: fsdp, fsdp"])
-def test_rules_that_cannot_be_read(rule):
+def test_invalid_rules_are_refused(rule):
     with pytest.raises(UserError, match="mesh.rules contains"):
         MeshConfig(rules=(rule,))
 
@@ -158,7 +158,7 @@ def test_split_heads_use_xla():
 
 @pytest.fixture
 def layout():
-    """For 2 × 2 × 2 devices; they are all the same device, which is enough for shapes."""
+    """A layout for 2 × 2 × 2 devices. They are all the same device, which is enough for shapes."""
     devices = np.array(jax.devices()[:1] * 8).reshape(2, 2, 2)
     rules = "a/kernel: fsdp, tensor", "kernel: tensor, fsdp", "bias: fsdp"
     return Layout(Mesh(devices, ("data", "fsdp", "tensor")), rules)

@@ -15,7 +15,7 @@ from block_recurrent.reporting.metrics_log import MetricsLog
 
 def lines(workdir) -> list[dict]:
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not valid JSON")
 
     text = (workdir / "metrics.jsonl").read_text()
     assert text == "" or text.endswith("\n")

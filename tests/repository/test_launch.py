@@ -98,7 +98,7 @@ def test_help(script):
         ("tpu_vm.sh", [*TPU, "--", GIN], "gcloud not found"),
     ],
 )
-def test_mistakes(script, arguments, message, tmp_path):
+def test_invalid_arguments_are_refused(script, arguments, message, tmp_path):
     for program in ("bash", "cat", "dirname", "sed"):  # and no gcloud or kubectl
         (tmp_path / program).symlink_to(shutil.which(program))
     result = call(script, *arguments, PATH=str(tmp_path), SLURM_JOB_ID="")

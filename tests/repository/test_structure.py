@@ -93,5 +93,5 @@ def test_import_is_quick_and_starts_nothing():
 
 
 def test_gin_files_are_no_package():
-    """Or the folder would hide gin-config from whatever runs in a clone."""
+    """Otherwise the folder would shadow gin-config for programs that run in a clone."""
     assert GIN.is_dir() and not list(GIN.rglob("*.py"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.config.gin_files import shipped
+from block_recurrent.config.gin_files import shipped_gin_files
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -23,7 +23,7 @@ def slide_12l() -> Row:
 
 
 def test_matrix_products_of_a_sliding_window_model(slide_12l):
-    """Each parameter 6 a token, the embedding 8 (logits twice), and attention to 2 W keys."""
+    """FLOPs per token: 6 per parameter, 8 per embedding entry (logits twice), and the attention."""
     layers, d, ffn, window, vocabulary = 12, 1024, 4096, 512, 32_128
     parameters = layers * (4 * d * d + 2 * d * ffn)
     attention = 3 * layers * 2 * 2 * (2 * window) * d
@@ -45,6 +45,6 @@ def test_the_page_has_what_is_counted(slide_12l):
 
 
 def test_the_page_has_every_row():
-    rows = sorted(Path(name).stem for name in shipped() if name.startswith("gin/table1/"))
+    rows = sorted(Path(name).stem for name in shipped_gin_files() if name.startswith("gin/table1/"))
     assert sorted(re.findall(r"--workdir=gs://BUCKET/table1/(\w+)", PAGE)) == rows
     assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == rows

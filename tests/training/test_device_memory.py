@@ -1,4 +1,4 @@
-"""Memory of arrays and of the compiled step, and the messages if it does not suffice."""
+"""Memory of arrays and of the compiled step, and the messages if it is not sufficient."""
 
 import dataclasses
 import re
@@ -30,23 +30,23 @@ MIB = 2**20
 
 
 def compiled(function, **options):
-    """The function, compiled for an array of one MiB."""
+    """Compiles a function for an array of 1 MiB."""
     x = jax.ShapeDtypeStruct((MIB // 4,), jnp.float32)
     return jax.jit(function, **options).lower(x).compile()
 
 
 def between(x):
-    """Makes two arrays that no fusion removes."""
+    """Computes two intermediate arrays that fusion cannot remove."""
     return jnp.sort(x) + jnp.sort(-x)
 
 
-def test_arguments_results_and_temporaries_count_and_donated_arrays_once():
+def test_step_memory_counts_donated_arrays_once():
     assert step_memory(compiled(lambda x: 2 * x)) == pytest.approx(2 * MIB, rel=1e-3)
     assert step_memory(compiled(lambda x: 2 * x, donate_argnums=0)) == pytest.approx(MIB, rel=1e-3)
     assert 3 * MIB <= step_memory(compiled(between)) <= 6 * MIB
 
 
-def test_the_line_has_both_numbers_and_warns(monkeypatch):
+def test_step_memory_line_has_both_numbers_and_warns(monkeypatch):
     device, step = jax.local_devices()[0], compiled(between)
     line = step_memory_line(step, device)
     assert re.fullmatch(
@@ -71,11 +71,11 @@ def test_memory_of_devices():
 
 
 @pytest.mark.parametrize("number, text", [(3 * MIB // 2, "1.50 MiB"), (2**40, "1,024.00 GiB")])
-def test_sizes(number, text):
+def test_format_bytes(number, text):
     assert format_bytes(number) == text
 
 
-def test_a_step_that_does_not_fit_is_one_line():
+def test_a_step_that_does_not_fit_raises_one_line():
     used = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.48G hbm."
     lowered = Mock(jax.stages.Lowered)
     lowered.compile.side_effect = jax.errors.JaxRuntimeError(f"{used}\n\nTotal hbm usage >= 21G")
@@ -89,7 +89,7 @@ def test_a_step_that_does_not_fit_is_one_line():
 
 @pytest.mark.parametrize("clip_norm", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_remat_saves_memory_in_a_whole_step(clip_norm):
-    """Although the updates wait for the norm of all gradients."""
+    """Even though the updates need the norm of all gradients first."""
 
     def temporaries(remat):
         config = dataclasses.replace(TINY, num_layers=4, recurrent_layers=(), remat=remat)

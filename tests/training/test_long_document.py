@@ -1,6 +1,6 @@
-"""Millions of tokens of one document: nothing that the model computes or carries leaves the finite.
+"""Millions of tokens of one document: all activations and states stay finite.
 
-LONG_DOCUMENT_TOKENS says how many.
+LONG_DOCUMENT_TOKENS sets the number of tokens.
 """
 
 import functools
@@ -20,7 +20,7 @@ SEGMENT = 2_048
 
 @functools.partial(jax.jit, static_argnums=0)
 def walk(graphdef, params, state, key):
-    """A segment of random tokens: the state after it, and the largest of all activations."""
+    """Reads a segment of random tokens. Returns the state after it, and the largest activation."""
     model = nnx.merge(graphdef, params)
     tokens = jax.random.randint(key, (1, SEGMENT), 0, model.config.vocab_size)
     features, state = model.features(tokens, state)
@@ -31,7 +31,7 @@ def walk(graphdef, params, state, key):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("gate, configuration", [("fixed", "skip"), ("lstm", "dual")])
-def test_all_stays_finite_and_bounded(gate, configuration, dtype):
+def test_a_long_document_stays_finite_and_bounded(gate, configuration, dtype):
     model = make_model(gate=gate, configuration=configuration, dtype=dtype)
     graphdef, params = split(model)
     state, largest = model.initial_state(1), []

@@ -11,7 +11,7 @@ from block_recurrent import UserError
 from block_recurrent.data.lanes import LanePosition, Lanes
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.nonfinite import move_to
+from block_recurrent.training.nonfinite import mark_moved_rows
 from block_recurrent.training.train_step import TrainState, finite_rows
 from block_recurrent.training.workdir import record_config
 from block_recurrent.types import LayerState
@@ -21,11 +21,11 @@ from tiny import make_tokens, variant_model
 
 
 class ChangedLanes(Lanes):
-    """Lanes that change some batches, wherever in a run these are read.
+    """Lanes that change some batches whenever they are read.
 
     Attributes:
-      numbers: of the changed batches, from 1.
-      change: gets a changed batch.
+      numbers: numbers of the changed batches, from 1.
+      change: changes a batch.
     """
 
     numbers: frozenset[int]
@@ -52,7 +52,7 @@ def key(position) -> bytes:
 
 
 def changed(change, *numbers, base=SharingTrainer):
-    """A trainer whose batches of these numbers are changed."""
+    """A trainer class whose batches with these numbers are changed."""
 
     class ChangedTrainer(base):
         def __init__(self, config, workdir):
@@ -72,7 +72,7 @@ def restart(batch):
 
 
 def poisoned(*numbers, base=SharingTrainer):
-    """A trainer whose batches of these numbers are not finite, in row 0."""
+    """A trainer class whose batches with these numbers are not finite in row 0."""
     return changed(poison, *numbers, base=base)
 
 
@@ -110,7 +110,7 @@ def test_a_skipped_step_changes_nothing(corpus, tmp_path, capsys):
 
 
 def test_a_row_that_was_not_finite_restarts(corpus, tmp_path):
-    """As at a document's start, whatever its state contains."""
+    """It restarts as at the start of a document, for any state."""
     setup = SharingTrainer(with_policy(corpus, "skip"), tmp_path).setup
     step = setup.compile_step()
     batch, position = setup.lanes.read(setup.lanes.initial_position())
@@ -153,7 +153,7 @@ def test_a_line_without_a_finite_step_has_no_loss(corpus, tmp_path):
     ["adafactor", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "muon"))],
 )
 def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
-    """Skipped steps are not updates: the schedule does not move on in them."""
+    """Skipped steps are not updates, so they do not advance the schedule."""
     config = with_policy(corpus, "skip", num_steps=6, log_every_steps=1, eval_every_steps=6)
     optimizer = dataclasses.replace(
         config.optimizer, name=name, learning_rate=0.01, warmup_steps=10, weight_decay=0.1
@@ -179,12 +179,13 @@ def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_pat
     config = with_policy(corpus, "roll_back")
     assert poisoned(7)(config, tmp_path / "run").run()
     assert (
-        "Going back to the newest checkpoint, then on after this batch" in capsys.readouterr().out
+        "Returning to the newest checkpoint; training continues after this batch"
+        in capsys.readouterr().out
     )
     assert (tmp_path / "run" / "nonfinite" / "step_7.npz").exists()
 
     class JumpingTrainer(changed(restart, 8)):
-        """Goes from the checkpoint of step 4 to batch 8, whose rows all restart there."""
+        """Continues from the checkpoint of step 4 with batch 8, where all rows restart."""
 
         def start(self, checkpoints):
             state, position = super().start(checkpoints)
@@ -195,19 +196,19 @@ def test_roll_back_continues_from_the_checkpoint_after_the_batch(corpus, tmp_pat
                 assert not batch.starts[:, 0].all(), "else restarting makes no difference"
             return state, position
 
-    by_hand = with_policy(corpus, "roll_back", num_steps=4)
-    assert SharingTrainer(by_hand, tmp_path / "by_hand").run()
-    assert JumpingTrainer(config, tmp_path / "by_hand").run()
+    token_by_token_logits = with_policy(corpus, "roll_back", num_steps=4)
+    assert SharingTrainer(token_by_token_logits, tmp_path / "token_by_token_logits").run()
+    assert JumpingTrainer(config, tmp_path / "token_by_token_logits").run()
     for a, b in zip(
         final_arrays(tmp_path / "run", config),
-        final_arrays(tmp_path / "by_hand", config),
+        final_arrays(tmp_path / "token_by_token_logits", config),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
 
 
-def test_only_rows_that_are_moved_restart():
-    """A row restarts if its document or its offset differs from where its memory stands."""
+def test_only_moved_rows_restart():
+    """A row restarts if its document or its offset differs from those of its memory."""
 
     def position(document, offset):
         return LanePosition(0, 0, 0, 0, np.array(document), np.array(offset), 0)
@@ -216,8 +217,8 @@ def test_only_rows_that_are_moved_restart():
     there = position([3, 4, -1, 5, 7], [8, 8, 0, 24, 8])
     state = TrainState(*[None] * len(TrainState._fields))
     state = state._replace(finite=jnp.array([True, True, True, True, False]))
-    assert move_to(there, state, saved).finite.tolist() == [True, False, True, False, False]
-    assert move_to(saved, state, saved).finite.tolist() == [True, True, True, True, False]
+    assert mark_moved_rows(there, state, saved).finite.tolist() == [True, False, True, False, False]
+    assert mark_moved_rows(saved, state, saved).finite.tolist() == [True, True, True, True, False]
 
 
 def test_roll_back_before_the_first_checkpoint_goes_to_the_beginning(corpus, tmp_path):
@@ -260,7 +261,7 @@ def test_many_in_a_row_stop_at_the_same_step_whenever_the_host_checks(
 
 @pytest.mark.slow
 def test_a_learning_rate_that_is_too_high(corpus, tmp_path):
-    """Here nothing is poisoned: the numbers overflow by themselves, in every step that follows."""
+    """No batch is changed: the numbers overflow, also in all later steps."""
     config = with_policy(corpus, "skip", num_steps=30, max_nonfinite_steps=4)
     optimizer = dataclasses.replace(
         config.optimizer, learning_rate=1e30, schedule="constant", warmup_steps=0
@@ -289,7 +290,7 @@ def test_rows_are_checked_by_loss_and_recurrent_state(wrong):
 
 
 def test_caches_that_are_not_finite_show_in_the_loss():
-    """So they need no check: if a key or value is not finite, neither is the loss."""
+    """If a key or value is not finite, neither is the loss. So caches need no check."""
     model = variant_model("fixed_skip")
     tokens = make_tokens(1, 16)
     for layer in range(3):

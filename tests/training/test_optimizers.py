@@ -1,4 +1,4 @@
-"""Schedules against their formulas, optimizers against a few lines of NumPy."""
+"""Schedules against their formulas, and optimizers against a few lines of NumPy."""
 
 import math
 
@@ -17,13 +17,13 @@ STEADY = {"schedule": "constant", "warmup_steps": 0}
 
 
 def rate(step: int, decay_steps: int = 100, **fields) -> float:
-    """The learning rate of the step-th update, counted from 1."""
+    """The learning rate of update number `step`, from 1."""
     _, schedule = make_optimizer(OptimizerConfig(decay_steps=decay_steps, **fields))
     return float(schedule(step - 1))
 
 
 def after(config: OptimizerConfig, params, *gradients):
-    """The parameters after an update with each of the gradients."""
+    """The parameters after one update with each of the gradients."""
     optimizer, _ = make_optimizer(config)
     state = optimizer.init(params)
     for gradient in gradients:
@@ -52,7 +52,7 @@ def numpy_adafactor(p, gradients, rate, momentum):
 
 
 @pytest.mark.parametrize("schedule", ["rsqrt", "cosine", "linear", "constant"])
-def test_warm_up_is_linear_and_wastes_no_step(schedule):
+def test_warm_up_is_linear_and_starts_above_zero(schedule):
     for step in (1, 2, 5, 10):
         value = rate(step, schedule=schedule, learning_rate=3.0, warmup_steps=10)
         assert math.isclose(value, 3.0 * step / 10, rel_tol=1e-5), step
@@ -78,14 +78,14 @@ def test_linear():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_a_schedule_that_ends_needs_its_end(schedule):
+def test_decaying_schedules_need_decay_steps(schedule):
     with pytest.raises(UserError, match=f"schedule = '{schedule}' needs optimizer.decay_steps"):
         make_optimizer(OptimizerConfig(schedule=schedule))
 
 
 @pytest.mark.parametrize("schedule", ["rsqrt", "cosine", "linear", "constant"])
-def test_any_warm_up_fits_any_run(schedule):
-    """Tests and first looks shorten a run, and leave the warm-up as it is."""
+def test_warm_up_may_be_longer_than_the_run(schedule):
+    """For tests and trial runs, users shorten a run without changing the warm-up."""
     rates = [rate(step, decay_steps=5, schedule=schedule) for step in range(1, 7)]
     assert rates == sorted(rates) and 0 < rates[0]
     start = rate(1, schedule=schedule, warmup_steps=0, learning_rate=1.0)
@@ -167,7 +167,7 @@ def test_clipping_is_by_the_norm_of_all_gradients_together(name):
     assert np.abs(run(1.0, large, small) - run(None, large, small)).max() > 1e-3
 
 
-def test_clipping_to_nothing_is_refused():
+def test_zero_clip_norm_is_refused():
     with pytest.raises(UserError, match="clip_norm = 0.0: must be above 0, or None"):
         OptimizerConfig(clip_norm=0.0)
 

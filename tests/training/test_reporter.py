@@ -15,7 +15,7 @@ from runs import SharingTrainer
 
 
 class Recorder:
-    """A tracker that keeps what it gets."""
+    """A tracker that records its arguments."""
 
     def __init__(self):
         self.lines, self.texts = [], []
@@ -80,7 +80,7 @@ def spikes_of(path, losses, every=1):
     return [spikes.compare(step * every, loss) for step, loss in enumerate(losses, 1)]
 
 
-def test_a_spike_is_not_a_falling_loss(tmp_path):
+def test_a_rising_loss_is_a_spike_and_a_falling_loss_is_not(tmp_path):
     falling = [5.0, 4.0, 3.0, 2.5, 2.2, 2.0]
     found = spikes_of(tmp_path / "metrics.jsonl", [*falling, 6.0, 2.0])
     assert [spike for _, spike in found] == [False] * 6 + [True, False]

@@ -1,4 +1,4 @@
-"""What a scheduler sees of a run: heartbeat, notes about slow steps, metrics over HTTP."""
+"""Monitoring of a run: heartbeat, notes about slow steps, metrics over HTTP."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from runs import SharingTrainer, after_evaluations
 
 
 class Clock:
-    """Stands still until a test advances it."""
+    """A clock that only advances when a test says so."""
 
     def __init__(self):
         self.now = 100.0
@@ -76,7 +76,7 @@ def test_the_median_is_over_stretches_and_pauses_do_not_count():
     assert notes == ["step 19 has taken 13 s, 2 × the median: waiting for the device"]
 
 
-def test_only_waits_and_no_short_ones_are_reported():
+def test_only_long_waits_are_reported():
     watch, clock, notes = watch_of()
     take_steps(watch, clock, 3, 0.001)
     with watch.at("evaluating"):

@@ -1,4 +1,4 @@
-"""Writes token stores from seqio Tasks; the only code that imports TensorFlow.
+"""Writes token stores from seqio Tasks. No other room imports TensorFlow.
 
 May import the rest of `data`, `config`, `console` and `files`.
 """

@@ -1,4 +1,4 @@
-"""Documents in the files of a folder: groups files into documents, and reads them in pieces."""
+"""Groups the files of a folder into documents, and reads documents in pieces."""
 
 import hashlib
 import json
@@ -39,14 +39,15 @@ def group_files(
 
     Args:
       folder: where to look.
-      grouping: what a document is. 'text_files': a file. 'arxiv': the LaTeX source of a paper,
+      grouping: what a document is. 'text_files': one file. 'arxiv': the LaTeX source of a paper,
         which is a .tex file in the folder itself, or all .tex files in one of its subfolders.
         'github': a repository, which is all files in one subfolder.
       glob: which files; see `matching_files`.
-      held_out_per_mille: documents in a thousand for validation.
+      held_out_per_mille: documents per thousand for validation.
 
     Raises:
-      UserError: no such folder, a file that cannot be read, or fewer than two documents.
+      UserError: the folder does not exist, a file cannot be read, or there are fewer than two
+        documents.
     """
     files: dict[str, list[str]] = {}
     for name in matching_files(folder, glob):
@@ -77,20 +78,20 @@ def digest(splits: Mapping[str, Sequence[FileGroup]]) -> str:
 def read_pieces(
     files: Sequence[Path], sizes: Sequence[int], cut: Cut, limit: int = CHUNK_BYTES
 ) -> Iterator[tuple[bytes, bool]]:
-    """The pieces of a document, each with whether another piece follows.
+    """Yields the pieces of a document, each with whether another piece follows.
 
-    Only one piece at a time is in memory.
+    Only one piece is in memory at a time.
 
     Args:
-      files: of the document, in order.
+      files: the files of the document, in order.
       sizes: bytes of each file.
-      cut: where the document may be cut, such that the pieces have the same tokens as the whole:
-        'anywhere' for byte vocabularies, 'at_spaces' for vocabularies that tokenize each word by
-        itself, and 'nowhere' for all others.
-      limit: bytes of a piece, at most, unless `cut` is 'nowhere'.
+      cut: where the document may be cut, if the pieces must have the same tokens as the whole text:
+        'anywhere' for byte vocabularies, 'at_spaces' for vocabularies that tokenize each word
+        separately, and 'nowhere' for all others.
+      limit: maximum size of a piece in bytes, unless `cut` is 'nowhere'.
 
     Raises:
-      UserError: a file cannot be read, or has another size.
+      UserError: a file cannot be read, or its size has changed.
     """
     place_in = _after_a_space if cut == "at_spaces" else _at_the_limit
     text = bytearray()
@@ -137,7 +138,7 @@ def _at_the_limit(text: bytearray, limit: int) -> int:
 
 
 def _after_a_space(text: bytearray, limit: int) -> int:
-    """After the last space, else after the last line, else between two UTF-8 characters."""
+    """Cuts after the last space, else after the last line, else between two UTF-8 characters."""
     for space in (b" ", b"\n"):
         if place := text.rfind(space, 0, limit) + 1:
             return place

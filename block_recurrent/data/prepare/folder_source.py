@@ -30,10 +30,10 @@ class FolderSource(seqio.DataSource):
             shuffle_buffer_size=None,
         )
 
-    An example is a piece of a document, so that memory does not grow with the length of documents.
-    Its features are "name", "targets" (the text, as bytes) and "continues" (whether the next
-    example continues the same document). The splits are "train" and "validation". See `group_files`
-    for the arguments, and `read_pieces` for `cut`. The folder is read when it is first needed.
+    An example is a piece of a document, so memory does not grow with the length of documents. Its
+    features are "name", "targets" (the text, as bytes) and "continues" (whether the next example
+    continues the same document). The splits are "train" and "validation". The folder is read when
+    it is first needed. The arguments are explained in `group_files`, and `cut` in `read_pieces`.
     """
 
     def __init__(

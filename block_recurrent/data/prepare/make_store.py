@@ -24,7 +24,7 @@ from block_recurrent.data.store_format import METADATA, VOCABULARY_MODEL, read_j
 
 
 def prepare(config: PrepareConfig, data: DataConfig, output: Path):
-    """Writes the store, or the missing part of it, and prints how to train from it.
+    """Writes the store, or its missing shards, and prints how to train from it.
 
     Raises:
       UserError: the store cannot be written, or `output` contains something else.
@@ -74,7 +74,7 @@ def _is_finished(shard: Shard) -> bool:
 
 
 def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:
-    """The number of examples in the shards; None if a source does not know it."""
+    """The number of examples in the shards; None if the source does not know."""
     splits = {(shard.task, shard.split) for shard in shards}
     known = {key: num_examples(plan.tasks[key[0]].source, key[1]) for key in splits}
     if None in known.values():
@@ -92,7 +92,7 @@ def _update(progress: PrepareProgress, counters: Counters, num_examples: float |
 
 
 def _finish(task: str, plan: Plan, folder: Path):
-    """Writes the files of a store other than its shards: vocabulary and metadata."""
+    """Writes the vocabulary and the metadata of a store."""
     store = plan.store_of(task, folder)
     vocabulary = plan.tasks[task].output_features["targets"].vocabulary
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
@@ -107,7 +107,7 @@ def _finish(task: str, plan: Plan, folder: Path):
 
 
 def _summary(output: Path, plan: Plan) -> Iterator[str]:
-    """Lines that say what the store contains, and how to train from it."""
+    """Yields lines that say what the store contains, and how to train from it."""
     for task in plan.tasks:
         store = plan.store_of(task, output)
         for split, counts in read_json(store / METADATA)["splits"].items():

@@ -38,15 +38,15 @@ def is_prepared(output: Path, plan: Plan) -> bool:
         raise UserError(
             f"{output} is another token store ({different}): name another --output, or remove it"
         )
-    (output / LOCK).unlink(missing_ok=True)  # left if the process was killed at its last step
+    (output / LOCK).unlink(missing_ok=True)  # left behind if the process was killed at the end
     return True
 
 
 @contextlib.contextmanager
 def partial_folder(output: Path, plan: Plan) -> Iterator[Path]:
-    """A folder, locked for this process, that is renamed to `output` when the context succeeds.
+    """A folder that this process locks, and that is renamed to `output` if the context succeeds.
 
-    It still has the shards that an earlier process with the same plan has finished.
+    It contains the shards that an earlier process with the same plan has finished.
 
     Raises:
       UserError: another process is writing to it, or it is part of a store with another plan.
@@ -56,7 +56,7 @@ def partial_folder(output: Path, plan: Plan) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(file_lock(folder / LOCK))
-        except (LockedError, FileNotFoundError) as error:  # not found: just renamed by the other
+        except (LockedError, FileNotFoundError) as error:  # not found: another process renamed it
             raise _in_use(folder) from error
         path = folder / PLAN
         if path.exists() and (different := _differences(read_json(path), plan)):
@@ -96,7 +96,7 @@ def _fsync(folder: Path):
 
 
 def _differences(old: Plan, new: Plan) -> str:
-    """As "num_shards: 64 there, 8 now; …"; empty if the plans are equal."""
+    """The differences, such as "num_shards: 64 there, 8 now; …"; empty if the plans are equal."""
     before, after = dict(_flatten(old)), dict(_flatten(new))
     return "; ".join(
         f"{name}: {_shorten(before.get(name))} there, {_shorten(after.get(name))} now"
@@ -106,7 +106,7 @@ def _differences(old: Plan, new: Plan) -> str:
 
 
 def _flatten(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts, with their keys joined by dots."""
+    """Yields the values of nested dicts, with their keys joined by dots."""
     for name, value in json.loads(json.dumps(plan)).items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")
@@ -115,5 +115,5 @@ def _flatten(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shorten(value: Any) -> str:
-    """The value as text; long ones, which are checksums, are cut short."""
+    """The value as text. Long values, which are checksums, are truncated."""
     return repr(value) if len(repr(value)) < 40 else f"{repr(value)[:9]}…'"

@@ -26,10 +26,10 @@ class Plan(NamedTuple):
     """What to write, and everything that determines its content.
 
     Attributes:
-      name: of the Task or Mixture.
-      tasks: the Task, or those of the Mixture.
-      weights: of the Tasks in the Mixture, with sum 1; None for a single Task.
-      descriptions: of each Task, everything that determines its examples, as JSON values.
+      name: name of the Task or Mixture.
+      tasks: the Task, or the Tasks of the Mixture, by name.
+      weights: weights of the Tasks in the Mixture, with sum 1; None for a single Task.
+      descriptions: everything that determines the examples of each Task, as JSON values.
       module: hash of the source code of prepare.module; None without one.
     """
 
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
     @property
     def content(self) -> dict[str, Any]:
-        """Everything that determines the store's content, without paths and times; plan.json."""
+        """The content of plan.json: everything that determines the store, but no paths or times."""
         own = {"format": FORMAT, "name": self.name, "weights": self.weights, "module": self.module}
         return own | {"tasks": self.descriptions}
 
@@ -83,7 +83,7 @@ def make_plan(config: PrepareConfig, found: seqio.Task | seqio.Mixture) -> Plan:
 
 
 def store_split(split: str) -> str:
-    """The name in a store of a Task's split."""
+    """The name that a split of a Task has in a store."""
     return "held_out" if split == "validation" else split
 
 
@@ -151,7 +151,7 @@ def _check_names(task: seqio.Task):
 
 
 def _check_examples(task: seqio.Task):
-    """Checks the features of the examples, which TensorFlow knows without producing one."""
+    """Checks the features of the examples. TensorFlow knows them without producing an example."""
     examples = read_shard(task, "train", 0, 1).element_spec
     if examples.get("targets_pretokenized") != tf.TensorSpec((), tf.string):
         raise UserError(

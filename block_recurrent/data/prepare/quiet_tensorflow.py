@@ -1,4 +1,4 @@
-"""Imports TensorFlow for reading data: without accelerators, and without its log messages."""
+"""Imports TensorFlow for reading data, without accelerators and log messages."""
 
 import contextlib
 import logging
@@ -11,10 +11,10 @@ from block_recurrent.errors import UserError
 
 
 def import_tensorflow():
-    """Imports TensorFlow and seqio, and keeps them off the accelerators.
+    """Imports TensorFlow and seqio, and hides the accelerators from TensorFlow.
 
     Raises:
-      UserError: they are not installed.
+      UserError: TensorFlow or seqio is not installed.
     """
     try:
         with quiet():
@@ -22,7 +22,7 @@ def import_tensorflow():
             import tensorflow as tf
 
             for kind in ("GPU", "TPU"):
-                with contextlib.suppress(RuntimeError):  # already in use; harmless
+                with contextlib.suppress(RuntimeError):  # already initialised; harmless
                     tf.config.set_visible_devices([], kind)
     except ImportError as error:
         raise UserError(
@@ -37,7 +37,7 @@ def import_tensorflow():
 def quiet() -> Iterator[None]:
     """Hides what C++ code writes to standard error, unless an unexpected exception is raised.
 
-    Messages from Python are still shown. (Parts of TensorFlow ignore its log levels.)
+    Messages from Python are still shown. (Some parts of TensorFlow ignore its log level.)
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(2), "w", buffering=1) as shown:

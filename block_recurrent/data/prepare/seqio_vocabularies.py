@@ -1,4 +1,4 @@
-"""seqio vocabularies: loading, description in a token store, and where documents may be cut."""
+"""seqio vocabularies: loading, their description in a store, and where documents may be cut."""
 
 import seqio
 from sentencepiece import sentencepiece_model_pb2
@@ -11,7 +11,11 @@ T5_VOCABULARY = "https://storage.googleapis.com/t5-data/vocabs/cc_all.32000/sent
 
 
 def load_vocabulary(name: str) -> seqio.Vocabulary:
-    """Loads 'bytes', or a SentencePiece model by its path. Raises UserError if that fails."""
+    """Loads 'bytes', or a SentencePiece model from its path.
+
+    Raises:
+      UserError: the model cannot be loaded.
+    """
     if name == "bytes":
         return seqio.ByteVocabulary()
     vocabulary = seqio.SentencePieceVocabulary(name)
@@ -26,10 +30,10 @@ def load_vocabulary(name: str) -> seqio.Vocabulary:
 
 
 def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, str | int]:
-    """The kind of vocabulary (as named in token stores), its size, and the id of its end token.
+    """The kind of vocabulary (as in store.json), its size, and the id of its end token.
 
     Raises:
-      UserError: it has no end token.
+      UserError: the vocabulary has no end token.
     """
     size, end = vocabulary.vocab_size, vocabulary.eos_id
     if end is None or not 0 <= end < size:
@@ -44,7 +48,7 @@ def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, str | int]:
 
 
 def cut_for(vocabulary: seqio.Vocabulary) -> Cut:
-    """Where a document may be cut so that its pieces have the same tokens as the whole."""
+    """Where a document may be cut, if its pieces must have the same tokens as the whole text."""
     if isinstance(vocabulary, seqio.ByteVocabulary):
         return "anywhere"
     if not isinstance(vocabulary, seqio.SentencePieceVocabulary):

@@ -1,4 +1,4 @@
-"""Writes shards in several worker processes, which end with this one."""
+"""Writes shards in several worker processes, which exit with this process."""
 
 import contextlib
 import multiprocessing
@@ -35,14 +35,14 @@ class Setup(NamedTuple):
 
 
 class Counters:
-    """Counts of what has been written, by shard, in memory that all processes share."""
+    """Progress counts per shard, in memory that is shared by all processes."""
 
     def __init__(self, num_shards: int):
         self._memory = multiprocessing.RawArray("q", 4 * num_shards)
 
     @property
     def numbers(self) -> Int64[np.ndarray, "shards 4"]:
-        """Examples read, documents and tokens written, and 1 if the shard is finished."""
+        """Per shard: examples read, documents written, tokens written, and 1 if it is finished."""
         return np.frombuffer(self._memory, np.int64).reshape(-1, 4)
 
 
@@ -56,11 +56,11 @@ def write_shards(
     """Writes the shards.
 
     Args:
-      shards: to write.
-      setup: for the workers.
+      shards: the shards to write.
+      setup: setup of the workers.
       num_processes: number of workers; with 1, this process writes the shards itself.
-      counters: are kept up to date.
-      update: is called a few times a second, to show progress.
+      counters: updated by the workers.
+      update: called a few times per second, to show progress.
 
     Raises:
       UserError: a shard cannot be written.
@@ -92,7 +92,7 @@ class _Worker:
         other_end.close()  # so that `recv` notices when the process has ended
 
     def receive_ready(self):
-        """Receives the message that the worker is ready for a shard. Raises the error it sends."""
+        """Waits until the worker is ready for a shard. Raises the worker's error, if any."""
         try:
             error = self.connection.recv()
         except EOFError:
@@ -114,7 +114,7 @@ def _distribute(
         for connection in wait(list(busy), SECONDS_BETWEEN_UPDATES):
             busy[connection].receive_ready()
             if waiting:
-                # If the worker has just ended, the next `receive_ready` says so.
+                # If the worker has just exited, the next `receive_ready` raises an error.
                 with contextlib.suppress(BrokenPipeError):
                     connection.send(waiting.pop(0))
             else:
@@ -123,7 +123,7 @@ def _distribute(
 
 
 def _run_worker(connection: Connection, setup: Setup, counters: Counters):
-    """The worker's main function. Sends None when it is ready for a shard, or an exception."""
+    """The main function of a worker. Sends None when it is ready for a shard, or an exception."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent ends this process
     try:
@@ -175,6 +175,6 @@ def _write(number: int, shard: Shard, counters: Counters, update: Callable[[], N
 
 
 def _exit_with_parent():
-    """Ends this process when its parent has ended."""
+    """Exits this process when its parent has exited."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)

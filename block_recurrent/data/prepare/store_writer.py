@@ -1,4 +1,4 @@
-"""Writes a token store shard by shard. A shard exists only once it is complete."""
+"""Writes a token store, shard by shard. Only complete shards exist."""
 
 import contextlib
 import hashlib
@@ -55,19 +55,19 @@ class ShardWriter:
                     writer.add(tokens, text)
                 writer.end_document(name)
 
-    The shard exists once the context has succeeded; after an exception nothing of it is left. If
-    another process writes the same shard at the same time, no harm is done: the content is equal.
+    The shard appears when the context ends successfully; after an exception, nothing is left of it.
+    Two processes may write the same shard at the same time, because its content is the same.
 
     Args:
-      folder: of the store; must exist.
+      folder: folder of the store; must exist.
       split: 'train', 'held_out' or another name of letters, digits and '_'.
-      shard: its number, from 0.
-      vocab_size: ids are below it.
+      shard: number of the shard, from 0.
+      vocab_size: number of ids in the vocabulary.
 
     Attributes:
-      documents, tokens, bytes, words, characters: written so far.
-      empty: documents omitted because they have no text; the caller counts them.
-      invalid_utf8: documents that are not valid UTF-8.
+      documents, tokens, bytes, words, characters: numbers written so far.
+      empty: number of documents omitted because they have no text; the caller counts them.
+      invalid_utf8: number of documents that are not valid UTF-8.
     """
 
     def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
@@ -88,7 +88,7 @@ class ShardWriter:
         return self
 
     def add(self, tokens: Integer[np.ndarray, " length"], text: bytes):
-        """Adds a piece of the current document: its tokens, and the bytes they were made from."""
+        """Adds a piece of the current document: its tokens, and the bytes that they encode."""
         self._tokens.write(np.ascontiguousarray(tokens, self.type).data)
         self._current.tokens += len(tokens)
         self._current.bytes += len(text)
@@ -131,7 +131,7 @@ class _Document:
 
 
 class _File:
-    """A file with a temporary name, unique to this process, until `keep` is called."""
+    """A file that has a temporary name, unique to this process, until `keep` is called."""
 
     def __init__(self, path: Path):
         self.path, self.size = path, 0
@@ -177,10 +177,10 @@ def finish_store(
     """Writes store.json, which makes the folder a store.
 
     Args:
-      folder: has all shards and, for a SentencePiece vocabulary, vocabulary.model.
-      task: where the documents came from; for information only.
+      folder: folder with all shards and, for a SentencePiece vocabulary, vocabulary.model.
+      task: name of the Task that the documents come from; for information only.
       vocabulary: kind ('bytes', 'sentencepiece' or 'other'), size and eos.
-      shards: number of shards of each split.
+      shards: number of shards per split.
     """
     splits, files = {}, {}
     for split, number in shards.items():

@@ -1,7 +1,7 @@
 """The corpora as seqio Tasks.
 
 An example is a document or a piece of one. Its features are "targets" (the tokens),
-"targets_pretokenized" (the text they were made from), "name", and for pieces "continues" (whether
+"targets_pretokenized" (the text before tokenization), "name", and for pieces "continues" (whether
 the next example continues the same document).
 """
 
@@ -35,17 +35,17 @@ def register_tasks(prepare: PrepareConfig, data: DataConfig):
     for name in PG19 + FOLDER_TASKS:
         seqio.TaskRegistry.remove(name)
     pg19 = PG19[0] if prepare.vocabulary == "bytes" else PG19[1]
-    _register(pg19, _tfds_source("pg19"), vocabulary, _books)
+    _register(pg19, _tfds_source("pg19"), vocabulary, _rename_pg19_features)
     for name in FOLDER_TASKS:
         if prepare.tfds:
-            texts = functools.partial(_texts, feature=prepare.tfds_feature)
+            texts = functools.partial(_take_text_feature, feature=prepare.tfds_feature)
             _register(name, _tfds_source(prepare.tfds), vocabulary, texts)
         elif data.path:
             cut = cut_for(vocabulary)
             source = FolderSource(data.path, name, data.glob, data.held_out_per_mille, cut)
             _register(name, source, vocabulary)
     if prepare.module:
-        _import(prepare.module)
+        _import_module(prepare.module)
 
 
 def find_task(prepare: PrepareConfig) -> seqio.Task | seqio.Mixture:
@@ -64,7 +64,7 @@ def find_task(prepare: PrepareConfig) -> seqio.Task | seqio.Mixture:
             f"prepare.task is not set: choose from {', '.join(map(repr, dict.fromkeys(known)))}"
         )
     if name in known:
-        raise UserError(f"prepare.task = '{name}' {_missing_for(prepare)}")
+        raise UserError(f"prepare.task = '{name}' {_explain_missing_task(prepare)}")
     near = difflib.get_close_matches(name, known, n=1)
     fix = f"did you mean '{near[0]}'?" if near else "register it in prepare.module"
     raise UserError(f"prepare.task = '{name}' is not a registered seqio Task or Mixture: {fix}")
@@ -73,7 +73,7 @@ def find_task(prepare: PrepareConfig) -> seqio.Task | seqio.Mixture:
 def tokenize(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-    """Like `seqio.preprocessors.tokenize` of "targets", but with 1 example in memory, not 256.
+    """Like `seqio.preprocessors.tokenize` for "targets", but without buffering 256 examples.
 
     Calls SentencePiece directly, which takes half the time of TensorFlow Text.
     """
@@ -105,19 +105,19 @@ def _register(
 
 
 def _tfds_source(name: str) -> seqio.TfdsDataSource:
-    """The newest version on disk, unless the name has a version."""
+    """A TFDS dataset: the newest version on disk, unless the name includes a version."""
     return seqio.TfdsDataSource(name if ":" in name else f"{name}:*.*.*", read_only=True)
 
 
-def _books(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _rename_pg19_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Renames the features of TFDS's pg19."""
     return dataset.map(
         lambda book: {"name": tf.strings.as_string(book["book_id"]), "targets": book["book_text"]}
     )
 
 
-def _texts(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
-    """Takes the text from the given feature of any TFDS dataset."""
+def _take_text_feature(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
+    """Takes the text from a feature of a TFDS dataset."""
     specs = dataset.element_spec
     texts = [name for name, spec in specs.items() if spec == tf.TensorSpec((), tf.string)]
     if feature not in texts:
@@ -128,7 +128,7 @@ def _texts(dataset: tf.data.Dataset, feature: str) -> tf.data.Dataset:
     return dataset.map(lambda example: {"targets": example[feature]})
 
 
-def _import(module: str):
+def _import_module(module: str):
     try:
         importlib.import_module(module)
     except Exception as error:  # from the user's code
@@ -138,7 +138,7 @@ def _import(module: str):
         ) from error
 
 
-def _missing_for(prepare: PrepareConfig) -> str:
+def _explain_missing_task(prepare: PrepareConfig) -> str:
     """Why one of the package's Tasks is not registered, and what to set."""
     if prepare.task == "pg19_tokens":
         return (

@@ -15,15 +15,15 @@ from block_recurrent.data.prepare.store_writer import Shard, ShardWriter
 from block_recurrent.errors import DISK_FULL, UserError
 from block_recurrent.freed_memory import keep_freed_memory
 
-Report = Callable[[int, int, int], None]  # takes examples, documents and tokens so far
+Report = Callable[[int, int, int], None]  # arguments: numbers of examples, documents and tokens
 
 
 def write_shard(shard: Shard, report: Report):
-    """Writes a shard completely or not at all.
+    """Writes a shard, completely or not at all.
 
     Args:
-      shard: to write.
-      report: is called after each example.
+      shard: the shard to write.
+      report: called after each example.
 
     Raises:
       UserError: the Task fails, its examples are not documents, or the disk is full.
@@ -46,7 +46,7 @@ def write_shard(shard: Shard, report: Report):
 
 
 def read_shard(task: seqio.Task, split: str, index: int, num_shards: int) -> tf.data.Dataset:
-    """The examples of a shard of a split, in a fixed order."""
+    """The examples of one shard of a split, in a fixed order."""
     return task.get_dataset(
         sequence_length=None,
         split=split,
@@ -59,7 +59,7 @@ def read_shard(task: seqio.Task, split: str, index: int, num_shards: int) -> tf.
 
 
 def write_error(folder: Path, error: OSError) -> UserError:
-    """Says why a store cannot be written, and what to do."""
+    """A `UserError` that says why a store cannot be written, and what to do."""
     if error.errno in DISK_FULL:
         fix = "free some space and run the same command again; finished shards are kept"
     else:
@@ -68,7 +68,7 @@ def write_error(folder: Path, error: OSError) -> UserError:
 
 
 class _DocumentWriter:
-    """Writes documents from their pieces, with an end token after each document."""
+    """Joins pieces to documents, with an end token after each document, and writes them."""
 
     def __init__(self, writer: ShardWriter, shard: Shard, kind: str, size: int, eos: int):
         self.writer, self.shard = writer, shard

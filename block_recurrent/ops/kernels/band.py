@@ -1,13 +1,13 @@
-"""What a block's queries see, cut into tiles; what every kernel computes of one tile.
+"""Which keys the queries of a block see, in tiles, and the maths of one tile.
 
-*The band* of sliding-window attention: query i of a block sees key j of the 2W before and around it
-iff i ≤ j < i + W. A tile of Q queries therefore sees Q + W columns of keys, which begin at its own
-first row: the *strip*. In its strip a tile finds the same distances, whatever its place in the
-block, so one strip of biases a head, ``[Q, W + Q]``, serves all tiles, and only its
-C = (W + Q) / V tiles of keys are ever visited: of the 2W columns about half, all others being
-hidden.
+*Band*: sliding-window attention. The keys are the 2W keys of the previous block and the query's own
+block. Query i sees key j iff i ≤ j < i + W. A tile of Q queries that starts at query q therefore
+sees only the W + Q keys from key q on. These keys are the *strip* of the tile. Relative to its
+strip, every tile of queries has the same distances. So one strip of biases per head,
+``[Q, W + Q]``, serves all tiles. The kernels visit only the C = (W + Q) / V tiles of keys in the
+strip, about half of the 2W columns; all other columns are hidden.
 
-*The rectangle*, where every query sees every key: its strip is all of them.
+*Rectangle*: every query sees every key of its block, so the strip is all keys.
 """
 
 import dataclasses
@@ -26,9 +26,10 @@ LOG2_E = math.log2(math.e)
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Sizes of the tiles, and how many warps and pipeline stages a GPU gives to one.
+    """Numbers of queries and keys in a tile, and warps and pipeline stages per program on a GPU.
 
-    A block is a multiple of `queries`, which in a band is a multiple of `keys`.
+    The number of queries in a block must be a multiple of `queries`. In a band, `queries` must be a
+    multiple of `keys`.
     """
 
     queries: int
@@ -39,10 +40,16 @@ class Tiles:
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """The queries of a block, their tiles, and what computes them.
+    """How a block of queries is cut into tiles, and the platform that computes them.
 
-    A subclass says what they see: `key_tiles` of keys a block, `strip_tiles` of them a tile of
-    queries, from `first_tile` on, and the rest, for the kernels to be the same.
+    The subclasses `Band` and `Rectangle` define which keys the queries see. They have the same
+    interface, so that both use the same kernels.
+
+    Attributes:
+      block: queries in a block.
+      tiles: sizes of the tiles.
+      platform: the platform that the kernels are written for.
+      interpret: run the kernels in Pallas' interpreter.
     """
 
     block: int
@@ -51,146 +58,161 @@ class Tiling:
     interpret: bool = False
 
     @property
-    def query_tiles(self) -> int:
-        """Tiles of queries in a block."""
+    def num_query_tiles(self) -> int:
+        """Number of tiles of queries in a block."""
         return self.block // self.tiles.queries
 
 
 class Band(Tiling):
-    """A block is as long as the window, and sees its own keys and those of the block before."""
+    """Blocks of W queries, which see the keys of their own block and of the previous one.
 
-    # By which blocks of queries the keys of block m, of which 0 is the carried one, are seen.
-    readers = (0, -1)
+    Blocks of keys are counted from the carried block, which is number 0. Blocks of queries are
+    counted from the first block of the segment.
+    """
+
+    # The keys of block m are seen by the queries of blocks m and m − 1.
+    reader_offsets = (0, -1)
 
     @property
-    def key_tiles(self) -> int:
-        """Tiles of keys in a block."""
+    def num_key_tiles(self) -> int:
+        """Number of tiles of keys in a block."""
         return self.block // self.tiles.keys
 
     @property
-    def strip_tiles(self) -> int:
-        """Tiles of keys in the strip that a tile of queries sees."""
+    def num_strip_tiles(self) -> int:
+        """Number of tiles of keys in the strip of a tile of queries."""
         return (self.block + self.tiles.queries) // self.tiles.keys
 
     @property
-    def ratio(self) -> int:
-        """Tiles of keys as long as one of queries."""
+    def key_tiles_per_query_tile(self) -> int:
+        """Number of tiles of keys with as many keys as a tile of queries has queries."""
         return self.tiles.queries // self.tiles.keys
 
-    def far_tiles(self, reach: int) -> int:
-        """Tiles of keys, from the left of the strip, of which none is nearer than `reach`."""
+    def num_far_tiles(self, reach: int) -> int:
+        """Number of tiles at the left of the strip whose keys are all at distance ≥ `reach`."""
         return max(self.block + 1 - reach, 0) // self.tiles.keys
 
-    def first_tile(self, query_tile) -> Array:
-        """Where the strip of a tile of queries begins, in tiles of the 2W keys."""
-        return query_tile * self.ratio
+    def first_key_tile(self, query_tile) -> Array:
+        """Index of the first tile of the strip, among the tiles of the 2W keys."""
+        return query_tile * self.key_tiles_per_query_tile
 
-    def spans(self, key_tile) -> tuple[tuple, ...]:
-        """Of each reader the tiles of queries that see a tile of keys, and where in their strips.
+    def query_tile_ranges(self, key_tile) -> tuple[tuple, ...]:
+        """The tiles of queries that see a tile of keys, for each entry of `reader_offsets`.
 
-        As first tile, end, and a function from a tile of queries to the place in its strip.
+        Returns:
+          For each block of queries: the first tile, the end of the range, and a function that maps
+          a tile of queries to the index of the tile of keys in its strip.
         """
 
-        def in_strip(own):
-            return lambda tile: own * self.key_tiles + key_tile - tile * self.ratio
+        def strip_index(is_own):
+            first = is_own * self.num_key_tiles + key_tile
+            return lambda query_tile: first - query_tile * self.key_tiles_per_query_tile
 
-        mine = key_tile // self.ratio
-        return (0, mine + 1, in_strip(0)), (mine, self.query_tiles, in_strip(1))
+        same_place = key_tile // self.key_tiles_per_query_tile
+        return (
+            (0, same_place + 1, strip_index(0)),
+            (same_place, self.num_query_tiles, strip_index(1)),
+        )
 
-    def seen_spec(self, size: int, batch: int) -> pl.BlockSpec:
-        """Keys that a block sees, of ``[B, W + T, H·K]``, for a grid of (head, block, row, tile).
+    def visible_keys_spec(self, size: int, batch: int) -> pl.BlockSpec:
+        """The 2W keys that a block sees, from ``[B, W + T, H·K]``.
 
-        Two neighbouring blocks, of which every block is in its turn the second and the first.
+        For a grid of (head, block, batch row, tile). The 2W keys of neighbouring blocks overlap.
         """
-        # Mosaic wants all axes to be counted in elements, or none.
+        # Mosaic requires that either all axes are counted in elements or none.
         pair = (None, pl.Element(2 * self.block), pl.Element(size))
         return pl.BlockSpec(pair, lambda h, n, b, r: (b, n * self.block, h * size))
 
-    def key_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
-        """A tile of keys, the blocks being counted from `first` on."""
-        tile, tiles = (None, self.tiles.keys, size), self.key_tiles
+    def key_tile_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
+        """One tile of keys. Block n of the grid is block `first` + n of the keys."""
+        tile, tiles = (None, self.tiles.keys, size), self.num_key_tiles
         return pl.BlockSpec(tile, lambda h, n, b, c: (b, (first + n) * tiles + c, h))
 
-    def hide(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
-        """HIDDEN outside the band."""
-        row, column = self.place_in_strip(strip_tile)
+    def mask_hidden(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
+        """Replaces the logits outside the band by HIDDEN."""
+        row, column = self.strip_coordinates(strip_tile)
         return jnp.where((row <= column) & (column < row + self.block), logits, HIDDEN)
 
-    def place_in_strip(self, strip_tile) -> tuple[Array, Array]:
-        """Row and column in the strip of each pair of a tile."""
+    def strip_coordinates(self, strip_tile) -> tuple[Array, Array]:
+        """Row and column in the strip of each entry of one of its tiles."""
         shape = (self.tiles.queries, self.tiles.keys)
         row = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
         return row, jax.lax.broadcasted_iota(jnp.int32, shape, 1) + strip_tile * self.tiles.keys
 
-    def is_own(self, query_tile, strip_tile) -> Array:
-        """Whether a tile of the strip lies in the own block, not in the one before.
+    def in_own_block(self, query_tile, strip_tile) -> Array:
+        """Whether a tile of keys belongs to the queries' own block, not to the previous one.
 
         Args:
-          query_tile: whose strip, counted within the block.
-          strip_tile: counted from the left of the strip.
+          query_tile: index of the tile of queries in its block.
+          strip_tile: index of the tile of keys in the strip.
         """
-        return self.first_tile(query_tile) + strip_tile >= self.key_tiles
+        return self.first_key_tile(query_tile) + strip_tile >= self.num_key_tiles
 
 
 @dataclasses.dataclass(frozen=True)
 class Rectangle(Tiling):
-    """Every block has keys of its own, all of which each of its queries sees."""
+    """Each block has its own keys, and each of its queries sees all of them.
+
+    Attributes:
+      keys: keys in a block.
+    """
 
     keys: int = dataclasses.field(kw_only=True)
 
-    readers = (0,)
+    reader_offsets = (0,)
 
     @property
-    def key_tiles(self) -> int:
-        """Tiles of keys in a block."""
+    def num_key_tiles(self) -> int:
+        """Number of tiles of keys in a block."""
         return self.keys // self.tiles.keys
 
     @property
-    def strip_tiles(self) -> int:
-        """All of them."""
-        return self.key_tiles
+    def num_strip_tiles(self) -> int:
+        """All tiles of keys."""
+        return self.num_key_tiles
 
-    def first_tile(self, query_tile) -> int:
-        """Where the strip begins."""
+    def first_key_tile(self, query_tile) -> int:
+        """The strip starts at the first key."""
         return 0
 
-    def spans(self, key_tile) -> tuple[tuple, ...]:
-        """All tiles of queries see it; see `Band.spans`."""
-        return ((0, self.query_tiles, lambda _: key_tile),)
+    def query_tile_ranges(self, key_tile) -> tuple[tuple, ...]:
+        """All tiles of queries see the tile of keys; see `Band.query_tile_ranges`."""
+        return ((0, self.num_query_tiles, lambda _: key_tile),)
 
-    def seen_spec(self, size: int, batch: int) -> pl.BlockSpec:
-        """Keys of a block, of ``[N·B, V, H·K]``."""
+    def visible_keys_spec(self, size: int, batch: int) -> pl.BlockSpec:
+        """The keys of a block, from ``[N·B, V, H·K]``."""
         return pl.BlockSpec((None, self.keys, size), lambda h, n, b, r: (n * batch + b, 0, h))
 
-    def key_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
-        """A tile of keys, the blocks being counted from `first` on."""
+    def key_tile_spec(self, size: int, batch: int, first: int) -> pl.BlockSpec:
+        """One tile of keys. Block n of the grid is block `first` + n of the keys."""
         tile = (None, self.tiles.keys, size)
         return pl.BlockSpec(tile, lambda h, n, b, c: ((first + n) * batch + b, c, h))
 
-    def hide(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
-        """Nothing is hidden."""
+    def mask_hidden(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
+        """Returns the logits: a rectangle hides nothing."""
         return logits
 
 
 def tile_slice(tile, size) -> pl.Slice:
-    """The rows, or columns, of a tile, counted in tiles of that size."""
+    """The slice of rows or columns that belongs to tile number `tile`."""
     return pl.ds(pl.multiple_of(tile * size, size), size)
 
 
 class Operands(NamedTuple):
-    """What a kernel reads, as references.
+    """The arrays that a kernel reads; inside the kernel, references to them.
 
-    A tile of a head is so many rows and K columns of the projections' own layout, which nothing has
-    to be transposed for.
+    Queries, keys and values have the layout of the projections, so nothing is transposed. A tile of
+    one head is a range of rows and K columns.
 
     Attributes:
-      queries: unit length times |scale|.
-      keys: of the carried block and then of those of the segment, M = W + T; under a rectangle of
-        each block by itself, ``[N·B, V, H·K]``.
-      values: like the keys.
-      keep: 0 where a document starts: the keys and values before it count as zeros.
+      queries: unit vectors times |scale|.
+      keys: of the carried block, followed by those of the segment, M = W + T. For a rectangle: the
+        keys of each block, ``[N·B, V, H·K]``.
+      values: in the same layout as the keys.
+      keep: 0 where a block starts a document, else 1. At 0, the keys and values of the previous
+        block count as zeros.
       strip: the biases (`make_strip`), HIDDEN outside the band; None: no bias.
-      dropout: multiplier of the weights by tile of the strip of each tile of queries.
+      dropout: multipliers of the weights, by tile of queries and tile of its strip.
     """
 
     queries: Float[Array, "B T HK"]
@@ -204,21 +226,22 @@ class Operands(NamedTuple):
 def make_strip(
     bias: Float[Array, "H R"], band: Band
 ) -> Float[Array, "H C Q V"] | Float[Array, "H P"]:
-    """Bias by distance 1 … R in the form that the platform's kernels read (`tile_bias`).
+    """Converts the bias by distance 1 … R to the form that `tile_bias` reads on this platform.
 
-    A TPU, which cannot gather, reads tiles of the whole strip from its fast memory, where they lie
-    during all programs of a head. A GPU gathers from the vector, which stays in the cache next to
-    the processor, where the strip would double what the kernel reads from the cache of the chip.
+    A TPU cannot gather. It reads tiles of the whole strip, which stays in VMEM for all programs of
+    a head. A GPU gathers from a vector of one bias per diagonal, which stays in the L1 cache.
+    Reading the whole strip would double the kernel's traffic from the L2 cache.
     """
     columns = LOG2_E * pad_bias(bias, band)
     return spread_strip(columns, band) if band.platform == "tpu" else columns
 
 
 def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H P"]:
-    """By column − row of the strip, from −(Q − 1) on: the key furthest back first.
+    """Bias by diagonal of the strip: by column − row, from −(Q − 1), the most distant keys first.
 
-    Less the bias of distance R, which all greater distances share: a softmax does not see that, and
-    so the gradient of what remains is that of the distances below R.
+    The bias of distance R is subtracted from all biases. It is shared by all distances ≥ R, so
+    these become zero. A softmax does not change if a constant is subtracted, and only the biases of
+    distances below R need a gradient.
     """
     rows = band.tiles.queries
     nearer = (bias - bias[:, -1:])[:, ::-1]
@@ -227,25 +250,25 @@ def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H P"]:
 
 
 def spread_strip(columns: Float[Array, "H P"], band: Band) -> Float[Array, "H C Q V"]:
-    """The tiles of the strip."""
-    rows, width = band.tiles.queries, band.strip_tiles * band.tiles.keys
+    """Spreads the bias by diagonal over the tiles of the strip."""
+    rows, width = band.tiles.queries, band.num_strip_tiles * band.tiles.keys
     strip = by_relative_position(columns, rows, width)
-    return jnp.moveaxis(strip.reshape(len(columns), rows, band.strip_tiles, -1), 2, 1)
+    return jnp.moveaxis(strip.reshape(len(columns), rows, band.num_strip_tiles, -1), 2, 1)
 
 
 def tile_bias(strip, strip_tile, tiling: Tiling) -> Float[Array, "Q V"] | None:
-    """One tile of the biases of a head."""
+    """The biases of one tile of the strip; see `make_strip`."""
     if strip is None:
         return None
     if tiling.platform == "tpu":
         return strip[strip_tile]
-    row, column = tiling.place_in_strip(strip_tile)
+    row, column = tiling.strip_coordinates(strip_tile)
     return strip[column - row + (tiling.tiles.queries - 1)]
 
 
 def make_dropout(mask: Float[Array, "H W W2"], band: Band) -> Float[Array, "H R C Q V"]:
-    """The strips of a mask over W queries and 2W keys."""
-    rows, columns = band.tiles.queries, band.strip_tiles * band.tiles.keys
+    """Cuts a mask over W queries and 2W keys into the strips of the tiles of queries."""
+    rows, columns = band.tiles.queries, band.num_strip_tiles * band.tiles.keys
     strips = jnp.stack(
         [
             mask[:, first : first + rows, first : first + columns]
@@ -253,7 +276,7 @@ def make_dropout(mask: Float[Array, "H W W2"], band: Band) -> Float[Array, "H R 
         ],
         axis=1,
     )
-    strips = strips.reshape(*strips.shape[:3], band.strip_tiles, band.tiles.keys)
+    strips = strips.reshape(*strips.shape[:3], band.num_strip_tiles, band.tiles.keys)
     return jnp.moveaxis(strips, 3, 2)
 
 
@@ -271,8 +294,8 @@ def tile_logits(
     strip_tile,
     tiling: Tiling,
 ) -> Float[Array, "Q V"]:
-    """(keep · (q · k) + bias) / ln 2, for powers of 2 are cheaper; HIDDEN what is not seen."""
+    """(keep · (q · k) + bias) / ln 2, since exp2 is cheaper than exp; HIDDEN outside the band."""
     logits = dot(queries, keys, (1, 1)) * (LOG2_E if keep is None else LOG2_E * keep)
     if bias is not None:
         return logits + bias
-    return tiling.hide(logits, strip_tile)
+    return tiling.mask_hidden(logits, strip_tile)

@@ -1,4 +1,4 @@
-"""The forward kernel: softmax(q · kᵀ + bias) · v over the strip, by its tiles of keys."""
+"""The forward kernel: softmax(q · kᵀ + bias) · v, with an online softmax over tiles of keys."""
 
 import functools
 
@@ -15,27 +15,27 @@ from block_recurrent.ops.kernels.band import (
     tile_slice,
 )
 from block_recurrent.ops.kernels.launch import (
-    keep_of,
     launch,
+    load_keep,
     operand_specs,
+    per_query_spec,
     program_ids,
-    row_spec,
-    sum_spec,
+    query_tile_spec,
 )
 
 
 def forward(
     operands: Operands, tiling: Tiling, heads: int
 ) -> tuple[Float[Array, "B T HK"], Float[Array, "B H T 1"]]:
-    """The attention, and the binary logarithm of each row's sum, where the backward pass begins."""
+    """The attention, and log2 Σ exp(logit) per query, which the backward pass needs."""
     batch, length, width = operands.queries.shape
     size, shape = width // heads, jax.ShapeDtypeStruct
     return launch(
         functools.partial(_forward_kernel, tiling=tiling),
         tiling,
-        grid=(heads, length // tiling.block, batch, tiling.query_tiles),
+        grid=(heads, length // tiling.block, batch, tiling.num_query_tiles),
         in_specs=(operand_specs(operands, tiling, size),),
-        out_specs=(row_spec(tiling, size), sum_spec(tiling)),
+        out_specs=(query_tile_spec(tiling, size), per_query_spec(tiling)),
         out_shape=(
             shape(operands.queries.shape, operands.queries.dtype),
             shape((batch, heads, length, 1), jnp.float32),
@@ -44,17 +44,19 @@ def forward(
 
 
 def _forward_kernel(operands: Operands, out, log_sum, *, tiling: Tiling):
-    """One tile of queries of one block, row and head."""
+    """Computes one tile of queries of one head, block and batch row."""
     queries = operands.queries[...]
     _, block, row, query_tile = program_ids(4, tiling)
-    kept = keep_of(operands, block, row)
+    keep_past = load_keep(operands, block, row)
 
     def step(strip_tile, carry):
         largest, total, weighted = carry
-        tile = tiling.first_tile(query_tile) + strip_tile
-        seen = (tile_slice(tile, tiling.tiles.keys), slice(None))
-        keys, values = operands.keys[seen], operands.values[seen]
-        keep = None if kept is None else jnp.where(tiling.is_own(query_tile, strip_tile), 1.0, kept)
+        tile = tiling.first_key_tile(query_tile) + strip_tile
+        key_index = (tile_slice(tile, tiling.tiles.keys), slice(None))
+        keys, values = operands.keys[key_index], operands.values[key_index]
+        keep = None
+        if keep_past is not None:
+            keep = jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
         bias = tile_bias(operands.strip, strip_tile, tiling)
         logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))
@@ -74,6 +76,6 @@ def _forward_kernel(operands: Operands, out, log_sum, *, tiling: Tiling):
         jnp.zeros((rows, 1), jnp.float32),
         jnp.zeros((rows, size), jnp.float32),
     )
-    largest, total, weighted = jax.lax.fori_loop(0, tiling.strip_tiles, step, start)
+    largest, total, weighted = jax.lax.fori_loop(0, tiling.num_strip_tiles, step, start)
     out[...] = (weighted / total).astype(out.dtype)
     log_sum[...] = largest + jnp.log2(total)

@@ -1,4 +1,4 @@
-"""Attention by fused kernels, with its gradients, on one device or many."""
+"""Fused attention with its gradients, on one device or many."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jax.interpreters import ad, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.ops.kernels.backward import Rows, d_keys_values, d_queries
+from block_recurrent.ops.kernels.backward import PerQuery, d_keys_values, d_queries
 from block_recurrent.ops.kernels.band import (
     Band,
     Operands,
@@ -30,12 +30,12 @@ from block_recurrent.types import KV
 
 
 class Tilings(NamedTuple):
-    """Band or rectangle, as each kernel cuts it.
+    """The tiling of each kernel: all bands, or all rectangles.
 
     Attributes:
-      forward: for the output.
-      queries: for the gradients of the queries and of the bias.
-      keys: for those of keys and values.
+      forward: of the kernel for the output.
+      queries: of the kernels for the gradients of queries and bias.
+      keys: of the kernel for the gradients of keys and values.
     """
 
     forward: Tiling
@@ -44,9 +44,9 @@ class Tilings(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the attention is computed from; M = W + T, `bias` by distance 1 … R.
+    """The inputs of the attention, with M = W + T and `bias` by distance 1 … R.
 
-    Under a rectangle keys and values are ``[N, B, V, H, K]``, and the rest None.
+    For a rectangle, keys and values are ``[N, B, V, H, K]`` and the other fields are None.
     """
 
     queries: Float[Array, "B T H K"]
@@ -57,8 +57,8 @@ class Inputs(NamedTuple):
     dropout: Float[Array, "H W W2"] | None
 
 
-# How arrays split over devices: by rows of the batch and by heads, which are independent. XLA
-# cannot look into a kernel to see that, and would copy everything to every device.
+# Arrays are split over devices by batch row and by head, which are independent. XLA cannot see that
+# inside a kernel, and would gather all arrays on every device.
 AXES = {
     Band: Inputs("B T H K", "B M H K", "B M H K", "N B", "H R", "H W X"),
     Rectangle: Inputs("B T H K", "N B V H K", "N B V H K", None, None, None),
@@ -76,19 +76,19 @@ def window_attention(
 ) -> Float[Array, "B T H K"]:
     """softmax(queries · keysᵀ + bias) · values over the W keys before each query.
 
-    Neither the W × 2W weights nor the 2W keys of each block are ever written to memory: a block
-    reads its own keys and those of the block before in place. Only the carried block is copied, in
-    front of the others. Heads stay where the projections leave them, behind the length.
+    Neither the W × 2W weights nor the 2W keys of each block are written to memory: each block reads
+    the keys of its own block and of the previous one in place. Only the carried block is copied, to
+    precede the others. The axis of heads stays behind the length, as in the projections.
 
     Args:
       queries: times |scale|.
       tokens: keys and values of the segment, ``[B, T, H, K]``.
       carried: those of the block before it, ``[B, W, H, K]``.
-      starts: where a block begins a document, and sees zeros before it.
-      bias: by distance 1 … R, times |scale|, where that of R holds for all greater distances too.
-        None: queries and keys are rotated (RoPE).
-      dropout: multiplier of the weights, over the W queries and the 2W keys of each block.
-      tilings: tiles and platform of the kernels (`choose_bands`).
+      starts: whether a block starts a document. Keys and values before it then count as zeros.
+      bias: by distance 1 … R, times |scale|. The bias of R also applies to greater distances. None:
+        queries and keys are rotated (RoPE).
+      dropout: multipliers of the weights, over the W queries and 2W keys of each block.
+      tilings: tiles and platform of the kernels, from `choose_bands`.
     """
     carried = jax.tree.map(lambda before, own: before.astype(own.dtype), carried, tokens)
     if bias is None:
@@ -107,7 +107,7 @@ def unmasked_attention(
     """softmax(queries · keysᵀ) · values, where every query of a block sees all the block's keys.
 
     Args:
-      queries: of N blocks, times |scale|.
+      queries: of N blocks, unit vectors times |scale|.
       keys_values: for each block, ``[N, B, V, H, K]``.
       tilings: tiles and platform of the kernels (`choose_rectangles`).
     """
@@ -121,13 +121,13 @@ def _attention(queries, tokens, carried, keep, bias, dropout, tilings: Tilings):
 
 def _refuse_tangent(*_):
     raise NotImplementedError(
-        "the fused attention kernels have first derivatives only, in reverse mode: for others set "
-        "attention_kernel = 'xla'"
+        "the fused attention kernels have only first derivatives in reverse mode: for other "
+        "derivatives set attention_kernel = 'xla'"
     )
 
 
-# The identity, which cannot be differentiated in forward mode. A primitive, since partial
-# evaluation drops the rules of `jax.custom_jvp`.
+# An identity that raises an error when it is differentiated in forward mode. It must be a
+# primitive, because partial evaluation drops the rules of `jax.custom_jvp`.
 _without_tangent = jax.extend.core.Primitive("without_tangent")
 _without_tangent.def_impl(lambda x: x)
 _without_tangent.def_abstract_eval(lambda x: x)
@@ -142,7 +142,7 @@ def _attention_forward(queries, tokens, carried, keep, bias, dropout, tilings: T
     def local(inputs):
         heads = inputs.queries.shape[2]
         out, log_sum = forward(_operands(inputs, tilings.forward), tilings.forward, heads)
-        # Without its last axis, which a TPU would pad to 128 for as long as it is kept.
+        # The residual is kept without its last axis, which a TPU would pad to 128.
         return out.reshape(inputs.queries.shape), log_sum[..., 0]
 
     if carried is not None:
@@ -159,13 +159,15 @@ def _attention_backward(tilings: Tilings, saved, d_out):
 
     def local(inputs, out, log_sum, d_out):
         delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), -1).swapaxes(1, 2)
-        rows = Rows(_merged(d_out), log_sum[..., None], delta[..., None])
+        per_query = PerQuery(_flatten_heads(d_out), log_sum[..., None], delta[..., None])
         reach = inputs.bias.shape[1] if strip_needed else 0
-        queries, strip = d_queries(_operands(inputs, tilings.queries), rows, tilings.queries, reach)
-        # Of the carried block apart: where nobody asks for its gradient, XLA leaves that out.
+        queries, strip = d_queries(
+            _operands(inputs, tilings.queries), per_query, tilings.queries, reach
+        )
+        # A separate kernel for the carried block: XLA removes it if its gradient is not used.
         operands, blocks = _operands(inputs, tilings.keys), d_out.shape[1] // tilings.keys.block
-        tokens = d_keys_values(operands, rows, tilings.keys, range(banded, banded + blocks))
-        carried = d_keys_values(operands, rows, tilings.keys, range(1)) if banded else ()
+        tokens = d_keys_values(operands, per_query, tilings.keys, range(banded, banded + blocks))
+        carried = d_keys_values(operands, per_query, tilings.keys, range(1)) if banded else ()
         shape = d_out.shape if banded else inputs.keys.shape
         gradients = (queries.reshape(d_out.shape), *(x.reshape(shape) for x in tokens))
         gradients += tuple(x.reshape(*x.shape[:2], *d_out.shape[2:]) for x in carried)
@@ -174,7 +176,7 @@ def _attention_backward(tilings: Tilings, saved, d_out):
         _, to_bias = jax.vjp(
             lambda bias: spread_strip(pad_bias(bias, tilings.queries), tilings.queries), inputs.bias
         )
-        far = tilings.queries.strip_tiles - strip.shape[1]
+        far = tilings.queries.num_strip_tiles - strip.shape[1]
         return *gradients, *to_bias(jnp.pad(strip, ((0, 0), (far, 0), (0, 0), (0, 0))))
 
     operands, axes = (inputs, out, log_sum, d_out), AXES[type(tilings.keys)]
@@ -190,61 +192,61 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _operands(inputs: Inputs, tiling: Tiling) -> Operands:
-    """What the kernels read: bias and dropout by tiles of the strip."""
+    """Converts the inputs to what the kernels read."""
     return Operands(
-        *map(_merged, inputs[:3]),
+        *map(_flatten_heads, inputs[:3]),
         inputs.keep,
         strip=None if inputs.bias is None else make_strip(inputs.bias, tiling),
         dropout=None if inputs.dropout is None else make_dropout(inputs.dropout, tiling),
     )
 
 
-def _merged(x: Float[Array, "*batch M H K"]) -> Float[Array, "batches M HK"]:
-    """The same memory, of which a head is a range of columns."""
+def _flatten_heads(x: Float[Array, "*batch M H K"]) -> Float[Array, "batches M HK"]:
+    """Reshapes to three axes, without moving data. A head becomes a range of columns."""
     return x.reshape(-1, x.shape[-3], x.shape[-2] * x.shape[-1])
 
 
 def split_over_devices(
     function: Callable, operands: tuple, axes: tuple, results: tuple[str, ...]
 ) -> Callable:
-    """Lets XLA run `function` on parts of the batch (axis B) and of the heads (axis H).
+    """Lets XLA split `function` over devices, along the batch (axis B) and the heads (axis H).
 
-    A result without the axis B is a sum over the batch, and so over devices.
+    A result without the axis B is a sum over the batch. Its parts are summed over devices.
 
     Args:
-      function: of the operands; returns one array for each of `results`.
-      operands: arrays, in tuples as `function` takes them; the first has both axes.
-      axes: names of each operand's axes, in the same tuples.
-      results: names of each result's axes.
+      function: takes the operands; returns a tuple with one array for each of `results`.
+      operands: arrays, in nested tuples as `function` takes them; the first has both axes.
+      axes: the names of each operand's axes, in the same nested tuples.
+      results: the names of each result's axes.
     """
-    present = jax.tree.map(
+    present_axes = jax.tree.map(
         lambda x, names: None if x is None else names, operands, axes, is_leaf=lambda x: x is None
     )
-    letters = jax.tree.leaves(present)
+    axis_names = jax.tree.leaves(present_axes)
 
     def partition(mesh, arguments, _):
         first = jax.tree.leaves(arguments)[0].sharding.spec
-        place = {axis: first[letters[0].split().index(axis)] for axis in "BH"}
+        mesh_axis = {axis: first[axis_names[0].split().index(axis)] for axis in "BH"}
 
         def sharding(names):
-            return NamedSharding(mesh, PartitionSpec(*map(place.get, names.split())))
+            return NamedSharding(mesh, PartitionSpec(*map(mesh_axis.get, names.split())))
 
         def local(*arguments):
             parts = function(*arguments)
             return tuple(
-                part if "B" in names or not place["B"] else jax.lax.psum(part, place["B"])
+                part if "B" in names or not mesh_axis["B"] else jax.lax.psum(part, mesh_axis["B"])
                 for part, names in zip(parts, results, strict=True)
             )
 
-        return mesh, local, tuple(map(sharding, results)), jax.tree.map(sharding, present)
+        return mesh, local, tuple(map(sharding, results)), jax.tree.map(sharding, present_axes)
 
-    # In the order of appearance.
-    whole = dict.fromkeys(" ".join((*letters, *results)).lower().split())
-    del whole["b"], whole["h"]
+    # Axes that are not split, in the order in which they first appear.
+    unsplit = dict.fromkeys(" ".join((*axis_names, *results)).lower().split())
+    del unsplit["b"], unsplit["h"]
     split = custom_partitioning(function)
     split.def_partition(
         partition,
-        sharding_rule=f"{', '.join(letters)} -> {', '.join(results)}".lower(),
-        need_replication_factors=tuple(whole),
+        sharding_rule=f"{', '.join(axis_names)} -> {', '.join(results)}".lower(),
+        need_replication_factors=tuple(unsplit),
     )
     return split

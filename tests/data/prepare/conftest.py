@@ -14,7 +14,7 @@ from preparing import ONE_PROCESS, contents, write_texts
 
 @pytest.fixture(scope="session", autouse=True)
 def tensorflow():
-    """Imported by the process that runs these tests, but not by others that collect them."""
+    """Imports TensorFlow only in the process that runs these tests, not when they are collected."""
     import_tensorflow()
 
 
@@ -56,7 +56,7 @@ def run(place, monkeypatch, capfd):
 
 @pytest.fixture
 def prepare(run):
-    """Runs it where it must succeed. Returns what it prints."""
+    """Runs the program, which must succeed. Returns what it prints."""
 
     def prepare(output: str, *arguments: str) -> str:
         status, out, err = run(f"--output={output}", *ONE_PROCESS, *arguments)
@@ -68,7 +68,7 @@ def prepare(run):
 
 @pytest.fixture
 def refuse(run, place):
-    """Runs it where it must refuse, properly and without a trace. Returns what it says."""
+    """Runs the program, which must exit with an error and no traceback. Returns the message."""
 
     def refuse(*arguments: str, output: str = "store") -> str:
         before = contents(place)

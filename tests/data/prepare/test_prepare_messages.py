@@ -25,7 +25,7 @@ def test_verify(run, place, prepare):
     assert status == 2 and err.startswith("error: no token store in texts (no store.json): make")
 
 
-def test_another_plan(refuse, prepare, place):
+def test_store_with_another_plan_is_refused(refuse, prepare, place):
     prepare("store", *TEXTS)
     shards, per_mille = bind(prepare__num_shards=5), bind(data__held_out_per_mille=300)
     different = "(tasks.text_files.shards.train: 11 there, 5 now)"
@@ -54,7 +54,7 @@ def test_another_plan(refuse, prepare, place):
     assert contents(place / "store") == before
 
 
-def test_output_that_is_something_else(refuse, prepare, place):
+def test_output_that_is_not_a_store(refuse, prepare, place):
     end = " exists and is not a token store: name another --output"
     assert refuse(*TEXTS, output="texts") == f"texts{end}"
     assert refuse(*TEXTS, output="texts/0.txt") == f"texts/0.txt{end}"
@@ -82,14 +82,14 @@ def test_mistakes_in_the_command(refuse, run):
     assert status == 2 and "required: --output" in err
 
 
-def test_packages_that_are_not_there(refuse, monkeypatch):
+def test_missing_packages(refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "seqio", None)
     message = refuse(*TEXTS)
     assert message.startswith("prepare_data needs TensorFlow and seqio (import of seqio halted")
     assert message.endswith("): pip install 'block_recurrent[data]'")
 
 
-def test_tfds_datasets_that_are_not_there(refuse, place):
+def test_missing_tfds_datasets(refuse, place):
     message = refuse(data("pg19_bytes"), *bind(prepare__tfds_data_dir="nowhere"))
     assert message == (
         "Task pg19_bytes: the TFDS dataset pg19 is not in nowhere: build it (tfds build pg19 "
@@ -101,7 +101,7 @@ def test_tfds_datasets_that_are_not_there(refuse, place):
     assert "(tfds build my_books:1.0.0 --data_dir=" in message
 
 
-def test_tasks_that_give_no_documents(refuse, run, pg19):
+def test_tasks_that_do_not_produce_documents(refuse, run, pg19):
     assert refuse(*mine("without_text")) == (
         "Task without_text: its examples have no 'targets_pretokenized', the text before "
         "tokenization: tokenize it with seqio.preprocessors.tokenize, which keeps the text"

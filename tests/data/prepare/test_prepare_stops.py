@@ -17,7 +17,7 @@ from preparing import ONE_PROCESS, TEXTS, bind, command, contents, environment, 
 
 @pytest.mark.slow
 def test_many_processes_and_clean_output(place, prepare, model):
-    """In a separate process, since what TensorFlow prints must not reach the user."""
+    """Runs in a separate process, to check that the user does not see TensorFlow's messages."""
     arguments = [*TEXTS, *bind(prepare__vocabulary=model, prepare__num_processes=2)]
     result = subprocess.run(
         command("--output=stores/two", *arguments),
@@ -74,8 +74,8 @@ def wait_for_the_end_of_all(process: subprocess.Popen):
 
 
 @pytest.mark.slow
-def test_kill_and_the_same_command_again(place, prepare, run):
-    """kill −9 while two workers write. Before that, a second command is refused."""
+def test_the_same_command_continues_after_a_kill(place, prepare, run):
+    """SIGKILL while two workers write. Before that, a second command is refused."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     partial = place / "store.partial"
     process = start(place, *arguments)
@@ -110,7 +110,7 @@ def test_kill_and_the_same_command_again(place, prepare, run):
 
 @pytest.mark.slow
 def test_kills_at_random_moments(place, prepare):
-    """Counted from the start of the work, which comes later on a busy machine."""
+    """The moments are counted from the start of the work, which is later on a busy machine."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     lock = place / "store.partial" / "lock"
     for seconds in np.random.default_rng(0).uniform(0, 15, size=8):
@@ -127,8 +127,8 @@ def test_kills_at_random_moments(place, prepare):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped(place, number):
-    """Ctrl-C reaches the workers as well, SIGTERM only the command."""
+def test_stop_by_signal(place, number):
+    """Ctrl-C also reaches the workers; SIGTERM only reaches the command."""
     process = start(place, *mine("slow_lines", prepare__num_processes=2))
     wait_until(lambda: list(place.glob("store.partial/train-*.json")), process)
     for pid in members(process.pid) if number == signal.SIGINT else [process.pid]:

@@ -28,7 +28,7 @@ PAPERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def modules(tensorflow):
-    """What imports TensorFlow, which only the process that runs these tests should do."""
+    """The modules that import TensorFlow, imported only in the process that runs these tests."""
     global seqio, tf, tfds, FolderSource, cut_for, find_task, register_tasks, read_shard
     import seqio
     import tensorflow as tf
@@ -58,7 +58,7 @@ def examples_of(task, split="train", shard=0, num_shards=1) -> list[dict]:
 
 
 def documents_of(source, split) -> dict[str, bytes]:
-    """The pieces put together."""
+    """The documents, joined from their pieces."""
     documents, parts = {}, b""
     for example in source.get_dataset(split).as_numpy_iterator():
         parts += example["targets"]
@@ -79,7 +79,7 @@ def message_of(function, *arguments, **options) -> str:
 
 
 def test_books_are_read_by_tfds(pg19):
-    """seqio's examples equal what TFDS has on disk, which equals what was written."""
+    """seqio's examples equal those of TFDS on disk, which equal what was written."""
     find(PrepareConfig("pg19_bytes", tfds_data_dir=pg19))
     task = seqio.get_mixture_or_task("pg19_bytes")
     assert set(task.splits) == {"train", "validation", "test"}
@@ -97,7 +97,7 @@ def test_books_are_read_by_tfds(pg19):
 
 
 def test_tokens_of_books(pg19, model):
-    """The same as from seqio's own preprocessor and from SentencePiece alone."""
+    """The tokens equal those of seqio's preprocessor, and those of SentencePiece itself."""
     task = find(PrepareConfig("pg19_tokens", vocabulary=model, tfds_data_dir=pg19))
     processor = SentencePieceProcessor(model_file=model)
     text = {"targets": [text_of(book) for book in BOOKS["train"]]}
@@ -147,8 +147,8 @@ def test_github(papers):
     }
 
 
-def test_text_files_are_those_of_training_on_a_folder(papers):
-    """The same documents, split by the same rule."""
+def test_text_files_equal_those_of_training_on_a_folder(papers):
+    """The documents and their split are the same."""
     for i in range(30):
         (papers / f"{i}.md").write_bytes(b"x" * i)
     data = DataConfig("text_files", str(papers), "**/*.*", 200)
@@ -184,7 +184,7 @@ def test_shards_of_a_folder(papers):
         source.get_dataset("train", shuffle=True)
 
 
-def test_a_tfds_dataset_in_place_of_a_folder(pg19):
+def test_a_tfds_dataset_instead_of_a_folder(pg19):
     prepare = PrepareConfig("github", tfds="pg19", tfds_feature="book_text", tfds_data_dir=pg19)
     texts = {example["targets_pretokenized"] for example in examples_of(find(prepare))}
     assert texts == {text_of(book).encode() for book in BOOKS["train"]}
@@ -270,7 +270,7 @@ def test_files_that_change(papers):
 # Mistakes
 
 
-def test_tasks_that_are_not_there(papers, model):
+def test_unknown_tasks(papers, model):
     folder = DataConfig(path=str(papers))
     assert message_of(find, PrepareConfig("pg19_byte")) == (
         "prepare.task = 'pg19_byte' is not a registered seqio Task or Mixture: did you mean "
