@@ -102,7 +102,7 @@ def store_changed(folder: Path, times: int) -> Tried:
             training.wait_until(training.is_saving)
             tokens = np.fromfile(store / TOKENS, "<u2")
             tokens[::-1].tofile(store / TOKENS)
-            clear = refused(training, f"{TOKENS}: it was written to after this run had opened it")
+            clear = refused(training, f"{TOKENS}: it was modified after this run opened it")
         put(other, store)
         with place.train(workdir) as training:
             clear &= refused(training, "the corpus has changed since this run started")
