@@ -4,10 +4,14 @@ import os
 import signal
 import tempfile
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook("block_recurrent", "beartype.beartype")
+jaxtyping.install_import_hook("block_recurrent", "beartype.beartype")
+
+# The quick tests in these folders run whole trainings and commands. Checking the shapes in every
+# call would take a quarter of their time; the slow tests check them everywhere.
+WITHOUT_CHECKS = ("commands", "config", "evaluation", "faults", "reporting", "training")
 
 # Processes that a script starts in the background ignore Ctrl-C. Without this line, processes that
 # tests start would inherit that.
@@ -38,6 +42,16 @@ def pytest_xdist_make_scheduler(config, log):
             return "prepare" if "tests/data/prepare/" in nodeid else super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shape_checks(request):
+    """Checks the shapes in all calls, except in the quick tests of some folders."""
+    quick = "not slow" in request.config.getoption("markexpr")
+    unchecked = quick and request.path.parent.name in WITHOUT_CHECKS
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ ROWS, SEGMENT = st.integers(1, 6), st.integers(1, 7).map(lambda blocks: blocks *
 
 
 def rows_of(batch) -> list:
-    return [[array[row].tolist() for array in batch] for row in range(len(batch.inputs))]
+    return [[array[row].tolist() for array in batch[:4]] for row in range(len(batch.inputs))]
 
 
 @examples(40)
@@ -182,19 +182,21 @@ def test_every_token_of_a_mixture_is_a_target_once(sources, batch_size, segment,
     assert sorted(targets.tolist()) == sorted(want)
 
 
-@examples(60)
+@examples(30)
 @given(
     lengths=LENGTHS,
     hosts=st.sampled_from([1, 2, 3]),
     rows=st.integers(1, 2),
+    turns=st.integers(1, 3),
     segment=SEGMENT,
     before=st.integers(0, 12),
 )
 def test_lanes_resume_from_any_position_on_any_number_of_hosts(
-    lengths, hosts, rows, segment, before
+    lengths, hosts, rows, turns, segment, before
 ):
     def lanes():
-        return Lanes(Numbered(lengths), hosts * rows, segment, LANES_W, seed=7)
+        size = hosts * rows
+        return Lanes(Numbered(lengths), size, segment, LANES_W, seed=7, num_lanes=size * turns)
 
     straight, end = read_some(lanes(), before + 3)
     _, position = read_some(lanes(), before)

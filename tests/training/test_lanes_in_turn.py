@@ -68,6 +68,7 @@ def config(corpus):
     return tiny_run(corpus, lanes=12)
 
 
+@pytest.mark.slow
 def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(config, tmp_path):
     assert SharingTrainer(config, tmp_path / "undisturbed").run()
     assert not stop_in_step(5)(config, tmp_path / "stopped").run()
