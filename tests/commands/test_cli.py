@@ -317,7 +317,7 @@ def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     monkeypatch.chdir(place.parent)  # the run knows where its corpus is
     status, out, err = run("evaluate", f"--workdir={workdir}", "--json=nowhere/score.json")
     assert (status, out) == (2, "")
-    assert err == "error: no folder nowhere for --json=nowhere/score.json: make it\n"
+    assert err == "error: no folder nowhere for --json=nowhere/score.json: create it first\n"
     status, out, err = run("evaluate", f"--workdir={workdir}", "--json=score.json")
     assert (status, err) == (0, "")
     score = json.loads((place.parent / "score.json").read_text())
@@ -362,4 +362,4 @@ def check_generation(run, workdir: Path, place: Path):
     gin.write_text(gin.read_text().replace("embedding_size = ", "embedding_size = 1"))
     status, out, err = run("generate", f"--workdir={workdir}", "--prompt=a")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "holds other parameters than config.gin describes" in err
+    assert "has other parameters than config.gin describes" in err
