@@ -33,6 +33,7 @@ run_main(main) if sys.argv[1] == "program" else main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's parameters")
 def test_a_program_maps_the_memory_of_a_step_once():
     def page_faults(kind):

@@ -111,6 +111,7 @@ def finished(tmp_path_factory):
     return folder / "run", config, sockets
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_runs_nothing(bomb, finished, tmp_path):
     """Each file of a checkpoint in turn is replaced by a pickle, which is never executed."""
@@ -133,6 +134,7 @@ def test_a_checkpoint_runs_nothing(bomb, finished, tmp_path):
     assert refused
 
 
+@pytest.mark.slow
 def test_nothing_listens_while_a_run_trains(finished):
     assert finished[2] == []
 

@@ -124,6 +124,7 @@ def test_every_variant_at_every_scale(variant, scale):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "scale", "expected"),
     [

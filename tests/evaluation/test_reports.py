@@ -19,6 +19,7 @@ from close import assert_close
 from corpus import tiny_run, write_corpus
 from tiny import TERMS, TINY, assert_same_numbers
 
+pytestmark = pytest.mark.slow
 PROGRAMS = {"evaluate": block_recurrent.evaluate.main, "analyze": block_recurrent.analyze.main}
 PNG = b"\x89PNG"
 

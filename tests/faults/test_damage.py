@@ -51,6 +51,7 @@ def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
             shutil.copy(folder / name, copy / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
     for note in NOTES:
@@ -58,6 +59,7 @@ def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
     assert_same_end(copy, finished, config)
 
 
+@pytest.mark.slow
 def test_damaged_numbers_are_never_loaded(copy, finished, config):
     """A flipped bit of the largest file: Orbax would load it as another number."""
     flip(largest(copy / "checkpoints" / "12" / "training"))
@@ -120,6 +122,7 @@ def test_a_run_continues_from_the_newest_whole_checkpoint(copy, finished, config
     assert_same_end(copy, finished, config)
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(copy, config, capsys):
     for folder in (copy / "checkpoints").iterdir():
         empty(folder / "checksums.json")
@@ -132,6 +135,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(copy, conf
     assert capsys.readouterr().err.count("contains no checksums") == 6
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(copy, finished, config):
     (copy / "checkpoints" / "4").rename(copy / "checkpoints" / "4.orbax-checkpoint-tmp")
     for step in (8, 12):

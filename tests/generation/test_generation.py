@@ -145,6 +145,7 @@ def test_writing_gives_the_state_of_reading_the_same_tokens(name):
     assert_same(state, read)
 
 
+@pytest.mark.slow
 def test_rows_are_independent():
     one = generator("fixed_skip")
     together = one.generate(PROMPTS, NEW, sampling=Sampling(0.0))

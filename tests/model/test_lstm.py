@@ -78,6 +78,7 @@ def test_dropout_needs_a_key(model):
     assert jnp.abs(plain - dropped).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_reports_memory_worth(tmp_path):
     config = tiny_run(write_corpus(tmp_path / "texts"), num_steps=30, eval_every_steps=15)
     model = dataclasses.replace(config.model, **LSTM)

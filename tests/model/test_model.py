@@ -201,7 +201,7 @@ def loss_and_gradients(variant: str, remat: str):
 @pytest.mark.parametrize(
     "variant", ["fixed_skip", pytest.param("feedback", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("remat", ["attention", "layer"])
+@pytest.mark.parametrize("remat", [pytest.param("attention", marks=pytest.mark.slow), "layer"])
 def test_rematerialisation_changes_no_number(variant, remat):
     """Loss, state and gradients with dropout are the same with and without `remat`."""
     expected, found = (loss_and_gradients(variant, each) for each in ("none", remat))

@@ -35,7 +35,9 @@ def test_a_lane_is_taken_and_put_back():
     assert put["b"].tolist() == [False, True, False, True, False, True]
 
 
-@pytest.mark.parametrize("fields", [{}, {"recurrent_layers": ()}])
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"recurrent_layers": ()}, marks=pytest.mark.slow)]
+)
 def test_each_lane_has_the_memory_of_its_own_text(fields):
     """With a learning rate of 0, every lane's state is that of reading its text alone."""
     config = dataclasses.replace(TINY, num_layers=2, **fields)
@@ -76,6 +78,7 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(config, tmp_path):
     assert_same_end(tmp_path / "stopped", tmp_path / "undisturbed", config)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_lanes_took_turns_continues(corpus, tmp_path, monkeypatch):
     config = tiny_run(corpus)
     assert SharingTrainer(config, tmp_path / "undisturbed").run()

@@ -148,10 +148,8 @@ def test_a_line_without_a_finite_step_has_no_loss(corpus, tmp_path):
     assert (second["nonfinite_steps"], second["loss_over_median"]) == (0, 1.0)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["adafactor", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "muon"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adafactor", "adamw", "muon"])
 def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
     """Skipped steps are not updates, so they do not advance the schedule."""
     config = with_policy(corpus, "skip", num_steps=6, log_every_steps=1, eval_every_steps=6)
@@ -164,8 +162,9 @@ def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
     assert rates == pytest.approx([0.001, 0.001, 0.001, 0.002, 0.002, 0.003], rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.slow), "roll_back"])
-@pytest.mark.parametrize("stop", [pytest.param(5, marks=pytest.mark.slow), 7])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "roll_back"])
+@pytest.mark.parametrize("stop", [5, 7])
 def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, corpus, tmp_path):
     config = with_policy(corpus, policy)
     bad = 6, 7, 9
@@ -221,6 +220,7 @@ def test_only_moved_rows_restart():
     assert mark_moved_rows(saved, state, saved).finite.tolist() == [True, True, True, True, False]
 
 
+@pytest.mark.slow
 def test_roll_back_before_the_first_checkpoint_goes_to_the_beginning(corpus, tmp_path):
     config = with_policy(corpus, "roll_back", num_steps=4)
     assert poisoned(2)(config, tmp_path).run()
@@ -228,6 +228,7 @@ def test_roll_back_before_the_first_checkpoint_goes_to_the_beginning(corpus, tmp
     assert lines[-1]["step"] == 4 and all(line["loss"] > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_roll_back_gives_up_at_one_checkpoint(corpus, tmp_path):
     config = with_policy(corpus, "roll_back", max_nonfinite_steps=2)
     with pytest.raises(UserError, match="Stopped after 2 returns to one checkpoint"):

@@ -31,6 +31,7 @@ class Lacking(ByteVocabulary):
         return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
 
 
+@pytest.mark.slow
 def test_texts_depend_on_the_parameters_and_compile_once():
     write = sampler(sample_prompt="é")
     params = [split(model)[1] for model in (variant_model("fixed_skip"), make_model(1))]

@@ -71,6 +71,7 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, fin
     assert_same_end(tmp_path, finished, config)
 
 
+@pytest.mark.slow
 def test_texts_change_no_number_and_continue_like_the_rest(corpus, finished, tmp_path):
     config = tiny_run(corpus, sample_tokens=12, sample_prompt="the ")
     assert not stop_in_step(7)(config, tmp_path).run()
@@ -84,6 +85,7 @@ def test_texts_change_no_number_and_continue_like_the_rest(corpus, finished, tmp
     assert not (finished / "samples.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_same_numbers_and_changes_none(
     corpus, finished, tmp_path, monkeypatch
 ):
@@ -131,6 +133,7 @@ def test_a_finished_run_is_not_changed(corpus, finished, capsys):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_alone_repeats_the_run(corpus, finished, tmp_path):
     config = load([str(finished / "config.gin")], [])
     assert Trainer(config, tmp_path).run()

@@ -135,6 +135,7 @@ def test_a_run_leaves_a_heartbeat(corpus, tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name == "watch"]
 
 
+@pytest.mark.slow
 def test_a_stuck_reader_is_reported(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("block_recurrent.training.watching.MIN_LIMIT", 0.4)
     monkeypatch.setattr("block_recurrent.training.watching.POLL_INTERVAL", 0.05)
