@@ -18,22 +18,14 @@ import block_recurrent
 from block_recurrent import UserError, load_model, save_model
 from block_recurrent.analysis.report import write_analysis
 from block_recurrent.analysis.tracing import Text
-from block_recurrent.config.options import DistributedConfig, PrepareConfig
+from block_recurrent.config.options import DistributedConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.prepare.folder_documents import _group, read_pieces
-from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.generate import load_generator
 from block_recurrent.interop.model_file import CONFIG
 from block_recurrent.parallel.processes import connect
 from tiny import variant_model
-
-import_tensorflow()  # before anything else does, which would print
-
-import seqio  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-from block_recurrent.data.prepare.plan import make_plan  # noqa: E402
 
 PACKAGE = Path(block_recurrent.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -150,62 +142,4 @@ def test_no_answer_from_the_coordinator(monkeypatch):
         connect(config, 1)
     assert str(error.value).startswith(
         "cannot join the other processes (RuntimeError: DEADLINE_EXCEEDED: nobody): {"
-    )
-
-
-# Tasks
-
-
-def task(name, *, splits=("train", "validation"), vocabulary=None, rank=1, register=True):
-    """A Task of two texts per split; its targets have the given rank."""
-
-    def texts(split, shuffle_files):
-        del split, shuffle_files
-        return tf.data.Dataset.from_tensor_slices({"targets": ["a b", "c d"]})
-
-    def deepen(dataset):
-        return dataset.map(lambda one: one | {"targets": one["targets"][None]})
-
-    feature = seqio.Feature(vocabulary or seqio.ByteVocabulary(), rank=rank, add_eos=False)
-    made = seqio.Task(
-        name,
-        source=seqio.FunctionDataSource(texts, splits),
-        preprocessors=[seqio.preprocessors.tokenize, *([deepen] if rank > 1 else [])],
-        output_features={"targets": feature},
-    )
-    if register:
-        seqio.TaskRegistry.add_provider(name, made)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def registered():
-    before = set(seqio.TaskRegistry.names())
-    yield
-    for name in set(seqio.TaskRegistry.names()) - before:
-        seqio.TaskRegistry.remove(name)
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        (
-            {"splits": ("train", "validation", "held_out")},
-            "its split 'held_out' has a store's name for 'validation': rename it",
-        ),
-        ({"register": False}, "it is not registered: add it with seqio.TaskRegistry.add"),
-        ({"rank": 2}, "its 'targets' do not have rank 1: make each a sequence of tokens"),
-    ],
-)
-def test_tasks_that_cannot_make_a_store(fields, message):
-    made = task("of_errors", **fields)
-    assert message_of(make_plan, PrepareConfig(), made) == f"Task of_errors: {message}"
-
-
-def test_a_mixture_of_different_vocabularies():
-    task("of_bytes")
-    task("of_others", vocabulary=seqio.ByteVocabulary(extra_ids=5))
-    mixture = seqio.Mixture("of_both", [("of_bytes", 1.0), ("of_others", 1.0)])
-    assert message_of(make_plan, PrepareConfig(), mixture) == (
-        "the Tasks of of_both have different vocabularies: give them the same one"
     )

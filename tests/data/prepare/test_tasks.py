@@ -29,12 +29,13 @@ PAPERS = {
 @pytest.fixture(scope="module", autouse=True)
 def modules(tensorflow):
     """The modules that import TensorFlow, imported only in the process that runs these tests."""
-    global seqio, tf, tfds, FolderSource, cut_for, find_task, register_tasks, read_shard
+    global seqio, tf, tfds, FolderSource, cut_for, find_task, make_plan, register_tasks, read_shard
     import seqio
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from block_recurrent.data.prepare.folder_source import FolderSource
+    from block_recurrent.data.prepare.plan import make_plan
     from block_recurrent.data.prepare.seqio_vocabularies import cut_for
     from block_recurrent.data.prepare.tasks import find_task, register_tasks
     from block_recurrent.data.prepare.write_shard import read_shard
@@ -338,3 +339,57 @@ def test_folders_without_documents(papers):
     )
     assert message(papers / "c", "arxiv").startswith(f"every file in {papers}/c that matches")
     assert message(papers, "github").startswith(f"a is the only document in {papers}")
+
+
+@pytest.fixture
+def make_task():
+    """Makes a Task of two texts per split, whose targets have the given rank."""
+    before = set(seqio.TaskRegistry.names())
+
+    def texts(split, shuffle_files):
+        del split, shuffle_files
+        return tf.data.Dataset.from_tensor_slices({"targets": ["a b", "c d"]})
+
+    def deepen(dataset):
+        return dataset.map(lambda one: one | {"targets": one["targets"][None]})
+
+    def make(name, *, splits=("train", "validation"), vocabulary=None, rank=1, register=True):
+        feature = seqio.Feature(vocabulary or seqio.ByteVocabulary(), rank=rank, add_eos=False)
+        task = seqio.Task(
+            name,
+            source=seqio.FunctionDataSource(texts, splits),
+            preprocessors=[seqio.preprocessors.tokenize, *([deepen] if rank > 1 else [])],
+            output_features={"targets": feature},
+        )
+        if register:
+            seqio.TaskRegistry.add_provider(name, task)
+        return task
+
+    yield make
+    for name in set(seqio.TaskRegistry.names()) - before:
+        seqio.TaskRegistry.remove(name)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            {"splits": ("train", "validation", "held_out")},
+            "its split 'held_out' has a store's name for 'validation': rename it",
+        ),
+        ({"register": False}, "it is not registered: add it with seqio.TaskRegistry.add"),
+        ({"rank": 2}, "its 'targets' do not have rank 1: make each a sequence of tokens"),
+    ],
+)
+def test_tasks_that_cannot_make_a_store(fields, message, make_task):
+    task = make_task("of_errors", **fields)
+    assert message_of(make_plan, PrepareConfig(), task) == f"Task of_errors: {message}"
+
+
+def test_a_mixture_of_different_vocabularies(make_task):
+    make_task("of_bytes")
+    make_task("of_others", vocabulary=seqio.ByteVocabulary(extra_ids=5))
+    mixture = seqio.Mixture("of_both", [("of_bytes", 1.0), ("of_others", 1.0)])
+    assert message_of(make_plan, PrepareConfig(), mixture) == (
+        "the Tasks of of_both have different vocabularies: give them the same one"
+    )
