@@ -2,7 +2,7 @@
 
     python tests/eight_devices.py VARIANT… -- DATA,FSDP,TENSOR…
 
-Run with XLA_FLAGS=--xla_force_host_platform_device_count=8.
+Run with JAX_NUM_CPU_DEVICES=8.
 """
 
 import collections

@@ -31,8 +31,10 @@ def start(workdir: Path, config: Path, processes: int, devices: int, *bindings: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices // processes}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_NUM_CPU_DEVICES": str(devices // processes),
+    }
     command = [sys.executable, "-m", "block_recurrent.train", f"--gin_file={config}"]
     command += [f"--workdir={workdir}", *(f"--gin_bindings={binding}" for binding in bindings)]
     if processes > 1:

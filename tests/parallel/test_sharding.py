@@ -28,10 +28,7 @@ HERE = Path(__file__).parents[1]
 
 def train(*variants: str, meshes: tuple[str, ...]) -> dict:
     """The results that tests/eight_devices.py prints."""
-    environment = os.environ | {
-        "PYTHONPATH": str(HERE.parent),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "JAX_NUM_CPU_DEVICES": "8"}
     result = subprocess.run(
         [sys.executable, "eight_devices.py", *variants, "--", *meshes],
         env=environment,

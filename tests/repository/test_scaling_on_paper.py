@@ -112,7 +112,7 @@ def test_a_small_model_on_eight_devices():
     """Pure data parallelism sums each gradient once; fsdp gathers and scatters what is split."""
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_NUM_CPU_DEVICES": "8",
     }
     result = subprocess.run(
         [sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, cwd=ROOT
