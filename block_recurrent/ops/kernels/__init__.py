@@ -7,8 +7,8 @@ support the learned bias by distance and its gradient, which cuDNN's attention d
 rotary positions, dropout and document starts. Queries, keys and values keep the layout that the
 projections write, ``[B, T, H·K]``.
 
-Read the files in this order: `band` (geometry, and the maths of one tile), `launch` (block specs
-and how kernels are started), `forward`, `backward`, `window_attention` (the differentiable
+Read the files in this order: `band` (geometry), `tile` (the maths of one tile), `launch` (block
+specs and how kernels are started), `forward`, `backward`, `window_attention` (the differentiable
 function, split over devices), `default_tiles` (tile sizes per machine).
 
 The same kernels compute the attention of tokens to states, and of states to states and tokens.

@@ -17,24 +17,24 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from block_recurrent.ops.kernels.band import (
-    Band,
-    Operands,
-    Tiling,
-    dot,
-    tile_bias,
-    tile_logits,
-    tile_slice,
-)
+from block_recurrent.ops.kernels.band import Band, Tiling
 from block_recurrent.ops.kernels.launch import (
     head_spec,
     keep_flags_spec,
     launch,
-    load_keep,
     operand_specs,
     per_query_spec,
     program_ids,
     query_tile_spec,
+)
+from block_recurrent.ops.kernels.tile import (
+    Operands,
+    dot,
+    load_keep,
+    load_key_tile,
+    tile_bias,
+    tile_logits,
+    tile_slice,
 )
 
 # A GPU splits the strip's gradient, a sum over blocks and batch rows, into this many parts, which
@@ -108,15 +108,10 @@ def _d_queries_kernel(operands: Operands, per_query: PerQuery, out, strip, *, ti
             strip[...] = jnp.zeros_like(strip)
 
     def step(strip_tile, gradient):
-        tile = tiling.first_key_tile(query_tile) + strip_tile
-        key_index = (tile_slice(tile, tiling.tiles.keys), slice(None))
-        keys, values = operands.keys[key_index], operands.values[key_index]
-        keep = None
-        if keep_past is not None:
-            keep = jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
-        bias = tile_bias(operands.strip, strip_tile, tiling)
+        keys, values, keep, logits = load_key_tile(
+            operands, queries, query_tile, strip_tile, keep_past, tiling
+        )
         mask = None if operands.dropout is None else operands.dropout[strip_tile]
-        logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
         _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         if strip is not None:
             strip[strip_tile] += d_logits

@@ -1,4 +1,4 @@
-"""Which keys the queries of a block see, in tiles, and the maths of one tile.
+"""Which keys the queries of a block see, in tiles.
 
 *Band*: sliding-window attention. The keys are the 2W keys of the previous block and the query's own
 block. Query i sees key j iff i ≤ j < i + W. A tile of Q queries that starts at query q therefore
@@ -11,17 +11,14 @@ strip, about half of the 2W columns; all other columns are hidden.
 """
 
 import dataclasses
-import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from block_recurrent.ops.positions import HIDDEN, by_relative_position
-
-LOG2_E = math.log2(math.e)
+from block_recurrent.ops.positions import HIDDEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,111 +188,3 @@ class Rectangle(Tiling):
     def mask_hidden(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
         """Returns the logits: a rectangle hides nothing."""
         return logits
-
-
-def tile_slice(tile, size) -> pl.Slice:
-    """The slice of rows or columns that belongs to tile number `tile`."""
-    return pl.ds(pl.multiple_of(tile * size, size), size)
-
-
-class Operands(NamedTuple):
-    """The arrays that a kernel reads; inside the kernel, references to them.
-
-    Queries, keys and values have the layout of the projections, so nothing is transposed. A tile of
-    one head is a range of rows and K columns.
-
-    Attributes:
-      queries: unit vectors times |scale|.
-      keys: of the carried block, followed by those of the segment, M = W + T. For a rectangle: the
-        keys of each block, ``[N·B, V, H·K]``.
-      values: in the same layout as the keys.
-      keep: 0 where a block starts a document, else 1. At 0, the keys and values of the previous
-        block count as zeros.
-      strip: the biases (`make_strip`), HIDDEN outside the band; None: no bias.
-      dropout: multipliers of the weights, by tile of queries and tile of its strip.
-    """
-
-    queries: Float[Array, "B T HK"]
-    keys: Float[Array, "B M HK"]
-    values: Float[Array, "B M HK"]
-    keep: Float[Array, "N B"] | None
-    strip: Float[Array, "H C Q V"] | Float[Array, "H P"] | None
-    dropout: Float[Array, "H R C Q V"] | None
-
-
-def make_strip(
-    bias: Float[Array, "H R"], band: Band
-) -> Float[Array, "H C Q V"] | Float[Array, "H P"]:
-    """Converts the bias by distance 1 … R to the form that `tile_bias` reads on this platform.
-
-    A TPU cannot gather. It reads tiles of the whole strip, which stays in VMEM for all programs of
-    a head. A GPU gathers from a vector of one bias per diagonal, which stays in the L1 cache.
-    Reading the whole strip would double the kernel's traffic from the L2 cache.
-    """
-    columns = LOG2_E * pad_bias(bias, band)
-    return spread_strip(columns, band) if band.platform == "tpu" else columns
-
-
-def pad_bias(bias: Float[Array, "H R"], band: Band) -> Float[Array, "H P"]:
-    """Bias by diagonal of the strip: by column − row, from −(Q − 1), the most distant keys first.
-
-    The bias of distance R is subtracted from all biases. It is shared by all distances ≥ R, so
-    these become zero. A softmax does not change if a constant is subtracted, and only the biases of
-    distances below R need a gradient.
-    """
-    rows = band.tiles.queries
-    nearer = (bias - bias[:, -1:])[:, ::-1]
-    nearer = jnp.pad(nearer, ((0, 0), (band.block - bias.shape[1], 0)))
-    return jnp.pad(nearer, ((0, 0), (rows - 1, rows)), constant_values=HIDDEN)
-
-
-def spread_strip(columns: Float[Array, "H P"], band: Band) -> Float[Array, "H C Q V"]:
-    """Spreads the bias by diagonal over the tiles of the strip."""
-    rows, width = band.tiles.queries, band.num_strip_tiles * band.tiles.keys
-    strip = by_relative_position(columns, rows, width)
-    return jnp.moveaxis(strip.reshape(len(columns), rows, band.num_strip_tiles, -1), 2, 1)
-
-
-def tile_bias(strip, strip_tile, tiling: Tiling) -> Float[Array, "Q V"] | None:
-    """The biases of one tile of the strip; see `make_strip`."""
-    if strip is None:
-        return None
-    if tiling.platform == "tpu":
-        return strip[strip_tile]
-    row, column = tiling.strip_coordinates(strip_tile)
-    return strip[column - row + (tiling.tiles.queries - 1)]
-
-
-def make_dropout(mask: Float[Array, "H W W2"], band: Band) -> Float[Array, "H R C Q V"]:
-    """Cuts a mask over W queries and 2W keys into the strips of the tiles of queries."""
-    rows, columns = band.tiles.queries, band.num_strip_tiles * band.tiles.keys
-    strips = jnp.stack(
-        [
-            mask[:, first : first + rows, first : first + columns]
-            for first in range(0, band.block, rows)
-        ],
-        axis=1,
-    )
-    strips = strips.reshape(*strips.shape[:3], band.num_strip_tiles, band.tiles.keys)
-    return jnp.moveaxis(strips, 3, 2)
-
-
-def dot(a: Array, b: Array, contract: tuple[int, int] = (1, 0)) -> Float[Array, "rows columns"]:
-    """Product of two tiles, summed in float32."""
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
-
-
-def tile_logits(
-    queries: Float[Array, "Q K"],
-    keys: Float[Array, "V K"],
-    keep: Float[Array, ""] | None,
-    bias: Float[Array, "Q V"] | None,
-    strip_tile,
-    tiling: Tiling,
-) -> Float[Array, "Q V"]:
-    """(keep · (q · k) + bias) / ln 2, since exp2 is cheaper than exp; HIDDEN outside the band."""
-    logits = dot(queries, keys, (1, 1)) * (LOG2_E if keep is None else LOG2_E * keep)
-    if bias is not None:
-        return logits + bias
-    return tiling.mask_hidden(logits, strip_tile)

@@ -6,22 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from block_recurrent.ops.kernels.band import (
-    Operands,
-    Tiling,
-    dot,
-    tile_bias,
-    tile_logits,
-    tile_slice,
-)
+from block_recurrent.ops.kernels.band import Tiling
 from block_recurrent.ops.kernels.launch import (
     launch,
-    load_keep,
     operand_specs,
     per_query_spec,
     program_ids,
     query_tile_spec,
 )
+from block_recurrent.ops.kernels.tile import Operands, dot, load_keep, load_key_tile
 
 
 def forward(
@@ -51,14 +44,9 @@ def _forward_kernel(operands: Operands, out, log_sum, *, tiling: Tiling):
 
     def step(strip_tile, carry):
         largest, total, weighted = carry
-        tile = tiling.first_key_tile(query_tile) + strip_tile
-        key_index = (tile_slice(tile, tiling.tiles.keys), slice(None))
-        keys, values = operands.keys[key_index], operands.values[key_index]
-        keep = None
-        if keep_past is not None:
-            keep = jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
-        bias = tile_bias(operands.strip, strip_tile, tiling)
-        logits = tile_logits(queries, keys, keep, bias, strip_tile, tiling)
+        _, values, keep, logits = load_key_tile(
+            operands, queries, query_tile, strip_tile, keep_past, tiling
+        )
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=1, keepdims=True))
         weights = jnp.exp2(logits - new_largest)
         shrink = jnp.exp2(largest - new_largest)

@@ -11,9 +11,10 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as pltriton
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from block_recurrent.ops.kernels.band import Operands, Tiling
+from block_recurrent.ops.kernels.band import Tiling
+from block_recurrent.ops.kernels.tile import Operands
 
 
 def launch(kernel: Callable, tiling: Tiling, *, order: tuple[str, ...] | None = None, **call):
@@ -96,8 +97,3 @@ def per_query_spec(tiling: Tiling) -> pl.BlockSpec:
 def keep_flags_spec(tiling: Tiling) -> pl.BlockSpec:
     """All of `keep`; on a TPU in SMEM, the memory for scalars."""
     return pl.BlockSpec(memory_space=pltpu.SMEM) if tiling.platform == "tpu" else pl.BlockSpec()
-
-
-def load_keep(operands: Operands, block, row) -> Float[Array, ""] | None:
-    """0 if the block starts a document, else 1; None if no block does."""
-    return None if operands.keep is None else operands.keep[block, row]

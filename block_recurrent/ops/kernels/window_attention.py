@@ -14,17 +14,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from block_recurrent.ops.kernels.backward import PerQuery, d_keys_values, d_queries
-from block_recurrent.ops.kernels.band import (
-    Band,
+from block_recurrent.ops.kernels.band import Band, Rectangle, Tiling
+from block_recurrent.ops.kernels.forward import forward
+from block_recurrent.ops.kernels.tile import (
     Operands,
-    Rectangle,
-    Tiling,
     make_dropout,
     make_strip,
     pad_bias,
     spread_strip,
 )
-from block_recurrent.ops.kernels.forward import forward
 from block_recurrent.ops.positions import rotate
 from block_recurrent.types import KV
 
