@@ -7,7 +7,7 @@ import inspect
 import math
 import numbers
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import (
     Annotated,
     Any,
@@ -68,20 +68,44 @@ def checked(cls: Class) -> Class:
       UserError: raised by the decorated class if a keyword is not a field, or a value does not
         match its annotation.
     """
-    init = cls.__init__
-    signature = inspect.signature(init)
+    init = check_arguments(cls)(cls.__init__)
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
         for name in kwargs:
             field_kind(cls, name)
-        bound = signature.bind(self, *args, **kwargs)
-        for name in list(bound.arguments)[1:]:  # after self
-            bound.arguments[name] = check_field(cls, name, bound.arguments[name])
-        init(*bound.args, **bound.kwargs)
+        init(self, *args, **kwargs)
 
     cls.__init__ = checked_init
     return cls
+
+
+def check_arguments(cls: type, **fields: str | None) -> Callable[[Callable], Callable]:
+    """Decorates a function: checks and converts arguments like the fields of a dataclass.
+
+    Args:
+      cls: the dataclass. Arguments with the names of its fields are checked.
+      **fields: for an argument with another name, its field; None: the argument is not checked.
+
+    Raises:
+      UserError: raised by the decorated function; see `check_value`.
+    """
+
+    def decorate(function):
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked_function(*args, **kwargs):
+            bound, kinds = signature.bind(*args, **kwargs), field_kinds(cls)
+            for name, value in bound.arguments.items():
+                field = fields.get(name, name)
+                if field in kinds:
+                    bound.arguments[name] = check_value(name, value, kinds[field])
+            return function(*bound.args, **bound.kwargs)
+
+        return checked_function
+
+    return decorate
 
 
 @functools.cache
@@ -108,16 +132,6 @@ def field_kind(cls: type, name: str) -> Any:
 def check_field(cls: type, name: str, value: Any) -> Any:
     """The value as the dataclass stores it; see `check_value`."""
     return check_value(name, value, field_kind(cls, name))
-
-
-def check_fields(cls: type, **values: Any):
-    """Checks arguments against the annotations of the fields with the same names in `cls`.
-
-    Raises:
-      UserError: see `check_value`.
-    """
-    for name, value in values.items():
-        check_field(cls, name, value)
 
 
 def check_value(name: str, value: Any, kind: Any) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from block_recurrent.fields import check_fields, check_value
-from block_recurrent.model.config import Kernel, ModelConfig
+from block_recurrent.fields import check_arguments
+from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.feed_forward import linear
 from block_recurrent.model.window import Heads, Window
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention, window_attention
@@ -68,6 +68,7 @@ class SlidingWindowAttention(nnx.Module):
       UserError: an argument has a wrong type or value.
     """
 
+    @check_arguments(ModelConfig, kernel="attention_kernel", remat=None)
     def __init__(
         self,
         embedding_size: int,
@@ -83,17 +84,6 @@ class SlidingWindowAttention(nnx.Module):
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
-        check_fields(
-            ModelConfig,
-            embedding_size=embedding_size,
-            num_heads=num_heads,
-            head_size=head_size,
-            window_length=window_length,
-            positions=positions,
-            dropout_rate=dropout_rate,
-            dtype=dtype,
-        )
-        check_value("kernel", kernel, Kernel)
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         width = num_heads * head_size
         self.num_heads, self.head_size = num_heads, head_size

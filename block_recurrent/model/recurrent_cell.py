@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.fields import check_fields, check_value
-from block_recurrent.model.config import Kernel, ModelConfig
+from block_recurrent.fields import check_arguments
+from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.feed_forward import FeedForward, RMSNorm, linear
 from block_recurrent.model.gates import GATES
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention
@@ -39,6 +39,7 @@ class RecurrentCell(nnx.Module):
     Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]`` with V = 2W keys.
     """
 
+    @check_arguments(ModelConfig, kernel="attention_kernel")
     def __init__(
         self,
         embedding_size: int,
@@ -53,19 +54,6 @@ class RecurrentCell(nnx.Module):
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
-        check_fields(
-            ModelConfig,
-            embedding_size=embedding_size,
-            num_states=num_states,
-            num_heads=num_heads,
-            head_size=head_size,
-            mlp_dim=mlp_dim,
-            gate=gate,
-            configuration=configuration,
-            dtype=dtype,
-        )
-        check_value("kernel", kernel, Kernel)
-
         def new_gate(input_size):
             return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
 
