@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from block_recurrent.data.lanes import _Queue
-
 W = 4
 
 
@@ -46,7 +44,7 @@ def read_some(lanes, number, position=None):
 def order_of(lanes, epoch):
     """The documents that have tokens, in the order of one epoch of lanes with one source."""
     start = lanes.initial_position()
-    queue = _Queue(lanes, start._replace(epoch=start.epoch + epoch))
+    queue = lanes.queue(start._replace(epoch=start.epoch + epoch))
     taken = [queue.pop() for _ in range(np.count_nonzero(lanes.documents.lengths))]
     assert queue.epoch == [epoch]
     return taken

@@ -7,15 +7,14 @@ continues row i of the batch P steps earlier, and P times as many documents are 
 from typing import NamedTuple
 
 import numpy as np
-from grain.experimental import index_shuffle
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from block_recurrent.config.options import check_segment
+from block_recurrent.data.document_queue import NO_DOCUMENT, DocumentQueue
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.errors import UserError
 
-NO_DOCUMENT = -1  # instead of the index of a document
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -136,16 +135,26 @@ class Lanes:
         of documents.
         """
         position = self.initial_position()
-        queue = _Queue(self, position)
+        queue = self.queue(position)
         document = np.array([queue.pop() for _ in range(self.num_lanes)], np.int64)
         # The fractional parts of multiples of the golden ratio are evenly spread over [0, 1).
         share = np.arange(self.num_lanes) * GOLDEN_RATIO % 1
         return position._replace(
-            epoch=np.array(queue.epoch, np.int64),
-            next_document=np.array(queue.next, np.int64),
-            taken=np.array(queue.taken, np.int64),
+            **queue.counters(),
             document=document,
             offset=(share * self.documents.lengths[document]).astype(np.int64),
+        )
+
+    def queue(self, position: LanePosition) -> DocumentQueue:
+        """The documents that no lane has taken yet at a position."""
+        return DocumentQueue(
+            self.documents,
+            position.epoch,
+            position.next_document,
+            position.taken,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            repeat=self.repeat,
         )
 
     def exhausted(self, position: LanePosition) -> bool:
@@ -185,7 +194,7 @@ class Lanes:
     def _plan(self, position: LanePosition) -> tuple[list[Span], LanePosition]:
         """The spans of the global batch, and the position after it. Reads no tokens."""
         self._check_position(position)
-        queue = _Queue(self, position)
+        queue = self.queue(position)
         documents = np.array(position.document, np.int64)
         offsets = np.array(position.offset, np.int64)
         lengths = self.documents.lengths
@@ -206,7 +215,7 @@ class Lanes:
             documents[lane], offsets[lane] = document, offset
         after = LanePosition(
             np.array(position.corpus, np.int64),
-            *(np.array(numbers, np.int64) for numbers in (queue.epoch, queue.next, queue.taken)),
+            **queue.counters(),
             document=documents,
             offset=offsets,
             turn=np.array((turn + 1) % self.turns, np.int64),
@@ -245,49 +254,6 @@ class Lanes:
             raise UserError(
                 "the corpus has changed since this run started: restore it, or start a new run"
             )
-
-
-class _Queue:
-    """The queue of documents that no lane has taken yet, over all epochs."""
-
-    def __init__(self, lanes: Lanes, position: LanePosition):
-        self.lanes, self.mixture = lanes, lanes.documents
-        self.epoch = [int(epoch) for epoch in position.epoch]
-        self.next = [int(document) for document in position.next_document]
-        self.taken = [int(tokens) for tokens in position.taken]
-
-    def pop(self) -> int:
-        """The index of the next document that has tokens, or −1 if no document is left."""
-        while (source := self._next_source()) is not None:
-            if self.next[source] == self.lanes.counts[source]:
-                self.epoch[source], self.next[source] = self.epoch[source] + 1, 0
-            document = self._next_document(source)
-            self.next[source] += 1
-            length = int(self.mixture.lengths[document])
-            self.taken[source] += length
-            if length:
-                return document
-        return NO_DOCUMENT
-
-    def _next_source(self) -> int | None:
-        """The source with the fewest taken tokens per weight; None if all have run out."""
-        tokens_per_weight = {
-            source: self.taken[source] / weight
-            for source, weight in enumerate(self.mixture.weights)
-            if self.lanes.repeat or self.next[source] < self.lanes.counts[source]
-        }
-        return min(tokens_per_weight, key=tokens_per_weight.get, default=None)
-
-    def _next_document(self, source: int) -> int:
-        """The index of the next document in the order of the source and epoch."""
-        count, index = self.lanes.counts[source], self.next[source]
-        if self.lanes.shuffle:
-            seeds = np.random.SeedSequence([self.lanes.seed, source, self.epoch[source]])
-            seed = int(seeds.generate_state(1)[0])
-            index = index_shuffle(index, max_index=count - 1, seed=seed, rounds=4)
-        else:
-            index = int(self.mixture.longest_first[source][index])
-        return self.mixture.offsets[source] + index
 
 
 def _check_lengths(batch_size: int, segment_length: int, window_length: int, seed: int):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.data.lanes import LanePosition, Lanes, _Queue
+from block_recurrent.data.lanes import LanePosition, Lanes
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.errors import UserError
@@ -186,7 +186,8 @@ def test_weights_by_size_read_each_source_once_per_epoch():
     """A source may be one document ahead of the others."""
     lengths = [7] * 30, [11] * 10, [20] * 20
     documents = mixture(*lengths, weights=[float(sum(each)) for each in lengths])
-    queue = _Queue(lanes := Lanes(documents, 1, W, W), lanes.initial_position())
+    lanes = Lanes(documents, 1, W, W)
+    queue = lanes.queue(lanes.initial_position())
     taken = [queue.pop() for _ in range(60)]
     assert len(set(taken)) >= 57
 
