@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.model.window import Window
+from block_recurrent.ops import attention
 from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
 from block_recurrent.ops.dot_product import attend
 from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
@@ -44,7 +44,7 @@ from block_recurrent.ops.kernels.window_attention import (
     window_attention,
 )
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
-from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
+from block_recurrent.ops.positions import rotate
 from block_recurrent.types import KV
 
 SWEEP = [
@@ -183,19 +183,12 @@ def name_of(tiles: Tiles) -> str:
 
 def xla_attention(queries, tokens, carried, bias, dropout):
     """What `attention_kernel = 'xla'` computes."""
-    window, heads = carried.keys.shape[1:3]
+    window = carried.keys.shape[1]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    queries, *tokens = (to_blocks_of_heads(x, window) for x in (queries, *tokens))
-    keys, values = Window(KV(*tokens), carried, None).joined()
-    if bias is None:
-        positions = np.arange(2 * window)
-        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
-        bias = jnp.zeros((queries.shape[2], window))
-    padding = ((0, 0), (window - 1, window))
-    bias = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
-    bias = by_relative_position(bias, window, 2 * window)
-    y = from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
-    return y.reshape(*y.shape[:2], heads, -1)
+    queries, tokens = jax.tree.map(lambda x: to_blocks_of_heads(x, window), (queries, tokens))
+    return from_blocks_of_heads(
+        attention.window_attention(queries, tokens, carried, None, bias, dropout)
+    )
 
 
 def fused_attention(queries, tokens, carried, bias, dropout, bands):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent import KV
-from block_recurrent.model.window import Window
+from block_recurrent.ops.attention import window_attention as xla_attention
 from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
 from block_recurrent.ops.dot_product import attend
 from block_recurrent.ops.kernels.band import Band, Rectangle, Tiles
@@ -15,7 +15,6 @@ from block_recurrent.ops.kernels.window_attention import (
     window_attention,
 )
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
-from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
 from close import assert_close
 
 TILES = ((8, 4), (8, 8), (4, 4))
@@ -43,17 +42,8 @@ def plain_attention(queries, tokens, carried, starts, bias, dropout):
     """The result of `window_attention`, computed with W × 2W weights."""
     window = carried.keys.shape[1]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
-    tokens = jax.tree.map(lambda segment: to_blocks_of_heads(segment, window), tokens)
-    keys, values = Window(tokens, carried, starts).joined()
-    queries = to_blocks_of_heads(queries, window)
-    if bias is None:
-        positions = np.arange(2 * window)
-        queries, keys = rotate(queries, positions[window:]), rotate(keys, positions)
-        bias = jnp.zeros((queries.shape[2], window))
-    padding = ((0, 0), (window - 1, window))
-    by_place = jnp.pad(bias[:, ::-1], padding, constant_values=HIDDEN)
-    bias = by_relative_position(by_place, window, 2 * window)
-    return from_blocks_of_heads(attend(queries, keys, values, bias, dropout))
+    queries, tokens = jax.tree.map(lambda x: to_blocks_of_heads(x, window), (queries, tokens))
+    return from_blocks_of_heads(xla_attention(queries, tokens, carried, starts, bias, dropout))
 
 
 def with_gradients(attention, inputs, d_out):
