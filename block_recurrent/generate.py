@@ -10,7 +10,7 @@ import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.console.cli import EXIT_STATUS, CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
 from block_recurrent.console.progress import start_bar
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
@@ -29,7 +29,7 @@ READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progr
 NOTES = f"""\
 The generated text is streamed to standard output, and nothing else is printed there. Generation
 ends after --num_tokens tokens, or when the model ends the document.
-{EXIT_STATUS}"""
+{EXIT_STATUSES}"""
 EXAMPLES = """\
   python -m block_recurrent.generate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt='def main('

@@ -9,11 +9,11 @@ from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_ma
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, quiet
 from block_recurrent.data.store import verify
 from block_recurrent.errors import UserError
-from block_recurrent.training.preemption import EXIT_STATUS
+from block_recurrent.training.preemption import STOPPED_STATUS
 
 NOTES = f"""\
 To resume after a stop or a kill, run the same command again. Exit status: 0 finished, 2 a mistake
-in the command or its data, or a damaged store, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C."""
+in the command or its data, or a damaged store, {STOPPED_STATUS} stopped by SIGTERM or Ctrl-C."""
 EXAMPLES = """\
   python -m block_recurrent.prepare_data --gin_file=gin/data/pg19_bytes.gin \\
       --output=stores/pg19_bytes
@@ -61,7 +61,7 @@ def main() -> int:
             prepare(config, data, arguments.output)
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue")
-        return EXIT_STATUS
+        return STOPPED_STATUS
     return 0
 
 

@@ -12,12 +12,12 @@ from block_recurrent.console.cli import (
     run_main,
 )
 from block_recurrent.parallel.processes import connect
-from block_recurrent.training.preemption import EXIT_STATUS
+from block_recurrent.training.preemption import STOPPED_STATUS
 from block_recurrent.training.trainer import Trainer
 
 NOTES = f"""\
 To resume a run that was stopped, run the same command again. Exit status: 0 finished, 2 a mistake
-in the command or its data, {EXIT_STATUS} stopped by SIGTERM or Ctrl-C, after saving.
+in the command or its data, {STOPPED_STATUS} stopped by SIGTERM or Ctrl-C, after saving.
 
 Common parameters: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
 train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,
@@ -73,7 +73,7 @@ def main() -> int:
     config = dataclasses.replace(config, distributed=unaddressed)
     workdir = arguments.workdir or default_workdir(arguments.gin_file)
     finished = Trainer(config, workdir).run()
-    return 0 if finished else EXIT_STATUS
+    return 0 if finished else STOPPED_STATUS
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from block_recurrent.files.paths import workdir_path
 from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
-EXIT_STATUS = (
+EXIT_STATUSES = (
     "Exit status: 0 done, 2 a mistake in the command, the run or its data, which one line explains."
 )
 
@@ -31,7 +31,7 @@ class CommandParser(argparse.ArgumentParser):
       notes: notes and exit statuses, for --help.
     """
 
-    def __init__(self, command: str, description: str, examples: str, notes: str = EXIT_STATUS):
+    def __init__(self, command: str, description: str, examples: str, notes: str = EXIT_STATUSES):
         super().__init__(
             prog=f"python -m block_recurrent.{command}",
             description=description,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same command again
+STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same command again
 
 
 class StopSignal:

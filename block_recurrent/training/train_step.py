@@ -125,17 +125,12 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
     )
 
 
-def make_train_step(
-    graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    log_every_steps: int,
-    layout: Layout,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Returns the training step, which resets its sums every `log_every_steps` steps.
+def make_loss(graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple]:
+    """Returns the loss of a batch, in nats per token, for `jax.value_and_grad` with `has_aux`.
 
-    If the loss, the gradient or the recurrent state is not finite, the step does not change the
-    parameters and the optimizer, and only counts itself in `nonfinite`. The next step restarts the
-    rows that were not finite, as at the start of a document.
+    It is a function of the parameters, the lanes (`TrainState.model` and `finite`), the batch and
+    the dropout key. Its other results are the nats and the tokens of the batch, which rows are
+    finite, and the lanes after the batch.
     """
 
     def nats_of_rows(params, lanes, batch, dropout_key):
@@ -150,17 +145,34 @@ def make_train_step(
         rows = finite_rows(nats, model_state)
         return nats, rows, put_turn(lanes, batch.turn, (model_state, rows))
 
-    def loss_fn(params, lanes, batch, dropout_key):
+    def loss(params, lanes, batch, dropout_key):
         nats, rows, lanes = layout.by_rows(nats_of_rows)(
             layout.gather(params), lanes, batch, dropout_key
         )
         nats, tokens = nats.sum(), batch.weights.sum()
         return nats / jnp.maximum(tokens, 1), (nats, tokens, rows, lanes)
 
+    return loss
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    log_every_steps: int,
+    layout: Layout,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """Returns the training step, which resets its sums every `log_every_steps` steps.
+
+    If the loss, the gradient or the recurrent state is not finite, the step does not change the
+    parameters and the optimizer, and only counts itself in `nonfinite`. The next step restarts the
+    rows that were not finite, as at the start of a document.
+    """
+    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, layout), has_aux=True)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         lanes = state.model, state.finite
-        (loss, (nats, tokens, rows, lanes)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        (loss, (nats, tokens, rows, lanes)), grads = loss_and_gradients(
             state.params, lanes, batch, key
         )
         model_state, finite_lanes = lanes

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from block_recurrent.training.preemption import EXIT_STATUS
+from block_recurrent.training.preemption import STOPPED_STATUS
 from faults.place import Place
 from faults.training import Training
 from faults.tried import Tried
@@ -40,9 +40,9 @@ def terminated(place: Place, times: int, processes: int) -> Tried:
         training.wait(place.random.uniform(0, 1))
         training.terminate(place.random.randrange(processes))
         statuses = training.wait()
-        expected = [EXIT_STATUS] * processes, [0] * processes
+        expected = [STOPPED_STATUS] * processes, [0] * processes
         assert statuses in expected, f"{statuses}\n{training.read_output()}"
-        return statuses[0] == EXIT_STATUS
+        return statuses[0] == STOPPED_STATUS
 
     return _struck(place, times, processes, strike, f"SIGTERM, {_by(processes)}")
 

@@ -76,20 +76,20 @@ class ShardWriter:
         self.documents = self.tokens = self.bytes = self.words = self.characters = 0
         self.empty = self.invalid_utf8 = 0
         self._current = _Document()
+        self._files: list[_File] = []  # while the context is open: tokens, documents, names
+        self._discard = contextlib.ExitStack()
 
     def __enter__(self) -> "ShardWriter":
-        self._files = {}
         with contextlib.ExitStack() as stack:
             for path in shard_files(self.folder, self.split, self.shard):
-                self._files[path] = _File(path)
-                stack.callback(self._files[path].discard)
-            self._discard = stack.pop_all().close
-        self._tokens, self._documents, self._names = self._files.values()
+                self._files.append(_File(path))
+                stack.callback(self._files[-1].discard)
+            self._discard = stack.pop_all()
         return self
 
     def add(self, tokens: Integer[np.ndarray, " length"], text: bytes):
         """Adds a piece of the current document: its tokens, and the bytes that they encode."""
-        self._tokens.write(np.ascontiguousarray(tokens, self.type).data)
+        self._files[0].write(np.ascontiguousarray(tokens, self.type).data)
         self._current.tokens += len(tokens)
         self._current.bytes += len(text)
         self._current.text.add(text)
@@ -99,8 +99,9 @@ class ShardWriter:
         """Ends the current document and names it."""
         document, self._current = self._current, _Document()
         numbers = (document.tokens, document.bytes, document.text.words)
-        self._documents.write(np.array(numbers, "<i8").data)
-        self._names.write(json.dumps(name).encode() + b"\n")
+        _, documents, names = self._files
+        documents.write(np.array(numbers, "<i8").data)
+        names.write(json.dumps(name).encode() + b"\n")
         self.documents += 1
         self.bytes += document.bytes
         self.words += document.text.words
@@ -112,13 +113,13 @@ class ShardWriter:
             if kind is None:
                 self._finish()
         finally:
-            self._discard()
+            self._discard.close()
 
     def _finish(self):
-        for file in self._files.values():
+        for file in self._files:
             file.keep()
         metadata = {count: getattr(self, count) for count in COUNTS}
-        metadata["files"] = {path.name: file.describe() for path, file in self._files.items()}
+        metadata["files"] = {file.path.name: file.describe() for file in self._files}
         write_json(shard_metadata(self.folder, self.split, self.shard), metadata)
 
 
