@@ -11,30 +11,37 @@ from tiny import TINY, assert_same_numbers, forward, make_tokens, split, variant
 W = TINY.window_length
 
 
-def gradient_of_initial(name: str, state, starts=None):
-    """The gradient of a loss with respect to the initial state of the first recurrent layer."""
+def gradient_of_initial(name: str):
+    """A function of `state` and `starts`: the gradient by the initial state, and the state after.
+
+    The gradient is that of a loss, by the initial state of the first recurrent layer.
+    """
     model = variant_model(name)
     graphdef, params = split(model)
     tokens = make_tokens(2, 3 * W)
 
-    def loss(params):
+    def loss(params, state, starts):
         logits, after = nnx.merge(graphdef, params)(tokens, state, starts)
         return jnp.square(logits).mean(), after
 
-    gradient, after = jax.jit(jax.grad(loss, has_aux=True))(params)
-    return gradient["layers"][model.config.recurrent_indices[0]]["cell"]["initial"], after
+    compiled = jax.jit(jax.grad(loss, has_aux=True))
+
+    def gradient(state, starts):
+        found, after = compiled(params, state, starts)
+        return found["layers"][model.config.recurrent_indices[0]]["cell"]["initial"], after
+
+    return gradient
 
 
 @pytest.mark.parametrize("name", ["fixed_skip", pytest.param("feedback", marks=pytest.mark.slow)])
 def test_a_loop_that_starts_with_none_trains_the_initial_state(name):
     """With None, the gradient is the same as with `starts`; a given state gets no gradient."""
-    found, after = gradient_of_initial(name, None)
-    starts = jnp.zeros((2, 3), bool).at[:, 0].set(True)
-    initial = variant_model(name).initial_state(2)
-    expected, _ = gradient_of_initial(name, initial, starts)
+    gradient, nowhere = gradient_of_initial(name), jnp.zeros((2, 3), bool)
+    found, after = gradient(None, None)
+    expected, _ = gradient(variant_model(name).initial_state(2), nowhere.at[:, 0].set(True))
     assert np.abs(found).max() > 0
     assert_same_numbers(found, expected)
-    later, _ = gradient_of_initial(name, after)
+    later, _ = gradient(after, nowhere)
     assert not np.any(later)
 
 
