@@ -18,9 +18,9 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
     "fault, times, processes",
     [
-        (stops.killed, 6, 1),
+        (stops.killed, 4, 1),
         (stops.killed_while_saving, 6, 1),
-        (stops.killed_while_saving, 3, 2),
+        (stops.killed_while_saving, 2, 2),
         (stops.terminated, 2, 1),
         (storage.second_training, 1, 1),
     ],

@@ -127,7 +127,7 @@ def test_two_processes_equal_one(config, alone):
 def test_two_processes_are_stopped_and_one_continues(config, alone):
     """SIGTERM to one process stops both after the same step; one process continues the run."""
     workdir = config.parent / "elastic"
-    processes = start(workdir, config, 2, 4, "train.num_steps = 400")
+    processes = start(workdir, config, 2, 4, "train.num_steps = 100")
     log = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
@@ -136,11 +136,11 @@ def test_two_processes_are_stopped_and_one_continues(config, alone):
     results = finish(processes)
     assert [status for status, _ in results] == [75, 75], results
     (step,) = {line["step"] for line in metrics(workdir)[-1:]}
-    assert step < 400
-    out = run(workdir, config, 1, 2, "train.num_steps = 400", "mesh.data = 1", "mesh.fsdp = 2")
+    assert step < 100
+    out = run(workdir, config, 1, 2, "train.num_steps = 100", "mesh.data = 1", "mesh.fsdp = 2")
     assert "continuing from step" in out
     trained = [line for line in metrics(workdir) if line["split"] == "train"]
-    assert [line["step"] for line in trained] == [*range(5, 401, 5)]
+    assert [line["step"] for line in trained] == [*range(5, 101, 5)]
 
 
 @pytest.mark.slow
