@@ -94,7 +94,7 @@ def test_report(finished, run, tmp_path):
     numbers = json.loads((tmp_path / "page.json").read_text())
     table, alone = numbers.pop("by_distance"), score.pop("by_distance")
     assert numbers.items() >= score.items()
-    for name in ("bits_per_token", "accuracy"):
+    for name in ("bits_per_token", "accuracy", "state_rms"):
         assert alone[name].keys() == {"carried"}
         found, expected = (np.array(each[name]["carried"]) for each in (table, alone))
         assert_same_numbers(found, expected)
@@ -113,7 +113,7 @@ def test_report(finished, run, tmp_path):
     assert_close(logged["memory_worth"], numbers["memory_worth"], **worth)
 
     text = (tmp_path / "page.html").read_text()
-    assert_self_contained(text, num_figures=4)
+    assert_self_contained(text, num_figures=5)
     assert f"<td>memory_worth</td><td>{numbers['memory_worth']:.4f}</td>" in text
 
 
@@ -129,7 +129,7 @@ def test_report_of_a_model_without_states_and_without_history(tmp_path):
 
     config = tiny_run(tmp_path)
     config = dataclasses.replace(config, model=dataclasses.replace(TINY, recurrent_layers=()))
-    profile = Profile(*np.zeros((3, 32)))
+    profile = Profile(*np.zeros((5, 32)))
     profile.nats[:4], profile.tokens[:4] = math.log(2) * np.array([1, 1, 0, 1]), (1, 1, 0, 2)
     profile.correct[3] = 1
     result = {"step": 3, "split": "<test>"}
