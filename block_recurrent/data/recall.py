@@ -10,7 +10,7 @@ from block_recurrent.errors import UserError
 MAX_FACTS, MAX_FACT_BYTES = 26, 128  # one fact per letter; facts are the bytes from 128
 KEY, DIGIT, FACT = (np.uint8(byte) for byte in b"A0\x80")  # the first byte of each kind
 # The number of documents of each split, and the factor by which their filler is longer.
-SPLITS = {"train": (2**16, 1), "held_out": (256, 1), "far": (256, 10)}
+SPLITS = {"train": (2**16, 1), "held_out": (256, 1), "far": (256, 10), "farther": (256, 80)}
 
 
 class RecallDocuments:
@@ -31,8 +31,8 @@ class RecallDocuments:
       split: a name in `SPLITS`.
       facts: number of facts per document, one for each key.
       values: number of values that a fact can have.
-      filler: minimum and maximum number of bytes between facts and questions, log-uniform; ten
-        times as long in the split 'far'.
+      filler: minimum and maximum number of bytes between facts and questions, log-uniform; 10
+        times as long in the split 'far', and 80 times in 'farther'.
 
     Raises:
       UserError: the numbers are out of range.

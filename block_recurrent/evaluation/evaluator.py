@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.lanes import Batch, Lanes
@@ -85,7 +85,15 @@ class Evaluator:
                 layout.gather(params), state.model, batch, None
             )
             distance = distances(batch.starts, state.distance, window_length)
-            profile = make_profile(scores, batch.weights, distance)
+            reads = batch.targets[:, -window_length:].any(axis=1)  # a document, not padding
+            states = recurrent_states(model_state)
+            profile = make_profile(
+                scores,
+                batch.weights,
+                distance,
+                mean_squares(states) if states else jnp.zeros(batch_size),
+                reads & bool(states),
+            )
             return profile, EvalState(layout.split_state(model_state), distance[:, -1] + 1)
 
         def initial(params: dict[str, Any]) -> EvalState:
@@ -110,3 +118,13 @@ class Evaluator:
         counts = documents.num_bytes, documents.num_words, documents.num_characters
         share = profile.tokens.sum() / documents.num_tokens
         return Score(profile, *(None if n is None else round(n * share) for n in counts))
+
+
+def recurrent_states(model: ModelState) -> list[Float[Array, "B S D"]]:
+    """The recurrent states of the layers that have one."""
+    return [layer.recurrent for layer in model if layer.recurrent is not None]
+
+
+def mean_squares(states: list[Float[Array, "B S D"]]) -> Float[Array, " B"]:
+    """The mean square of the elements of all layers' states, for each row."""
+    return jnp.mean(jnp.stack([jnp.square(each).mean(axis=(1, 2)) for each in states]), axis=0)

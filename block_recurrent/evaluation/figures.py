@@ -32,14 +32,15 @@ def score_by_distance(by_distance: Mapping[str, Any], score: str, model: ModelCo
 
     Args:
       by_distance: a `distance_table`.
-      score: 'bits_per_token' or 'accuracy'.
+      score: 'bits_per_token', 'accuracy' or 'state_rms'.
       model: configuration of the model, for the reach of its attention.
     """
     figure, [[ax]] = new_figure()
     for memory, values in by_distance[score].items():
         _stairs(ax, by_distance, values, memory)
     _mark_reach(ax, model)
-    ax.set_ylabel({"bits_per_token": "bits per token"}.get(score, score))
+    labels = {"bits_per_token": "bits per token", "state_rms": "RMS of the recurrent states"}
+    ax.set_ylabel(labels.get(score, score))
     if len(by_distance["bits_per_token"]) > 1:
         legend_above(figure)
     return figure

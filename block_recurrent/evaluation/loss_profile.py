@@ -1,4 +1,4 @@
-"""Loss and accuracy by distance from the start of the document."""
+"""Loss, accuracy and size of the states by distance from the start of the document."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ NUM_BINS = 32  # enough for every distance that an int32 can hold
 
 
 class Profile(NamedTuple):
-    """Sums over tokens, binned by distance from the start of the document.
+    """Sums over tokens and states, binned by distance from the start of the document.
 
     Bin 0 holds the first token of every document, bin k the distances 2^(k − 1) … 2^k − 1.
 
@@ -23,11 +23,15 @@ class Profile(NamedTuple):
       nats: the loss.
       tokens: number of tokens.
       correct: number of tokens that the model ranked first.
+      squares: mean square of the recurrent states after a segment, binned by its last token.
+      states: number of those means.
     """
 
     nats: Float[Array | np.ndarray, "32"]
     tokens: Float[Array | np.ndarray, "32"]
     correct: Float[Array | np.ndarray, "32"]
+    squares: Float[Array | np.ndarray, "32"]
+    states: Float[Array | np.ndarray, "32"]
 
     @property
     def bits_per_token(self) -> float:
@@ -59,22 +63,36 @@ def distances(
 
 
 def make_profile(
-    scores: TokenScores, weights: Float[Array, "B T"], distance: Int[Array, "B T"]
+    scores: TokenScores,
+    weights: Float[Array, "B T"],
+    distance: Int[Array, "B T"],
+    squares: Float[Array, " B"],
+    counted: Bool[Array, " B"],
 ) -> Profile:
-    """Weighted sums in each bin.
+    """Sums in each bin.
 
-    All are computed as one sum, because each sum over devices is an all-reduce.
+    All those over tokens are computed as one sum, because each sum over devices is an all-reduce.
+
+    Args:
+      scores: of the tokens of a segment.
+      weights: of the tokens.
+      distance: of each token from the start of its document.
+      squares: mean square of the recurrent states after the segment.
+      counted: whether to count these states.
     """
     bins = NUM_BINS - jax.lax.clz(distance)  # the number of binary digits
     in_bin = bins[..., None] == jnp.arange(NUM_BINS)
     summands = jnp.stack([scores.nats * weights, weights, scores.correct * weights])
-    return Profile(*jnp.sum(jnp.where(in_bin, summands[..., None], 0), axis=(1, 2)))
+    sums = jnp.sum(jnp.where(in_bin, summands[..., None], 0), axis=(1, 2))
+    in_bin = in_bin[:, -1] & counted[:, None]
+    return Profile(*sums, jnp.where(in_bin, squares[:, None], 0).sum(axis=0), in_bin.sum(axis=0))
 
 
 def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str, list]]:
-    """Tokens, bits per token and accuracy by distance, for JSON.
+    """Tokens, bits per token, accuracy and RMS of the recurrent states by distance, for JSON.
 
-    Empty bins are left out at both ends, and null in between.
+    Bins without tokens are left out at both ends. Bins in between, and bins in which no segment
+    ends, are null. Without recurrent states there is no RMS.
 
     Args:
       profiles: 'carried', and optionally other memories, over the same tokens.
@@ -82,17 +100,28 @@ def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str
     tokens = profiles["carried"].tokens
     bins = slice(np.flatnonzero(tokens)[0], np.flatnonzero(tokens)[-1] + 1)
 
-    def means(sums: Float[np.ndarray, "32"]) -> list[float | None]:
-        pairs = zip(sums[bins].tolist(), tokens[bins].tolist(), strict=True)
+    def means(sums: Float[np.ndarray, "32"], counts: Float[np.ndarray, "32"]) -> list[float | None]:
+        pairs = zip(sums[bins].tolist(), counts[bins].tolist(), strict=True)
         return [value / count if count else None for value, count in pairs]
 
-    return {
+    table = {
         "first": bin_starts()[bins].tolist(),
         "last": [*(bin_starts()[1:] - 1).tolist(), 2**31 - 1][bins],
         "tokens": tokens[bins].astype(int).tolist(),
-        "bits_per_token": {name: means(p.nats / math.log(2)) for name, p in profiles.items()},
-        "accuracy": {name: means(p.correct) for name, p in profiles.items()},
+        "bits_per_token": {
+            name: means(p.nats / math.log(2), tokens) for name, p in profiles.items()
+        },
+        "accuracy": {name: means(p.correct, tokens) for name, p in profiles.items()},
     }
+    if profiles["carried"].states.any():
+        table["state_rms"] = {
+            name: [
+                None if square is None else math.sqrt(square)
+                for square in means(p.squares, p.states)
+            ]
+            for name, p in profiles.items()
+        }
+    return table
 
 
 def sum_profiles(profiles: Sequence[Profile]) -> Profile:

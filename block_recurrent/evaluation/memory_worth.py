@@ -10,9 +10,8 @@ from jaxtyping import Array, Float
 
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.prefetch import prefetch
-from block_recurrent.evaluation.evaluator import EvalState, Evaluator
+from block_recurrent.evaluation.evaluator import EvalState, Evaluator, recurrent_states
 from block_recurrent.evaluation.loss_profile import Profile, sum_profiles
-from block_recurrent.types import ModelState
 
 MEMORIES = ("carried", "cleared", "swapped")
 # `MemoryProbe.memory_worth` reads about MAX_TOKENS tokens, but at least MIN_SEGMENTS segments of
@@ -113,11 +112,6 @@ class MemoryProbe:
         segments = max(MIN_SEGMENTS, MAX_TOKENS // tokens)
         found = self(params, MEMORIES[:2], segments)
         return found["cleared"].bits_per_token - found["carried"].bits_per_token
-
-
-def recurrent_states(model: ModelState) -> list[Float[Array, "B S D"]]:
-    """The recurrent states of the layers that have one."""
-    return [layer.recurrent for layer in model if layer.recurrent is not None]
 
 
 def replace_recurrent_states(state: EvalState, new: list[Float[Array, "B S D"]]) -> EvalState:

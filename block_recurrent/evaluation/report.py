@@ -25,6 +25,8 @@ CAPTIONS = {
     "only come from the recurrent state.",
     "accuracy": "Accuracy by position in the document: how often the token was the most likely "
     "one.",
+    "state_rms": "Root mean square of the recurrent states after the segments that end at this "
+    "position. What is stored is lost if the states grow around it.",
     "worth": "Memory worth by position: the bits per token lost when the recurrent state is "
     "cleared at every segment of {} tokens, or replaced by that of another document. Keys and "
     "values of the last window are kept. At zero the model does not use its state.",
@@ -96,7 +98,8 @@ def page(
     by_distance = result["by_distance"]
     figures = [
         _figure(score_by_distance(by_distance, score, config.model), CAPTIONS[score])
-        for score in ("bits_per_token", "accuracy")
+        for score in ("bits_per_token", "accuracy", "state_rms")
+        if score in by_distance
     ]
     if len(by_distance["bits_per_token"]) > 1:
         caption = CAPTIONS["worth"].format(result["memory_segment_length"])

@@ -14,7 +14,7 @@ from block_recurrent.config.options import OptimizerConfig
 from block_recurrent.config.run_config import RunConfig, differences, load, load_prepare, to_gin
 
 FIXED = "gin/brt_fixed_gate.gin"
-RECURRENT = [FIXED, "gin/brt_lstm_gate.gin", "gin/brt_feedback.gin"]
+RECURRENT = [FIXED, "gin/brt_lstm_gate.gin", "gin/brt_gru_gate.gin", "gin/brt_feedback.gin"]
 BASELINES = ["gin/transformer_xl.gin", "gin/sliding_window.gin", "gin/full_attention.gin"]
 BASELINES += ["gin/lstm.gin"]
 SCALES = [name for name in shipped_gin_files() if name.startswith("gin/scale/")]

@@ -12,7 +12,12 @@ from flax import nnx
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.evaluation.evaluator import Evaluator
-from block_recurrent.evaluation.loss_profile import bin_starts, distances, make_profile
+from block_recurrent.evaluation.loss_profile import (
+    bin_starts,
+    distance_table,
+    distances,
+    make_profile,
+)
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.model.losses import TokenScores
 from block_recurrent.parallel.sharding import Layout, make_mesh
@@ -92,9 +97,10 @@ def test_distances_and_bins():
     np.testing.assert_array_equal(found, expected)
     edges = bin_starts()
     for distance in (0, 1, 2, 3, 4, 1023, 1024, 2**31 - 1):
-        one = jnp.ones((1, 1))
-        profile = make_profile(TokenScores(one, one), one, jnp.full((1, 1), distance, jnp.int32))
-        assert np.flatnonzero(profile.tokens) == np.searchsorted(edges, distance, "right") - 1
+        one, at = jnp.ones((1, 1)), jnp.full((1, 1), distance, jnp.int32)
+        profile = make_profile(TokenScores(one, one), one, at, one[0], jnp.array([True]))
+        for sums in profile:
+            assert np.flatnonzero(sums) == np.searchsorted(edges, distance, "right") - 1
 
 
 @pytest.mark.parametrize("segment", [SEGMENT, 3 * SEGMENT])
@@ -110,6 +116,32 @@ def test_each_memory_equals_the_model_run_by_hand(model, segment):
     for profile in found.values():
         np.testing.assert_array_equal(profile.tokens, found["carried"].tokens)
     assert found["cleared"].bits_per_token != pytest.approx(found["carried"].bits_per_token, 1e-4)
+
+
+def test_size_of_the_states_equals_the_model_run_by_hand(model):
+    """Only after segments whose last block has tokens."""
+    evaluator, params = make_evaluator(model, 2)
+    found = MemoryProbe(evaluator, SEGMENT)(params, MEMORIES[:1])["carried"]
+    documents, squares, counts = evaluator.documents, np.zeros(32), np.zeros(32)
+    for index, length in enumerate(documents.lengths):
+        _, states, _ = token_by_token_scores(model, documents.tokens(index, 0, 10**6))
+        for end, state in zip(range(SEGMENT, 10**6, SEGMENT), states, strict=False):
+            if length > end - W:
+                bin = np.searchsorted(bin_starts(), end - 1, "right") - 1
+                squares[bin] += np.square(state).mean()
+                counts[bin] += 1
+    np.testing.assert_array_equal(found.states, counts)
+    assert_same_numbers(found.squares, squares)
+    table = distance_table({"carried": found})["state_rms"]["carried"]
+    filled = np.flatnonzero(counts)
+    assert [bin for bin, rms in enumerate(table) if rms is not None] == filled.tolist()
+    rms = np.sqrt(squares[filled] / counts[filled])
+    assert_same_numbers(np.array([table[bin] for bin in filled]), rms)
+
+
+def test_without_states_there_is_no_size():
+    evaluator, params = make_evaluator(make_model(recurrent_layers=()))
+    assert "state_rms" not in distance_table({"carried": evaluator(params).profile})
 
 
 def test_the_other_document_is_the_row_before(model):

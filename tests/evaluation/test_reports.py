@@ -101,7 +101,8 @@ def test_report(finished, run, tmp_path):
     right = np.dot(table["accuracy"]["carried"], table["tokens"])
     assert_same_numbers(right, score["accuracy"] * score["tokens"])
     bits, tokens = table["bits_per_token"], np.array(table["tokens"])
-    assert set(bits) == {"carried", "cleared", "swapped"}
+    assert set(bits) == set(table["state_rms"]) == {"carried", "cleared", "swapped"}
+    assert alone["state_rms"].keys() == {"carried"}, "at the ends of other segments"
     assert tokens.sum() == score["tokens"] and table["first"][:4] == [0, 1, 2, 4]
     totals = {memory: np.dot(each, tokens) for memory, each in bits.items()}
     assert_same_numbers(totals["carried"], score["bits_per_token"] * score["tokens"])
@@ -113,7 +114,7 @@ def test_report(finished, run, tmp_path):
     assert_close(logged["memory_worth"], numbers["memory_worth"], **worth)
 
     text = (tmp_path / "page.html").read_text()
-    assert_self_contained(text, num_figures=4)
+    assert_self_contained(text, num_figures=5)
     assert f"<td>memory_worth</td><td>{numbers['memory_worth']:.4f}</td>" in text
 
 
@@ -129,7 +130,7 @@ def test_report_of_a_model_without_states_and_without_history(tmp_path):
 
     config = tiny_run(tmp_path)
     config = dataclasses.replace(config, model=dataclasses.replace(TINY, recurrent_layers=()))
-    profile = Profile(*np.zeros((3, 32)))
+    profile = Profile(*np.zeros((5, 32)))
     profile.nats[:4], profile.tokens[:4] = math.log(2) * np.array([1, 1, 0, 1]), (1, 1, 0, 2)
     profile.correct[3] = 1
     result = {"step": 3, "split": "<test>"}
