@@ -15,7 +15,7 @@ because `jax.lax.scan` runs over it.
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class KV(NamedTuple):
@@ -31,10 +31,12 @@ class LayerState(NamedTuple):
     Attributes:
       cache: keys and values of the last W tokens, ``[B, H, W, K]``; None under full attention.
       recurrent: state vectors ``[B, S, D]``; None in a layer without a recurrent cell.
+      tokens: the last tokens, in the bottom layer of a model with n-gram embeddings, else None.
     """
 
     cache: KV | None
     recurrent: Float[Array, "B S D"] | None
+    tokens: Int[Array, "B C"] | None = None
 
 
 KeysValues = KV  # its former public name
