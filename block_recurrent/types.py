@@ -31,15 +31,21 @@ class LayerState(NamedTuple):
     Attributes:
       cache: keys and values of the last W tokens, ``[B, H, W, K]``; None under full attention.
       recurrent: state vectors ``[B, S, D]``; None in a layer without a recurrent cell.
-      tokens: the last tokens, in the bottom layer of a model with n-gram embeddings, else None.
     """
 
     cache: KV | None
     recurrent: Float[Array, "B S D"] | None
-    tokens: Int[Array, "B C"] | None = None
+
+
+class BottomState(NamedTuple):
+    """The `LayerState` of the bottom layer of a model with n-grams, and its last C tokens."""
+
+    cache: KV | None
+    recurrent: Float[Array, "B S D"] | None
+    tokens: Int[Array, "B C"]
 
 
 KeysValues = KV  # its former public name
 
-ModelState = tuple[LayerState, ...]
+ModelState = tuple[LayerState | BottomState, ...]
 """The state that the model carries from segment to segment: one entry per layer."""

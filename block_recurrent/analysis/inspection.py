@@ -50,7 +50,8 @@ def inspect_block(
     Returns:
       The activity of each recurrent layer by layer index, and the model's state after the block.
     """
-    x = model.embed(tokens, state[0].tokens)
+    state, before = model.without_last(state)
+    x = model.embed(tokens, before)
     states = None
     if model.config.feedback:
         source = model.config.recurrent_indices[-1]

@@ -87,7 +87,7 @@ def begin_writing(
         for before, own in zip(state.memory, after, strict=True)
     )
     newest = jax.tree.map(lambda leaf: leaf[:, -1:], layers)
-    tokens = state.memory[0].tokens
+    _, tokens = model.without_last(state.memory)
     if tokens is not None:
         text = jnp.concatenate([tokens, state.block], axis=1)
         tokens = jax.vmap(

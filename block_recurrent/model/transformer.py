@@ -16,7 +16,7 @@ from block_recurrent.model.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model.lstm import LSTMLayer
 from block_recurrent.model.ngrams import CONTEXT, NGramEmbedding
 from block_recurrent.ops.blocks import from_blocks, to_blocks
-from block_recurrent.types import ModelState
+from block_recurrent.types import BottomState, LayerState, ModelState
 
 
 class BlockRecurrentTransformer(nnx.Module):
@@ -106,8 +106,8 @@ class BlockRecurrentTransformer(nnx.Module):
             state = self.initial_state(len(tokens))
         else:
             state = jax.lax.stop_gradient(state)
-        x = self.embed(tokens, state[0].tokens, starts)
-        state = (state[0]._replace(tokens=None), *state[1:])
+        state, before = self.without_last(state)
+        x = self.embed(tokens, before, starts)
         stack = self.stack_block_by_block if self.config.feedback else self.stack
         x, state = stack(x, state, starts, keys)
         return self.final_norm(x), self.with_last(tokens, state)
@@ -134,7 +134,15 @@ class BlockRecurrentTransformer(nnx.Module):
         """With n-grams, adds the last of the tokens that have been read to the state."""
         if self.ngrams is None:
             return state
-        return state[0]._replace(tokens=tokens[:, -CONTEXT:]), *state[1:]
+        cache, recurrent, *_ = state[0]
+        return BottomState(cache, recurrent, tokens[:, -CONTEXT:]), *state[1:]
+
+    def without_last(self, state: ModelState) -> tuple[ModelState, Int[Array, "B C"] | None]:
+        """Separates the last tokens, which are None without n-grams, from the layers' states."""
+        if self.ngrams is None:
+            return state, None
+        *bottom, tokens = state[0]
+        return (LayerState(*bottom), *state[1:]), tokens
 
     def readout(self, features: Float[Array, "*batch D"]) -> Float[Array, "*batch L"]:
         """Logits: features · embeddingᵀ / √D. Input and output share the embedding."""
