@@ -14,7 +14,7 @@ Steps = Annotated[int, "steps", Range(1)]
 # See `MeshConfig.rules`. The input of the cell's output kernel is two concatenated attention
 # results, so only its output axis is split.
 RULES = (
-    r"(query|key|value|hidden)/kernel$: fsdp, tensor",
+    r"(query|key|value|hidden|factor)/kernel$: fsdp, tensor",
     r"(ffn|attention)/output/kernel$: tensor, fsdp",
     r"output/kernel$: -, fsdp",
     r"embedding$: -, fsdp",

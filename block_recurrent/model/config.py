@@ -30,6 +30,8 @@ class ModelConfig:
       num_heads: attention heads H of every layer.
       head_size: width K of a head.
       mlp_dim: hidden units F of the feed-forward layers.
+      gated_ffn: whether the feed-forward layers are gated (SwiGLU), with two thirds of the hidden
+        units, instead of relu; that of the cell always is relu. Not part of the paper.
       vocab_size: rows of the embedding, which is also the output layer.
       ngram_rows: rows of each of the hashed embeddings of 2-, 3- and 4-grams, which are added to
         the embedding of each token; 0: none. Not part of the paper.
@@ -67,6 +69,7 @@ class ModelConfig:
     num_heads: Annotated[int, "heads", Range(1)] = 8
     head_size: Annotated[int, "dimensions", Range(1)] = 128
     mlp_dim: Annotated[int, "units", Range(1)] = 4096
+    gated_ffn: bool = False
     vocab_size: Annotated[int, "token ids", Range(1)] = 260
     ngram_rows: Annotated[int, "rows", Range(0)] = 0
     window_length: Annotated[int, "tokens", Range(1)] = 512
