@@ -163,6 +163,7 @@ ROWS = [
     for rows, segment in ((32, 64), (64, 32))
 ]
 SHORT = "train.num_steps = 400"
+ONE_PER_ROW = "train.lanes = None"  # as all models were trained before there were lanes
 LEARNING_RATES = (0.06, 0.12, 0.24)
 BEST_RATE = 0.12  # of those, for all models except:
 BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
@@ -209,6 +210,8 @@ PATCHED = (
         )
     ),
 )
+LANES = (16, 256, 512, 1024)
+MODERN = Model("modern", "modern configuration", "brt_modern")
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -221,14 +224,14 @@ def recall(model: Model, seed: int) -> Experiment:
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
     """A short run to choose the learning rate."""
-    bindings = (SHORT, f"optimizer.learning_rate = {learning_rate}")
+    bindings = (SHORT, ONE_PER_ROW, f"optimizer.learning_rate = {learning_rate}")
     return Experiment("tuning", model, f"{learning_rate}", ("scale/mini",), bindings)
 
 
 def text(model: Model, seed: int) -> Experiment:
     """Python's standard library."""
     rate = BEST_RATES.get(model.name, BEST_RATE)
-    bindings = (f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
+    bindings = (ONE_PER_ROW, f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
     return Experiment("text", model, str(seed), ("scale/mini",), bindings)
 
 
@@ -236,7 +239,8 @@ def at_best_rate(
     group: str, model: Model, seed: int, *bindings: str, files: Sequence[str] = ("scale/mini",)
 ) -> Experiment:
     """Text, at the learning rate that is best for most models."""
-    bindings = (*bindings, f"optimizer.learning_rate = {BEST_RATE}", f"train.seed = {seed}")
+    rate = f"optimizer.learning_rate = {BEST_RATE}"
+    bindings = (*bindings, ONE_PER_ROW, rate, f"train.seed = {seed}")
     return Experiment(group, model, str(seed), files, bindings)
 
 
@@ -255,6 +259,11 @@ def change_longer(model: Model, seed: int) -> Experiment:
     """`change` with four times as many steps."""
     steps = "train.num_steps = 1600", "train.log_every_steps = 80"
     return at_best_rate("changes_longer", model, seed, *steps)
+
+
+def lanes(number: int) -> Experiment:
+    """The default run, with this many documents open."""
+    return Experiment("lanes", FIXED_SKIP, str(number), (), (f"train.lanes = {number}",))
 
 
 # The corpus that benchmarks/fetch_corpus.py downloads.
@@ -281,6 +290,7 @@ def gpu(model: Model, seed: int) -> Experiment:
     """The larger corpus with 12 layers, on a GPU."""
     bindings = (
         *ANSIBLE,
+        ONE_PER_ROW,
         f"optimizer.learning_rate = {BEST_GPU_RATE}",
         f"train.seed = {seed}",
     )
@@ -291,6 +301,7 @@ def gpu_short(model: Model, learning_rate: float) -> Experiment:
     """`gpu` with half as many steps, to choose the learning rate and to try variants."""
     bindings = (
         *ANSIBLE,
+        ONE_PER_ROW,
         "train.num_steps = 300",
         f"optimizer.learning_rate = {learning_rate}",
     )

@@ -140,7 +140,7 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
     Args:
       name: name of the argument, for the message.
       value: the value that was passed.
-      kind: int, float, bool, str, a dataclass, Literal[…], tuple[kind, ...], kind | None, or
+      kind: int, float, bool, str, None, a dataclass, Literal[…], tuple[kind, ...], a union, or
         Annotated[kind, …] with a `Range`.
 
     Raises:
@@ -168,11 +168,13 @@ def _convert(value: Any, kind: Any) -> Any:
     if origin is Literal:
         return _choice(value, arguments)
     if origin in (Union, types.UnionType):
-        return _optional(value, arguments)
+        return _union(value, arguments)
     if origin is tuple:
         return _tuple(value, arguments[0])
     if kind in (int, float):
         return _number(value, kind)
+    if kind is types.NoneType and value is not None:
+        raise ValueError("None")
     if kind is bool and isinstance(value, np.bool_):
         return bool(value)
     if not isinstance(value, kind):
@@ -195,14 +197,14 @@ def _choice(value: Any, choices: tuple) -> Any:
     raise ValueError(f"choose from {', '.join(map(repr, choices))}{hint}")
 
 
-def _optional(value: Any, kinds: tuple) -> Any:
-    if value is None:
-        return None
-    (kind,) = (kind for kind in kinds if kind is not types.NoneType)
-    try:
-        return _convert(value, kind)
-    except ValueError as error:
-        raise ValueError(f"{error}, or None") from error
+def _union(value: Any, kinds: tuple) -> Any:
+    errors = []
+    for kind in kinds:
+        try:
+            return _convert(value, kind)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError(", or ".join(errors))
 
 
 def _tuple(value: Any, kind: Any) -> tuple:

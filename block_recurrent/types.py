@@ -15,7 +15,7 @@ because `jax.lax.scan` runs over it.
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class KV(NamedTuple):
@@ -37,7 +37,15 @@ class LayerState(NamedTuple):
     recurrent: Float[Array, "B S D"] | None
 
 
+class BottomState(NamedTuple):
+    """The `LayerState` of the bottom layer of a model with n-grams, and its last C tokens."""
+
+    cache: KV | None
+    recurrent: Float[Array, "B S D"] | None
+    tokens: Int[Array, "B C"]
+
+
 KeysValues = KV  # its former public name
 
-ModelState = tuple[LayerState, ...]
+ModelState = tuple[LayerState | BottomState, ...]
 """The state that the model carries from segment to segment: one entry per layer."""

@@ -30,7 +30,7 @@ VARIANTS = {
     "two_recurrent_layers": {"recurrent_layers": (0, -1)},
     "feedback": {"feedback": True},
     "feedback_two_recurrent_layers": {"feedback": True, "recurrent_layers": (0, 2)},
-    "rope": {"positions": "rope"},
+    "modern": {"positions": "rope", "ngram_rows": 50, "gated_ffn": True},
     "sliding_window": {"recurrent_layers": ()},
     "full_attention": {"recurrent_layers": (), "attention": "full"},
     "bfloat16": {"dtype": "bfloat16"},

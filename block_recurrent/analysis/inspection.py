@@ -50,7 +50,8 @@ def inspect_block(
     Returns:
       The activity of each recurrent layer by layer index, and the model's state after the block.
     """
-    x = model.embed(tokens)
+    state, before = model.without_last(state)
+    x = model.embed(tokens, before)
     states = None
     if model.config.feedback:
         source = model.config.recurrent_indices[-1]
@@ -62,7 +63,7 @@ def inspect_block(
             activities[index] = inspect_layer(layer, x, before)
         x, layer_state = layer(x, before, states=states)
         after.append(layer_state)
-    return activities, tuple(after)
+    return activities, model.with_last(tokens, tuple(after))
 
 
 def inspect_layer(

@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked
 
+AUTO_LANES = 256  # by the measurements in docs/results.md
 Steps = Annotated[int, "steps", Range(1)]
 
 # See `MeshConfig.rules`. The input of the cell's output kernel is two concatenated attention
 # results, so only its output axis is split.
 RULES = (
-    r"(query|key|value|hidden)/kernel$: fsdp, tensor",
+    r"(query|key|value|hidden|factor)/kernel$: fsdp, tensor",
     r"(ffn|attention)/output/kernel$: tensor, fsdp",
     r"output/kernel$: -, fsdp",
     r"embedding$: -, fsdp",
@@ -30,7 +31,8 @@ class TrainConfig:
       batch_size: rows of the global batch.
       segment_length: tokens per row in one step; a multiple of the model's window_length.
       lanes: documents that are open at the same time, each with its memory; a multiple of
-        batch_size. A step trains batch_size of them, and they take turns. None: batch_size.
+        batch_size. A step trains batch_size of them, and they take turns. 'auto': AUTO_LANES,
+        rounded up to such a multiple. None: batch_size.
       initial_model: a file written by block_recurrent.export; the run starts from its parameters.
         None: random parameters.
       seed: of the parameters, of dropout and of the order of the documents.
@@ -50,7 +52,7 @@ class TrainConfig:
     num_steps: Steps = 1000
     batch_size: Annotated[int, "rows", Range(1)] = 8
     segment_length: Annotated[int, "tokens", Range(1)] = 512
-    lanes: Annotated[int, "documents", Range(1)] | None = None
+    lanes: Annotated[int, "documents", Range(1)] | Literal["auto"] | None = None
     initial_model: str | None = None
     seed: Annotated[int, Range(0, below=2**32)] = 0
     log_every_steps: Steps = 10
@@ -64,16 +66,20 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.num_lanes % self.batch_size:
-            nearest = -(-self.num_lanes // self.batch_size) * self.batch_size
             raise UserError(
                 f"train.lanes = {self.lanes} is not a multiple of train.batch_size = "
-                f"{self.batch_size}: set train.lanes = {nearest}"
+                f"{self.batch_size}: set train.lanes = {self._rounded_up(self.lanes)}, or 'auto'"
             )
 
     @property
     def num_lanes(self) -> int:
         """Documents that are open at the same time."""
+        if self.lanes == "auto":
+            return self._rounded_up(AUTO_LANES)
         return self.batch_size if self.lanes is None else self.lanes
+
+    def _rounded_up(self, lanes: int) -> int:
+        return -(-lanes // self.batch_size) * self.batch_size
 
 
 @checked

@@ -87,7 +87,13 @@ def begin_writing(
         for before, own in zip(state.memory, after, strict=True)
     )
     newest = jax.tree.map(lambda leaf: leaf[:, -1:], layers)
-    rings = RingBuffers(layers, newest, jnp.int32(window - 1))
+    _, tokens = model.without_last(state.memory)
+    if tokens is not None:
+        text = jnp.concatenate([tokens, state.block], axis=1)
+        tokens = jax.vmap(
+            lambda row, first: jax.lax.dynamic_slice(row, (first,), tokens.shape[1:])
+        )(text, state.unread)
+    rings = RingBuffers(layers, newest, jnp.int32(window - 1), tokens)
     done = jnp.zeros(state.length.shape, bool)
     return Writing(state, states_to_read(model, state.memory), rings, done)
 
@@ -124,7 +130,8 @@ def next_block(
             return leaf.reshape(full.size, -1, *leaf.shape[1:])[row]
 
         layers, newest = jax.tree.map(take_ring, (rings.layers, rings.newest))
-        after = read_block(model, take(carry[0]), RingBuffers(layers, newest, rings.slot))
+        own = RingBuffers(layers, newest, rings.slot, take(rings.tokens))
+        after = read_block(model, take(carry[0]), own)
         new = after, states_to_read(model, after)
         return jax.tree.map(
             lambda leaf, own: jax.lax.dynamic_update_slice_in_dim(leaf, own, row, 0), carry, new
@@ -146,7 +153,7 @@ def read_block(
             window = Window(block, before.cache, None)
             recurrent, _ = scan_blocks(layer.cell, recurrent, window.joined())
         after.append(LayerState(own, recurrent))
-    return tuple(after)
+    return model.with_last(rings.tokens, tuple(after))
 
 
 def select_rows(rows: Bool[Array, " B"], one: ModelState, other: ModelState) -> ModelState:

@@ -27,11 +27,13 @@ class RingBuffers(NamedTuple):
       layers: keys and values of each layer, ``[B·H, V, K]``.
       newest: keys and values of the newest token, ``[B·H, 1, K]``.
       slot: index of the newest token; the next slot holds the oldest one.
+      tokens: with n-grams, the last tokens of each row, else None.
     """
 
     layers: tuple[KV, ...]
     newest: tuple[KV, ...]
     slot: Int[Array, ""]
+    tokens: Int[Array, "B C"] | None
 
     def written(self) -> tuple[KV, ...]:
         """The buffers with the newest token in its slot."""
@@ -103,7 +105,9 @@ def read_token(
       states: `states_to_read` of the current block.
     """
     layers, positions = rings.written(), positions.rolled(rings.slot)
-    x = model.embed(token[:, None])
+    x, before = model.embed(token[:, None], rings.tokens), rings.tokens
+    if before is not None:
+        before = jnp.concatenate([before[:, 1:], token[:, None]], axis=1)
     shared = states[model.config.recurrent_indices[-1]] if model.config.feedback else None
     newest = []
     for index, layer in enumerate(model.layers):
@@ -112,7 +116,7 @@ def read_token(
         y, new = attend_to_ring(layer.attention, h, layers[index], bias, positions, seen, read)
         newest.append(new)
         x = layer.feed_forward(x + y)
-    rings = RingBuffers(layers, tuple(newest), (rings.slot + 1) % positions.distance.size)
+    rings = RingBuffers(layers, tuple(newest), (rings.slot + 1) % positions.distance.size, before)
     return model.readout(model.final_norm(x))[:, 0], rings
 
 

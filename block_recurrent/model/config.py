@@ -30,7 +30,11 @@ class ModelConfig:
       num_heads: attention heads H of every layer.
       head_size: width K of a head.
       mlp_dim: hidden units F of the feed-forward layers.
+      gated_ffn: whether the feed-forward layers are gated (SwiGLU), with two thirds of the hidden
+        units, instead of relu; that of the cell always is relu. Not part of the paper.
       vocab_size: rows of the embedding, which is also the output layer.
+      ngram_rows: rows of each of the hashed embeddings of 2-, 3- and 4-grams, which are added to
+        the embedding of each token; 0: none. Not part of the paper.
       window_length: W, in tokens: the length of a block, and how far back a token sees.
       attention: 'sliding' (to the W previous tokens), or 'full' (to all previous tokens of the
         segment; nothing is carried to the next segment, and documents may start every W tokens).
@@ -65,7 +69,9 @@ class ModelConfig:
     num_heads: Annotated[int, "heads", Range(1)] = 8
     head_size: Annotated[int, "dimensions", Range(1)] = 128
     mlp_dim: Annotated[int, "units", Range(1)] = 4096
+    gated_ffn: bool = False
     vocab_size: Annotated[int, "token ids", Range(1)] = 260
+    ngram_rows: Annotated[int, "rows", Range(0)] = 0
     window_length: Annotated[int, "tokens", Range(1)] = 512
     attention: Literal["sliding", "full"] = "sliding"
     recurrent_layers: Annotated[tuple[int, ...], "layer indices"] = (-3,)
@@ -88,6 +94,15 @@ class ModelConfig:
             )
         if self.feedback and not self.recurrent_layers:
             raise UserError("feedback = True needs at least one index in recurrent_layers")
+        if self.ngram_rows and self.attention == "full":
+            raise UserError(
+                "ngram_rows needs attention = 'sliding': with attention = 'full', which carries "
+                "nothing from segment to segment, set ngram_rows = 0"
+            )
+        if self.ngram_rows and self.window_length < 3:
+            raise UserError(
+                f"ngram_rows needs a window_length of at least 3, not {self.window_length}"
+            )
         if self.positions == "rope" and self.head_size % 2:
             raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
 

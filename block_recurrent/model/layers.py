@@ -35,7 +35,7 @@ class TransformerLayer(nnx.Module):
             rngs=rngs,
         )
         self.ffn_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
-        self.ffn = FeedForward(d, config.mlp_dim, d, dtype=dtype, rngs=rngs)
+        self.ffn = FeedForward(d, config.mlp_dim, d, gated=config.gated_ffn, dtype=dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> LayerState:
         """What the layer carries at the start of a document."""

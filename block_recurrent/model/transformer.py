@@ -14,8 +14,9 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.feed_forward import RMSNorm
 from block_recurrent.model.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model.lstm import LSTMLayer
+from block_recurrent.model.ngrams import CONTEXT, NGramEmbedding
 from block_recurrent.ops.blocks import from_blocks, to_blocks
-from block_recurrent.types import ModelState
+from block_recurrent.types import BottomState, LayerState, ModelState
 
 
 class BlockRecurrentTransformer(nnx.Module):
@@ -49,12 +50,15 @@ class BlockRecurrentTransformer(nnx.Module):
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )
+        rows, size = config.ngram_rows, config.embedding_size
+        self.ngrams = NGramEmbedding(rows, size, rngs=rngs) if rows else None
         self.layers = nnx.List(new_layer(config, index, rngs) for index in range(config.num_layers))
         self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at the start of a document: one entry per layer."""
-        return tuple(layer.initial_state(batch_size) for layer in self.layers)
+        state = tuple(layer.initial_state(batch_size) for layer in self.layers)
+        return self.with_last(jnp.zeros((batch_size, CONTEXT), jnp.int32), state)
 
     def __call__(
         self,
@@ -98,18 +102,47 @@ class BlockRecurrentTransformer(nnx.Module):
         keys = (None,) * len(self.layers)
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, len(self.layers))
-        x = self.embed(tokens)
         if state is None:
             state = self.initial_state(len(tokens))
         else:
             state = jax.lax.stop_gradient(state)
+        state, before = self.without_last(state)
+        x = self.embed(tokens, before, starts)
         stack = self.stack_block_by_block if self.config.feedback else self.stack
         x, state = stack(x, state, starts, keys)
-        return self.final_norm(x), state
+        return self.final_norm(x), self.with_last(tokens, state)
 
-    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """Embeddings of the tokens, the input of the first layer."""
-        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+    def embed(
+        self,
+        tokens: Int[Array, "B T"],
+        before: Int[Array, "B C"] | None = None,
+        starts: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Embeddings of the tokens, the input of the first layer.
+
+        Args:
+          tokens: a segment.
+          before: with n-grams, the tokens before the segment, from the state.
+          starts: whether a block starts a document.
+        """
+        x = jnp.take(self.embedding[...], tokens, axis=0)
+        if self.ngrams is not None:
+            x = x + self.ngrams(tokens, before, starts)
+        return x.astype(self.config.dtype)
+
+    def with_last(self, tokens: Int[Array, "B T"] | None, state: ModelState) -> ModelState:
+        """With n-grams, adds the last of the tokens that have been read to the state."""
+        if self.ngrams is None:
+            return state
+        cache, recurrent, *_ = state[0]
+        return BottomState(cache, recurrent, tokens[:, -CONTEXT:]), *state[1:]
+
+    def without_last(self, state: ModelState) -> tuple[ModelState, Int[Array, "B C"] | None]:
+        """Separates the last tokens, which are None without n-grams, from the layers' states."""
+        if self.ngrams is None:
+            return state, None
+        *bottom, tokens = state[0]
+        return (LayerState(*bottom), *state[1:]), tokens
 
     def readout(self, features: Float[Array, "*batch D"]) -> Float[Array, "*batch L"]:
         """Logits: features · embeddingᵀ / √D. Input and output share the embedding."""

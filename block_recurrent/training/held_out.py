@@ -1,5 +1,6 @@
 """Evaluation during training: the held-out loss, the memory worth, and a text sample."""
 
+import math
 from typing import Any
 
 from block_recurrent.data.documents import ByteDocuments
@@ -10,6 +11,8 @@ from block_recurrent.parallel.processes import is_main_process
 from block_recurrent.training.reporter import Reporter
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.text_samples import text_sampler
+
+PARTED = 1.3  # held-out over training loss, from which on the run is told
 
 
 class HeldOutEvaluation:
@@ -29,7 +32,7 @@ class HeldOutEvaluation:
 
     def __init__(self, setup: Setup):
         train, model = setup.config.train, setup.config.model
-        self.num_steps, self.documents = train.num_steps, setup.documents["held_out"]
+        self.train, self.documents = train, setup.documents["held_out"]
         ways = setup.mesh.size // setup.config.mesh.tensor
         shape = train.batch_size, train.segment_length
         shape = evaluation_shape(self.documents, model, *shape, ways)
@@ -52,6 +55,8 @@ class HeldOutEvaluation:
             return
         reporter.write(step, "held_out", metrics)
         reporter.note(self.describe(step, metrics))
+        if note := parting_note(metrics["loss"], reporter.training_loss(), self.train.num_lanes):
+            reporter.note(f"step {step:,}: {note}")
         if sample:
             reporter.write_text(step, *sample)
             reporter.note(f"step {step:,}: {sample.note()}")
@@ -62,8 +67,20 @@ class HeldOutEvaluation:
         line += f", accuracy {metrics['accuracy']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits per token"
-        if step == self.num_steps and isinstance(self.documents, ByteDocuments):
+        if step == self.train.num_steps and isinstance(self.documents, ByteDocuments):
             others = compressed_bits_per_byte(self.documents)
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         return line
+
+
+def parting_note(held_out: float, training: float, num_lanes: int) -> str | None:
+    """What to do about a held-out loss far above the training loss; None if it is not."""
+    ratio = held_out / training if training else math.nan
+    if not ratio > PARTED:
+        return None
+    return (
+        f"the held-out loss is {ratio:.2f} × the training loss: the model fits the "
+        "documents that it is reading. Read more of them side by side (train.lanes = "
+        f"{2 * num_lanes}), or train on more text"
+    )

@@ -25,6 +25,7 @@ from block_recurrent.training.train_step import StepMetrics
 
 MEDIAN_LINES = 20  # a loss is compared with the median of this many lines
 MIN_LINES = 5  # with fewer lines, no spike is reported
+RECENT_LINES = 5  # the training loss is the mean of this many lines
 SPIKE = 1.5  # a loss above this many times the median is a spike
 
 
@@ -136,6 +137,11 @@ class Reporter:
         self._progress.update(step, metrics)
         if spike:
             self.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+
+    def training_loss(self) -> float:
+        """Mean loss of the last lines of training metrics, in nats per token; NaN without any."""
+        recent = list(self._spikes.losses)[-RECENT_LINES:]
+        return statistics.mean(recent) if recent else math.nan
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]):
         """Writes metrics to all trackers."""

@@ -27,11 +27,11 @@ SEGMENT = 2 * W  # the context of full attention
 PROMPTS = [np.asarray(make_tokens(1, n, seed=n)[0]) for n in (5, 2 * W - 1, 0, W)]
 NEW = 2 * W + 3
 MORE = {
-    "rope_feedback": {"positions": "rope", "feedback": True},
+    "rope_feedback": {"positions": "rope", "feedback": True, "ngram_rows": 50},
     "rope_full_attention": {"positions": "rope", "attention": "full", "recurrent_layers": ()},
     "fused": {"attention_kernel": "pallas", "num_layers": 2},
 }
-KINDS = ["fixed_skip", "feedback", "rope", "full_attention"]
+KINDS = ["fixed_skip", "feedback", "modern", "full_attention"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import block_recurrent.training.held_out
 from block_recurrent import UserError, save_model
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import load, to_gin
@@ -20,7 +21,7 @@ from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.wandb_log import WandbLog
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.held_out import HeldOutEvaluation
+from block_recurrent.training.held_out import HeldOutEvaluation, parting_note
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run, read_config, record_config
@@ -109,9 +110,11 @@ def test_texts_may_be_switched_on_later(corpus, finished, tmp_path):
 
 
 def test_a_crash_between_checkpoints_loses_no_more_than_time(
-    corpus, finished, tmp_path, monkeypatch
+    corpus, finished, tmp_path, monkeypatch, capsys
 ):
+    """And the rest tells if the model fits the documents that it is reading."""
     config = tiny_run(corpus)
+    monkeypatch.setattr(block_recurrent.training.held_out, "PARTED", 0)
 
     def crash(*_):
         raise RuntimeError("crash")
@@ -124,6 +127,18 @@ def test_a_crash_between_checkpoints_loses_no_more_than_time(
     assert metrics(tmp_path)[-1]["step"] == 5
     assert SharingTrainer(config, tmp_path).run()
     assert_same_end(tmp_path, finished, config)
+    _, ratio = re.findall(
+        r"step (?:6|12): the held-out loss is (.*) × the", capsys.readouterr().out
+    )
+    losses = [line["loss"] for line in metrics(finished)]
+    assert ratio == f"{losses[4] / np.mean([losses[0], losses[2]]):.2f}"
+
+
+@pytest.mark.parametrize("training, told", [(1.0, True), (1.2, False), (0.0, False)])
+def test_when_the_losses_have_parted(training, told):
+    note = parting_note(held_out=1.5, training=training, num_lanes=64)
+    assert (note is not None) == told
+    assert not told or "is 1.50 × the training loss" in note and "train.lanes = 128" in note
 
 
 def test_a_finished_run_is_not_changed(corpus, finished, capsys):
