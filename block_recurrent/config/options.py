@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked
 
-AUTO_LANES = 256  # by the measurements in docs/results.md
+AUTO_LANES = 512  # by the measurements in docs/results.md
 Steps = Annotated[int, "steps", Range(1)]
 
 # See `MeshConfig.rules`. The input of the cell's output kernel is two concatenated attention
@@ -31,7 +31,7 @@ class TrainConfig:
       batch_size: rows of the global batch.
       segment_length: tokens per row in one step; a multiple of the model's window_length.
       lanes: documents that are open at the same time, each with its memory; a multiple of
-        batch_size. A step trains batch_size of them, and they take turns. 'auto': AUTO_LANES,
+        batch_size. A step trains batch_size of them, and they take turns. 'auto': 512,
         rounded up to such a multiple. None: batch_size.
       initial_model: a file written by block_recurrent.export; the run starts from its parameters.
         None: random parameters.
