@@ -43,17 +43,17 @@ def counted_parameters(c: ModelConfig) -> int:
     layers = c.num_layers * layer(c)
     readers = c.num_layers if c.feedback else len(c.recurrent_indices)
     cells = len(c.recurrent_indices) * cell(c)
+    embeddings = (c.vocab_size + 3 * c.ngram_rows) * c.embedding_size
     final_norm = c.embedding_size
-    return (
-        c.vocab_size * c.embedding_size + layers + readers * reading_states(c) + cells + final_norm
-    )
+    return embeddings + layers + readers * reading_states(c) + cells + final_norm
 
 
 def layer(c: ModelConfig) -> int:
     """A layer on tokens: queries, keys, values and output, scale and T5 bias, FFN, two norms."""
     width = c.num_heads * c.head_size
-    attention = 4 * c.embedding_size * width + c.num_heads * (1 + 32)
-    return attention + 2 * c.embedding_size * c.mlp_dim + 2 * c.embedding_size
+    attention = 4 * c.embedding_size * width + c.num_heads * (1 + 32 * (c.positions == "t5"))
+    hidden = 3 * (c.mlp_dim // 12 * 8) if c.gated_ffn else 2 * c.mlp_dim
+    return attention + c.embedding_size * hidden + 2 * c.embedding_size
 
 
 def reading_states(c: ModelConfig) -> int:
