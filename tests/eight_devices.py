@@ -22,7 +22,7 @@ from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import init_function, make_train_step, state_shardings
 from tiny import TINY, VARIANTS
 
-ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 1
+ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 2
 VARIANTS = VARIANTS | {
     "transformer_xl": {"recurrent_layers": ()},
     "fused": {"attention_kernel": "pallas", "num_layers": 2},
