@@ -318,6 +318,8 @@ def gpu_again(number: int) -> Experiment:
 EXPERIMENTS = [
     *(recall(model, seed) for model in RECALL_MODELS for seed in range(3)),
     recall(LONG, 0),
+    *map(lanes, LANES),
+    Experiment("lanes", MODERN, "512", (), ("train.lanes = 512",)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
     *(tuning(model, BEST_RATE) for model in ROWS),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),

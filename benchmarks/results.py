@@ -22,6 +22,7 @@ from experiments import (
     KEPT,
     LEARNING_RATES,
     LONG,
+    MODERN,
     PATCHED,
     RECALL_MODELS,
     ROTARY,
@@ -49,6 +50,7 @@ COLORS = {
     "feedback": "#000000",
     "long": "#000000",
 }
+LANES_COLORS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2")
 GREY = "#777777"
 BOUNDS = (
     0,
@@ -319,6 +321,51 @@ def longer_figure() -> Figure:
     return figure
 
 
+# More lanes than rows
+
+
+def training_bits(experiment: Experiment, step: int) -> float:
+    """Bits per byte in training, over the last 100 steps before a step."""
+    lines = metrics(experiment, "train")
+    return statistics.mean(x["bits_per_byte"] for x in lines if step - 100 < x["step"] <= step)
+
+
+def lanes_table() -> str:
+    """Losses in the middle and at the end of runs with different numbers of lanes."""
+    header = ["model", "lanes", "tokens per lane"]
+    experiments = [*runs("lanes", FIXED_SKIP), *runs("lanes", MODERN)]
+    middle, end = (line["step"] for line in metrics(experiments[0], "held_out"))
+    for step in (middle, end):
+        header += [f"training, step {step:,}", f"held out, step {step:,}"]
+    rows = []
+    for one in experiments:
+        train = one.config.train
+        tokens = train.num_steps * train.batch_size * train.segment_length
+        cells = [one.model.label, f"{train.num_lanes:,}", f"{tokens // train.num_lanes:,}"]
+        for line in metrics(one, "held_out"):
+            cells += [f"{training_bits(one, line['step']):.3f}", f"{line['bits_per_byte']:.3f}"]
+        rows.append([*cells, worth_of([one])])
+    return table([*header, "worth of the state"], rows)
+
+
+def lanes_figure() -> Figure:
+    """Training and held-out loss by step, for each number of lanes."""
+    figure, [[ax]] = new_figure()
+    for one, color in zip(runs("lanes", FIXED_SKIP), LANES_COLORS, strict=True):
+        lines = [line for line in metrics(one, "train") if line["step"] % 100 == 0]
+        steps = [line["step"] for line in lines]
+        ax.plot(steps, [training_bits(one, step) for step in steps], color=color, linewidth=1.2)
+        held_out = [(x["step"], x["bits_per_byte"]) for x in metrics(one, "held_out")]
+        label = f"{one.config.train.num_lanes:,} lanes"
+        ax.plot(*zip(*held_out, strict=True), "o:", color=color, markersize=4, label=label)
+    ax.set_xlabel("step")
+    ax.set_ylabel("bits per byte")
+    ax.set_xlim(0)
+    ax.set_ylim(1.2, 2.6)
+    legend_above(figure, columns=4)
+    return figure
+
+
 # The page
 
 
@@ -397,6 +444,7 @@ def page() -> str:
         gpu_differences=differences("gpu", *GPU_MODELS[:2]),
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
+        lanes_table=lanes_table(),
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
         wide_differences=differences("wide", ROTARY, FIXED_SKIP),
         **by_group,
@@ -413,6 +461,7 @@ def figures() -> dict[str, Figure]:
         "recall_training.png": recall_training_figure(math.log2(values)),
         "text.png": text_figure(),
         "longer.png": longer_figure(),
+        "lanes.png": lanes_figure(),
     }
 
 
