@@ -381,6 +381,7 @@ def page() -> str:
     )
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
+    lanes = runs("lanes", FIXED_SKIP)[0].config
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
     gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
     by_group = {
@@ -445,6 +446,8 @@ def page() -> str:
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         lanes_table=lanes_table(),
+        lanes_steps=f"{lanes.train.num_steps:,}",
+        lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
         wide_differences=differences("wide", ROTARY, FIXED_SKIP),
         **by_group,
