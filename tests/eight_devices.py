@@ -20,6 +20,7 @@ from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import init_function, make_train_step, state_shardings
+from block_recurrent.training.turns import in_turns
 from tiny import TINY, VARIANTS
 
 ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 2
@@ -48,11 +49,10 @@ def train(variant: str, shape: tuple[int, int, int]):
     init = init_function(config, optimizer, ROWS * turns, seed=0)
     shardings = state_shardings(layout, jax.eval_shape(init))
     state = jax.jit(init, out_shardings=shardings)()
-    step = jax.jit(
-        make_train_step(graphdef, optimizer, 1, layout),
-        donate_argnums=0,
-        out_shardings=(shardings, layout.replicated),
-    )
+    step = make_train_step(graphdef, optimizer, 1, layout)
+    if turns > 1:
+        step = in_turns(step, layout, shardings)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
     rng = np.random.default_rng(SEED)
     compiled, losses = None, []
     for number in range(STEPS):

@@ -74,9 +74,17 @@ def compile_to_fit(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         raise UserError(message) from error
 
 
-def step_memory_line(compiled: jax.stages.Compiled, device: jax.Device) -> str:
-    """One line with the bytes that a step needs and those of the device, and a warning line."""
-    needed, limit = step_memory(compiled), memory_limit(device)
+def step_memory_line(
+    compiled: jax.stages.Compiled, device: jax.Device, other_bytes: int = 0
+) -> str:
+    """One line with the bytes that a step needs and those of the device, and a warning line.
+
+    Args:
+      compiled: the step.
+      device: the device.
+      other_bytes: bytes on the device of arrays that the step does not use.
+    """
+    needed, limit = step_memory(compiled) + other_bytes, memory_limit(device)
     line = f"memory {format_bytes(needed)} per device in a step, activations included"
     if limit is None:
         return line

@@ -21,6 +21,7 @@ from block_recurrent.parallel.processes import print_once
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
 from block_recurrent.training.checkpoints import with_shardings
 from block_recurrent.training.device_memory import (
+    bytes_per_device,
     compile_to_fit,
     compiler_options,
     memory_line,
@@ -35,6 +36,7 @@ from block_recurrent.training.train_step import (
     state_shardings,
     use_threefry_kernel,
 )
+from block_recurrent.training.turns import in_turns
 
 CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
@@ -110,9 +112,24 @@ class Setup:
         options = compiler_options(self.config.model.remat, device.platform)
         jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=options)
         batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
-        compiled = compile_to_fit(jitted.lower(self.abstract, self.layout.put(batch)))
-        print_once(step_memory_line(compiled, device))
-        return compiled
+        batch = self.layout.put(batch._replace(turn=None))
+        compiled = compile_to_fit(jitted.lower(self.abstract_rows(), batch))
+        if self.lanes.turns == 1:
+            print_once(step_memory_line(compiled, device))
+            return compiled
+        lanes = bytes_per_device(jax.tree.leaves(self.abstract.model))
+        print_once(step_memory_line(compiled, device, lanes))
+        return in_turns(compiled, self.layout, self.shardings)
+
+    def abstract_rows(self) -> TrainState:
+        """`abstract` with the memory of one lane per row."""
+
+        def rows(leaf):
+            shape = leaf.shape[0] // self.lanes.turns, *leaf.shape[1:]
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+
+        model, finite = jax.tree.map(rows, (self.abstract.model, self.abstract.finite))
+        return self.abstract._replace(model=model, finite=finite)
 
     def summary(self, workdir: AnyPath) -> str:
         """Describes the run in four lines: model, memory, data, steps."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.config import ModelConfig
@@ -128,29 +128,29 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
 def make_loss(graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple]:
     """Returns the loss of a batch, in nats per token, for `jax.value_and_grad` with `has_aux`.
 
-    It is a function of the parameters, the lanes (`TrainState.model` and `finite`), the batch and
-    the dropout key. Its other results are the nats and the tokens of the batch, which rows are
-    finite, and the lanes after the batch.
+    It is a function of the parameters, the memory of the rows (`TrainState.model` and `finite`),
+    the batch and the dropout key. Its other results are the nats and the tokens of the batch, and
+    the memory after it.
     """
 
-    def nats_of_rows(params, lanes, batch, dropout_key):
+    def nats_of_rows(params, memory, batch, dropout_key):
         model = nnx.merge(graphdef, params)
-        model_state, finite = take_turn(lanes, batch.turn, len(batch.inputs))
+        model_state, finite = memory
         starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | ~finite)
         features, model_state = model.features(
             batch.inputs, zero_other_rows(finite, model_state), starts, dropout_key=dropout_key
         )
         with jax.named_scope("loss"):
             nats = summed_loss(model, features, batch.targets, batch.weights)
-        rows = finite_rows(nats, model_state)
-        return nats, rows, put_turn(lanes, batch.turn, (model_state, rows))
+        memory = jax.lax.stop_gradient(model_state), finite_rows(nats, model_state)
+        return nats, memory
 
-    def loss(params, lanes, batch, dropout_key):
-        nats, rows, lanes = layout.by_rows(nats_of_rows)(
-            layout.gather(params), lanes, batch, dropout_key
+    def loss(params, memory, batch, dropout_key):
+        nats, memory = layout.by_rows(nats_of_rows)(
+            layout.gather(params), memory, batch, dropout_key
         )
         nats, tokens = nats.sum(), batch.weights.sum()
-        return nats / jnp.maximum(tokens, 1), (nats, tokens, rows, lanes)
+        return nats / jnp.maximum(tokens, 1), (nats, tokens, memory)
 
     return loss
 
@@ -161,7 +161,9 @@ def make_train_step(
     log_every_steps: int,
     layout: Layout,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Returns the training step, which resets its sums every `log_every_steps` steps.
+    """Returns the training step for one lane per row; for more lanes, see `turns.in_turns`.
+
+    It resets its sums every `log_every_steps` steps.
 
     If the loss, the gradient or the recurrent state is not finite, the step does not change the
     parameters and the optimizer, and only counts itself in `nonfinite`. The next step restarts the
@@ -171,11 +173,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        lanes = state.model, state.finite
-        (loss, (nats, tokens, rows, lanes)), grads = loss_and_gradients(
-            state.params, lanes, batch, key
+        (loss, (nats, tokens, memory)), grads = loss_and_gradients(
+            state.params, (state.model, state.finite), batch, key
         )
-        model_state, finite_lanes = lanes
+        model_state, rows = memory
         grad_norm = global_norm(grads)
         finite = rows.all() & jnp.isfinite(grad_norm)
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
@@ -198,7 +199,7 @@ def make_train_step(
             params=params,
             optimizer=optimizer_state,
             model=model_state,
-            finite=finite_lanes,
+            finite=rows,
             sums=sums,
             nonfinite=nonfinite,
             key=state.key,
@@ -207,35 +208,6 @@ def make_train_step(
         return after, StepMetrics(sums, loss, grad_norm, nonfinite, updates=made)
 
     return train_step
-
-
-def take_turn(lanes: PyTree, turn: Int[Array, " B"] | None, rows: int) -> PyTree:
-    """Selects the lanes whose turn it is, ``[B, …]`` of ``[B · P, …]``: lane i · P + turn in row i.
-
-    The lanes of a row are adjacent, so that each device has all lanes of its rows.
-    """
-    if turn is None:
-        return lanes
-
-    def take(leaf):
-        of_rows = leaf.reshape(rows, -1, *leaf.shape[1:])
-        return jax.lax.dynamic_index_in_dim(of_rows, turn[0], axis=1, keepdims=False)
-
-    return jax.tree.map(take, lanes)
-
-
-def put_turn(lanes: PyTree, turn: Int[Array, " B"] | None, new: PyTree) -> PyTree:
-    """Replaces the lanes whose turn it was; see `take_turn`."""
-    new = jax.lax.stop_gradient(new)
-    if turn is None:
-        return new
-
-    def put(leaf, row):
-        of_rows = leaf.reshape(len(row), -1, *leaf.shape[1:])
-        row = row.astype(leaf.dtype)
-        return jax.lax.dynamic_update_index_in_dim(of_rows, row, turn[0], 1).reshape(leaf.shape)
-
-    return jax.tree.map(put, lanes, new)
 
 
 def count_updates(optimizer: optax.OptState) -> Int[Array, ""]:

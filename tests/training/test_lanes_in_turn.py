@@ -14,7 +14,12 @@ from block_recurrent.config.options import MeshConfig, TrainConfig
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training import checkpoints
-from block_recurrent.training.train_step import init_function, make_train_step, put_turn, take_turn
+from block_recurrent.training.train_step import (
+    init_function,
+    make_train_step,
+    state_shardings,
+)
+from block_recurrent.training.turns import in_turns, put_turn, take_turn
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, stop_in_step
 from slow_lanes import Numbered, read_some
@@ -25,7 +30,7 @@ ROWS, TURNS, W = 2, 3, TINY.window_length
 
 def test_a_lane_is_taken_and_put_back():
     lanes = {"a": jnp.arange(12.0).reshape(6, 2), "b": jnp.arange(6) > 2}
-    taken = take_turn(lanes, jnp.full(ROWS, 1), ROWS)
+    taken = take_turn(lanes, jnp.full(ROWS, 1))
     np.testing.assert_array_equal(taken["a"], lanes["a"][jnp.array([1, 4])])
     np.testing.assert_array_equal(taken["b"], lanes["b"][jnp.array([1, 4])])
     put = put_turn(lanes, jnp.full(ROWS, 1), {"a": -taken["a"], "b": ~taken["b"]})
@@ -48,6 +53,7 @@ def test_each_lane_has_the_memory_of_its_own_text(fields):
     model = BlockRecurrentTransformer(config, rngs=nnx.Rngs(0))
     graphdef, _ = split(model)
     step = jax.jit(make_train_step(graphdef, optimizer, 1, layout))
+    step = in_turns(step, layout, state_shardings(layout, state))
     batches, _ = read_some(lanes, 3 * TURNS, lanes.staggered_position())
     batches = [
         batch._replace(inputs=batch.inputs % 200, targets=batch.targets % 200) for batch in batches
@@ -60,7 +66,7 @@ def test_each_lane_has_the_memory_of_its_own_text(fields):
         alone[turn] = read(batch.inputs, alone[turn], batch.starts)
         state, _ = step(state, layout.put(batch))
     for turn in range(TURNS):
-        own = take_turn(state.model, jnp.full(ROWS, turn), ROWS)
+        own = take_turn(state.model, jnp.full(ROWS, turn))
         assert_same_numbers(own, alone[turn])
     assert state.finite.all()
 
