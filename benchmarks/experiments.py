@@ -242,7 +242,7 @@ def gates(model: Model, seed: int) -> Experiment:
         "train.sample_tokens = 0",
         f"train.seed = {seed}",
     )
-    return Experiment("gates", model, str(seed), ("scale/small",), bindings)
+    return Experiment("gates", model, str(seed), ("scale/small",), bindings, ("held_out",))
 
 
 def tuning(model: Model, learning_rate: float) -> Experiment:

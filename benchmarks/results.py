@@ -23,6 +23,7 @@ from experiments import (
     GATE_MODELS,
     GPU_MODELS,
     GPU_RATES,
+    GRU_SKIP,
     KEPT,
     LEARNING_RATES,
     LONG,
@@ -64,6 +65,7 @@ BOUNDS = (
     8192,
     2**31,
 )  # of distances in the table; they coincide with bounds of bins
+GATES_BOUNDS = (0, 512, 2048, 8192, 2**31)
 FARTHER_BOUNDS = (64, *(2**k for k in range(11, 17)), 2**31)
 
 
@@ -365,6 +367,30 @@ def gates_table() -> str:
     return table(header, rows)
 
 
+def training_bits(experiment: Experiment) -> float:
+    """Bits per token in the second half of training."""
+    lines = metrics(experiment, "train")
+    return statistics.mean(line["bits_per_token"] for line in lines[len(lines) // 2 :])
+
+
+def gates_by_distance() -> str:
+    """Bits per token on text, in training and by distance, and the differences between gates."""
+    fixed, gru = (runs("gates", model) for model in GATE_MODELS)
+    scores = [training_bits]
+    scores += [
+        lambda one, ends=ends: mean_between(by_distance(one, "held_out"), "bits_per_token", *ends)
+        for ends in itertools.pairwise(GATES_BOUNDS)
+    ]
+    bits = [([score(one) for one in fixed], [score(one) for one in gru]) for score in scores]
+    differences = [[b - a for a, b in zip(*each, strict=True)] for each in bits]
+    rows = [
+        [FIXED_SKIP.label, *(spread(each, ".3f") for each, _ in bits)],
+        [GRU_SKIP.label, *(spread(each, ".3f") for _, each in bits)],
+        ["difference", *(spread(each, "+.3f") for each in differences)],
+    ]
+    return table(["bits per token", "in training", *columns(GATES_BOUNDS)], rows)
+
+
 def changes_table(group: str) -> str:
     rows = []
     for model in PATCHED:
@@ -434,6 +460,8 @@ def page() -> str:
     longer, changes_longer = (
         runs(group, FIXED_SKIP)[0].config for group in ("longer", "changes_longer")
     )
+    gates = runs("gates", FIXED_SKIP)[0].config
+    gates_tokens = gates.train.batch_size * gates.train.segment_length
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
@@ -466,6 +494,8 @@ def page() -> str:
         kept_per_block=kept_per_block(),
         interventions_table=interventions_table(),
         gates_table=gates_table(),
+        gates_by_distance=gates_by_distance(),
+        gates_history=f"{gates.train.num_steps * gates_tokens // gates.train.lanes:,}",
         long_low=long_low,
         long_high=f"{long_high:,}",
         long_accuracy=f"{final(long, 'accuracy'):.1%}",
