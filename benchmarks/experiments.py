@@ -51,6 +51,7 @@ class Experiment(NamedTuple):
       gin_files: of data and scale.
       bindings: in addition to the model's.
       splits: to evaluate.
+      interventions: whether to evaluate with changed gates (benchmarks/recall_interventions.py).
     """
 
     group: str
@@ -59,6 +60,7 @@ class Experiment(NamedTuple):
     gin_files: Sequence[str]
     bindings: Sequence[str]
     splits: Sequence[str] = ()
+    interventions: bool = False
 
     @property
     def name(self) -> str:
@@ -115,6 +117,11 @@ class Experiment(NamedTuple):
             score = [sys.executable, "-m", "block_recurrent.evaluate", f"--workdir={workdir}"]
             score += [f"--split={split}", f"--json={self.kept / split}.json"]
             subprocess.run(score, cwd=ROOT, check=True)
+        if self.interventions:
+            change = [sys.executable, "benchmarks/recall_interventions.py", f"--workdir={workdir}"]
+            subprocess.run(
+                [*change, f"--json={self.kept}/interventions.json"], cwd=ROOT, check=True
+            )
         shutil.copy(workdir / "metrics.jsonl", self.kept)
 
 
@@ -130,10 +137,12 @@ FIVE_LAYERS = "BlockRecurrentTransformer.num_layers = 5"
 
 FIXED_SKIP = Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate")
 FIXED_DUAL = Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,))
+GRU_SKIP = Model("gru_skip", "Rec:gru:skip", "brt_gru_gate")
 LSTM_DUAL = Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate")
 LSTM = Model("lstm", "LSTM", "lstm")
+GATE_MODELS = (FIXED_SKIP, GRU_SKIP)
 RECALL_MODELS = (
-    FIXED_SKIP,
+    *GATE_MODELS,
     Model("lstm_skip", "Rec:lstm:skip", "brt_lstm_gate", (SKIP,)),
     Model("transformer_xl", "Transformer-XL", "transformer_xl"),
     Model("sliding_window", "sliding window", "sliding_window"),
@@ -219,7 +228,24 @@ BEST_GPU_RATE = 0.06
 def recall(model: Model, seed: int) -> Experiment:
     """The memory task."""
     files, bindings = ("data/recall", "scale/recall"), (f"train.seed = {seed}",)
-    return Experiment("recall", model, str(seed), files, bindings, ("held_out", "far"))
+    splits = ("held_out", "far", *["farther"] * (model in GATE_MODELS))
+    return Experiment(
+        "recall", model, str(seed), files, bindings, splits, interventions=model == FIXED_SKIP
+    )
+
+
+def gates(model: Model, seed: int) -> Experiment:
+    """A short run on text, to compare gates."""
+    steps = 400
+    bindings = (
+        "train.lanes = 256",
+        f"train.num_steps = {steps}",
+        f"train.eval_every_steps = {steps}",
+        f"train.checkpoint_every_steps = {steps}",
+        "train.sample_tokens = 0",
+        f"train.seed = {seed}",
+    )
+    return Experiment("gates", model, str(seed), ("scale/small",), bindings, ("held_out",))
 
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
@@ -320,6 +346,7 @@ EXPERIMENTS = [
     recall(LONG, 0),
     *map(lanes, LANES),
     Experiment("lanes", MODERN, "512", (), ("train.lanes = 512",)),
+    *(gates(model, seed) for model in GATE_MODELS for seed in range(3)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
     *(tuning(model, BEST_RATE) for model in ROWS),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),

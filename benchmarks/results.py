@@ -5,20 +5,25 @@ python benchmarks/results.py
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import scipy.stats
 from experiments import (
     CHANGES,
     EXPERIMENTS,
     FIXED_SKIP,
+    GATE_MODELS,
     GPU_MODELS,
     GPU_RATES,
+    GRU_SKIP,
     KEPT,
     LEARNING_RATES,
     LONG,
@@ -46,6 +51,7 @@ COLORS = {
     "lstm": "#009E73",
     "lstm_skip": "#CC79A7",
     "lstm_dual": "#CC79A7",
+    "gru_skip": "#56B4E9",
     "fixed_dual": "#56B4E9",
     "feedback": "#000000",
     "long": "#000000",
@@ -61,6 +67,8 @@ BOUNDS = (
     8192,
     2**31,
 )  # of distances in the table; they coincide with bounds of bins
+GATES_BOUNDS = (0, 512, 2048, 8192, 2**31)
+FARTHER_BOUNDS = (64, *(2**k for k in range(11, 17)), 2**31)
 
 
 def read_json(path: Path) -> Any:
@@ -121,22 +129,36 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # The memory task
 
 
-def far(experiment: Experiment) -> dict[str, Any]:
-    return read_json(experiment.kept / "far.json")["by_distance"]
+def by_distance(experiment: Experiment, split: str) -> dict[str, Any]:
+    return read_json(experiment.kept / f"{split}.json")["by_distance"]
 
 
-def accuracy_between(experiment: Experiment, least: int, below: int) -> float:
-    """Accuracy in the split `far`, over answers at distances from `least` to below `below`."""
-    bins = far(experiment)
-    lines = zip(bins["first"], bins["tokens"], bins["accuracy"]["carried"], strict=True)
-    chosen = [(tokens, share) for first, tokens, share in lines if least <= first < below]
-    return sum(n * share for n, share in chosen) / sum(n for n, _ in chosen)
+def mean_between(bins: Mapping[str, Any], score: str, least: int, below: int) -> float:
+    """Mean of a score over tokens at distances from `least` to below `below`."""
+    lines = zip(bins["first"], bins["tokens"], bins[score]["carried"], strict=True)
+    chosen = [(tokens, value) for first, tokens, value in lines if least <= first < below]
+    return sum(n * value for n, value in chosen) / sum(n for n, _ in chosen)
+
+
+def accuracies(seeds: Sequence[Experiment], split: str, bounds: Sequence[int]) -> list[str]:
+    """Accuracy between the bounds."""
+    bins = [by_distance(one, split) for one in seeds]
+    return [
+        spread((mean_between(each, "accuracy", *ends) for each in bins), ".1%")
+        for ends in itertools.pairwise(bounds)
+    ]
+
+
+def columns(bounds: Sequence[int]) -> list[str]:
+    """The headers of `accuracies`."""
+    first, *middle, last = itertools.pairwise(bounds)
+    names = [f"{a:,} – {b - 1:,}" for a, b in middle]
+    first = f"{first[0]:,} – {first[1] - 1:,}" if first[0] else f"to {first[1] - 1:,}"
+    return [first, *names, f"from {last[0]:,}"]
 
 
 def recall_table() -> str:
-    ends = [f"{a:,} – {b - 1:,}" for a, b in zip(BOUNDS[1:-2], BOUNDS[2:-1], strict=True)]
-    ends = [f"to {BOUNDS[1] - 1:,}", *ends, f"from {BOUNDS[-2]:,}"]
-    header = ["model", "parameters", "µs per token", "seeds", *ends]
+    header = ["model", "parameters", "µs per token", "seeds", *columns(BOUNDS)]
     rows = []
     for model in RECALL_MODELS:
         seeds = runs("recall", model)
@@ -146,28 +168,86 @@ def recall_table() -> str:
                 f"{num_parameters(seeds[0]):,}",
                 f"{microseconds_per_token('recall', model):.0f}",
                 str(len(seeds)),
-                *(
-                    spread((accuracy_between(one, *ends) for one in seeds), ".1%")
-                    for ends in zip(BOUNDS[:-1], BOUNDS[1:], strict=True)
-                ),
+                *accuracies(seeds, "far", BOUNDS),
             ]
         )
     return table(header, rows)
+
+
+def farther_table() -> str:
+    rows = []
+    for model in GATE_MODELS:
+        seeds = runs("recall", model)
+        rows.append([model.label, str(len(seeds)), *accuracies(seeds, "farther", FARTHER_BOUNDS)])
+    return table(["model", "seeds", *columns(FARTHER_BOUNDS)], rows)
+
+
+def interventions_table() -> str:
+    """Accuracy and RMS of the states by distance, with the gates as trained and changed."""
+    cases = {
+        f"{model.label}, as trained": [by_distance(one, "far") for one in runs("recall", model)]
+        for model in GATE_MODELS
+    }
+    changes = [read_json(one.kept / "interventions.json") for one in runs("recall", FIXED_SKIP)]
+    for change, name in (("no_decay", "without decay"), ("no_writes", "without writes")):
+        cases[f"{FIXED_SKIP.label}, {name} over filler"] = [each[change] for each in changes]
+    bins = [2**k for k in (9, 11, 12, 13, 14)]
+    rows = []
+    for name, tables in sorted(cases.items()):
+        cells = []
+        for first in bins:
+            place = tables[0]["first"].index(first)
+            accuracy, rms = (
+                statistics.mean(each[score]["carried"][place] for each in tables)
+                for score in ("accuracy", "state_rms")
+            )
+            cells.append(f"{accuracy:.1%}, {rms:.2f}")
+        rows.append([name, *cells])
+    return table(["", *(f"{first:,} – {2 * first - 1:,}" for first in bins)], rows)
+
+
+def kept_per_block() -> str:
+    """The least and the largest share of the state that the fixed gate keeps in a block."""
+    kept = [
+        read_json(one.kept / "interventions.json")["keep"] for one in runs("recall", FIXED_SKIP)
+    ]
+    return f"{min(map(min, kept)):.4f} to {max(map(max, kept)):.4f}"
+
+
+def plot_by_distance(ax: Axes, seeds: Sequence[Experiment], split: str, score: str):
+    """Plots a score by distance: the mean over seeds, and a band from minimum to maximum."""
+    model, bins = seeds[0].model, by_distance(seeds[0], split)
+    edges = [*bins["first"], bins["last"][-1] + 1]
+    by_seed = [by_distance(one, split)[score]["carried"] for one in seeds]
+    values = np.array(by_seed, float)  # None becomes NaN, which leaves a gap
+    style = {"color": COLORS[model.name]}
+    ax.stairs(values.mean(axis=0), edges, baseline=None, label=model.label, linewidth=1.6, **style)
+    low, high = values.min(axis=0), values.max(axis=0)
+    ax.stairs(high, edges, baseline=low, fill=True, alpha=0.15, **style)
+
+
+def farther_figure(chance: float) -> Figure:
+    """The figure of accuracy and RMS of the states by distance, in the split `farther`."""
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
+    for ax, score in ((left, "accuracy"), (right, "state_rms")):
+        for model in GATE_MODELS:
+            plot_by_distance(ax, runs("recall", model), "farther", score)
+        token_axis(ax)
+        ax.set_xlabel("tokens from the start of the document")
+    left.axhline(chance, color=GREY, linestyle=":", linewidth=1)
+    left.set_ylabel("accuracy")
+    left.set_ylim(0, 1.02)
+    right.set_ylabel("RMS of the recurrent states")
+    right.set_yscale("log")
+    legend_above(figure, columns=3)
+    return figure
 
 
 def recall_figure(chance: float, reach: int) -> Figure:
     """The figure of accuracy by distance."""
     figure, [[ax]] = new_figure()
     for model in RECALL_MODELS:
-        seeds = runs("recall", model)
-        bins = far(seeds[0])
-        edges = [*bins["first"], bins["last"][-1] + 1]
-        by_seed = list(zip(*(far(one)["accuracy"]["carried"] for one in seeds), strict=True))
-        mean = [statistics.mean(shares) for shares in by_seed]
-        color = COLORS[model.name]
-        ax.stairs(mean, edges, baseline=None, color=color, label=model.label, linewidth=1.6)
-        low, high = zip(*((min(shares), max(shares)) for shares in by_seed), strict=True)
-        ax.stairs(high, edges, baseline=low, color=color, fill=True, alpha=0.15)
+        plot_by_distance(ax, runs("recall", model), "far", "accuracy")
     token_axis(ax)
     ax.axhline(chance, color=GREY, linestyle=":", linewidth=1)
     ax.axvline(reach, color=GREY, linestyle=":", linewidth=1)
@@ -190,7 +270,7 @@ def plot_worth(ax: Axes, experiment: Experiment, **style: Any):
 
 def recall_training_figure(chance_bits: float) -> Figure:
     """The figure of training loss and worth of the recurrent state."""
-    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.5))
     for model in (*RECALL_MODELS, LONG):
         for k, one in enumerate(runs("recall", model)):
             style = {"color": COLORS[model.name], "linewidth": 1.4}
@@ -205,7 +285,7 @@ def recall_training_figure(chance_bits: float) -> Figure:
     for ax in (left, right):
         ax.set_xlabel("step")
         ax.set_xlim(0)
-    legend_above(figure, columns=4)
+    legend_above(figure, columns=3)
     return figure
 
 
@@ -263,6 +343,54 @@ def text_table(group: str, models: Sequence[Model]) -> str:
             time = spread(map(minutes, seeds), ".1f")
             rows.append([model.label, rate, str(len(seeds)), bits, worth_of(seeds), time])
     return table(header, rows)
+
+
+def mean_difference(group: str, one: Model, other: Model) -> str:
+    """Mean of the differences in bits per byte by seed, and the half-width of its 95% interval."""
+    pairs = list(zip(runs(group, one), runs(group, other), strict=True))
+    values = [final(a, "bits_per_byte") - final(b, "bits_per_byte") for a, b in pairs]
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * error
+    return f"{statistics.mean(values):+.3f} ± {half:.3f}"
+
+
+def gates_table() -> str:
+    """Bits per byte on text by gate, and the differences to the fixed gate with the same seed."""
+    header = ["model", "seeds", "bits per byte", "difference by seed", "mean", "worth of the state"]
+    rows = []
+    for model in GATE_MODELS:
+        seeds = runs("gates", model)
+        bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
+        comparisons = differences, mean_difference
+        against = ["–"] * 2
+        if model != FIXED_SKIP:
+            against = [compare("gates", model, FIXED_SKIP) for compare in comparisons]
+        rows.append([model.label, str(len(seeds)), bits, *against, worth_of(seeds)])
+    return table(header, rows)
+
+
+def training_bits(experiment: Experiment) -> float:
+    """Bits per token in the second half of training."""
+    lines = metrics(experiment, "train")
+    return statistics.mean(line["bits_per_token"] for line in lines[len(lines) // 2 :])
+
+
+def gates_by_distance() -> str:
+    """Bits per token on text, in training and by distance, and the differences between gates."""
+    fixed, gru = (runs("gates", model) for model in GATE_MODELS)
+    scores = [training_bits]
+    scores += [
+        lambda one, ends=ends: mean_between(by_distance(one, "held_out"), "bits_per_token", *ends)
+        for ends in itertools.pairwise(GATES_BOUNDS)
+    ]
+    bits = [([score(one) for one in fixed], [score(one) for one in gru]) for score in scores]
+    differences = [[b - a for a, b in zip(*each, strict=True)] for each in bits]
+    rows = [
+        [FIXED_SKIP.label, *(spread(each, ".3f") for each, _ in bits)],
+        [GRU_SKIP.label, *(spread(each, ".3f") for _, each in bits)],
+        ["difference", *(spread(each, "+.3f") for each in differences)],
+    ]
+    return table(["bits per token", "in training", *columns(GATES_BOUNDS)], rows)
 
 
 def changes_table(group: str) -> str:
@@ -379,6 +507,8 @@ def page() -> str:
     longer, changes_longer = (
         runs(group, FIXED_SKIP)[0].config for group in ("longer", "changes_longer")
     )
+    gates = runs("gates", FIXED_SKIP)[0].config
+    gates_tokens = gates.train.batch_size * gates.train.segment_length
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
     lanes = runs("lanes", FIXED_SKIP)[0].config
@@ -406,6 +536,14 @@ def page() -> str:
         steps=f"{recall.train.num_steps:,}",
         recall_minutes=spread(map(minutes, runs("recall", FIXED_SKIP)), ".1f"),
         recall_table=recall_table(),
+        farther=f"{SPLITS['farther'][1] * high:,}",
+        farther_factor=SPLITS["farther"][1],
+        farther_table=farther_table(),
+        kept_per_block=kept_per_block(),
+        interventions_table=interventions_table(),
+        gates_table=gates_table(),
+        gates_by_distance=gates_by_distance(),
+        gates_history=f"{gates.train.num_steps * gates_tokens // gates.train.lanes:,}",
         long_low=long_low,
         long_high=f"{long_high:,}",
         long_accuracy=f"{final(long, 'accuracy'):.1%}",
@@ -461,6 +599,7 @@ def figures() -> dict[str, Figure]:
     reach = config.model.num_layers * config.model.window_length
     return {
         "recall.png": recall_figure(1 / values, reach),
+        "recall_farther.png": farther_figure(1 / values),
         "recall_training.png": recall_training_figure(math.log2(values)),
         "text.png": text_figure(),
         "longer.png": longer_figure(),
