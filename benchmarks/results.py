@@ -56,7 +56,7 @@ COLORS = {
     "feedback": "#000000",
     "long": "#000000",
 }
-LANES_COLORS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2")
+LANES_COLORS = {16: "#D55E00", 256: "#E69F00", 512: "#56B4E9", 1024: "#0072B2"}
 GREY = "#777777"
 BOUNDS = (
     0,
@@ -452,7 +452,7 @@ def longer_figure() -> Figure:
 # More lanes than rows
 
 
-def training_bits(experiment: Experiment, step: int) -> float:
+def late_training_bits(experiment: Experiment, step: int) -> float:
     """Bits per byte in training, over the last 100 steps before a step."""
     lines = metrics(experiment, "train")
     return statistics.mean(x["bits_per_byte"] for x in lines if step - 100 < x["step"] <= step)
@@ -471,7 +471,8 @@ def lanes_table() -> str:
         tokens = train.num_steps * train.batch_size * train.segment_length
         cells = [one.model.label, f"{train.num_lanes:,}", f"{tokens // train.num_lanes:,}"]
         for line in metrics(one, "held_out"):
-            cells += [f"{training_bits(one, line['step']):.3f}", f"{line['bits_per_byte']:.3f}"]
+            training = late_training_bits(one, line["step"])
+            cells += [f"{training:.3f}", f"{line['bits_per_byte']:.3f}"]
         rows.append([*cells, worth_of([one])])
     return table([*header, "worth of the state"], rows)
 
@@ -479,10 +480,12 @@ def lanes_table() -> str:
 def lanes_figure() -> Figure:
     """Training and held-out loss by step, for each number of lanes."""
     figure, [[ax]] = new_figure()
-    for one, color in zip(runs("lanes", FIXED_SKIP), LANES_COLORS, strict=True):
+    for one in runs("lanes", FIXED_SKIP):
+        color = LANES_COLORS[one.config.train.num_lanes]
         lines = [line for line in metrics(one, "train") if line["step"] % 100 == 0]
         steps = [line["step"] for line in lines]
-        ax.plot(steps, [training_bits(one, step) for step in steps], color=color, linewidth=1.2)
+        training = [late_training_bits(one, step) for step in steps]
+        ax.plot(steps, training, color=color, linewidth=1.2)
         held_out = [(x["step"], x["bits_per_byte"]) for x in metrics(one, "held_out")]
         label = f"{one.config.train.num_lanes:,} lanes"
         ax.plot(*zip(*held_out, strict=True), "o:", color=color, markersize=4, label=label)
