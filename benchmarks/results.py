@@ -515,6 +515,9 @@ def page() -> str:
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
     lanes = runs("lanes", FIXED_SKIP)[0].config
+    [modern] = runs("lanes", MODERN)
+    [same_lanes] = (one for one in runs("lanes", FIXED_SKIP) if one.run == modern.run)
+    fixed_time = microseconds_per_token("lanes", FIXED_SKIP)
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
     gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
     by_group = {
@@ -587,6 +590,8 @@ def page() -> str:
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         lanes_table=lanes_table(),
+        modern_gain=f"{final(same_lanes, 'bits_per_byte') - final(modern, 'bits_per_byte'):.3f}",
+        modern_time=f"{microseconds_per_token('lanes', MODERN) / fixed_time:.2f}",
         lanes_steps=f"{lanes.train.num_steps:,}",
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",

@@ -45,7 +45,7 @@ def test_what_is_kept_is_small_and_of_an_experiment(experiments):
     files = list(experiments.KEPT.rglob("metrics.jsonl"))
     assert files and {file.parent for file in files} <= known
     everything = [file for file in experiments.KEPT.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in everything) < 6 * 2**18
+    assert sum(file.stat().st_size for file in everything) < 2**21
 
 
 def test_names_begin_no_other(experiments):
