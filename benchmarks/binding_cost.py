@@ -32,7 +32,7 @@ class Stepper:
         for _ in range(STEPS):
             batch, position = setup.lanes.read(position)
             self.batches.append(setup.layout.put(batch))
-        self.seconds()  # a first time does more
+        self.seconds()  # the first steps also compile
 
     def seconds(self) -> tuple[float, float]:
         """Wall-clock and processor seconds of some steps."""

@@ -591,6 +591,7 @@ def page() -> str:
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         lanes_table=lanes_table(),
         modern_gain=f"{final(same_lanes, 'bits_per_byte') - final(modern, 'bits_per_byte'):.3f}",
+        modern_size=f"{num_parameters(modern) / num_parameters(same_lanes):.1f}",
         modern_time=f"{microseconds_per_token('lanes', MODERN) / fixed_time:.2f}",
         lanes_steps=f"{lanes.train.num_steps:,}",
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",

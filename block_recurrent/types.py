@@ -38,7 +38,7 @@ class LayerState(NamedTuple):
 
 
 class BottomState(NamedTuple):
-    """The `LayerState` of the bottom layer of a model with n-grams, and its last C tokens."""
+    """The state of the bottom layer of a model with n-grams: also the last C = 3 tokens read."""
 
     cache: KV | None
     recurrent: Float[Array, "B S D"] | None

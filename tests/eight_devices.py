@@ -23,7 +23,8 @@ from block_recurrent.training.train_step import init_function, make_train_step, 
 from block_recurrent.training.turns import in_turns
 from tiny import TINY, VARIANTS
 
-ROWS, LENGTH, STEPS, SEED = 16, 32, 20, 2
+ROWS, LENGTH, STEPS = 16, 32, 20
+SEED = 2  # with this seed, no hidden unit changes sign by rounding
 VARIANTS = VARIANTS | {
     "transformer_xl": {"recurrent_layers": ()},
     "fused": {"attention_kernel": "pallas", "num_layers": 2},

@@ -50,8 +50,8 @@ def inspect_block(
     Returns:
       The activity of each recurrent layer by layer index, and the model's state after the block.
     """
-    state, before = model.without_last(state)
-    x = model.embed(tokens, before)
+    state, last_tokens = model.without_last(state)
+    x = model.embed(tokens, last_tokens)
     states = None
     if model.config.feedback:
         source = model.config.recurrent_indices[-1]

@@ -123,7 +123,9 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _all_values(config: RunConfig) -> dict[tuple[str, str], Any]:
-    """(section, parameter) → value."""
+    """(section, parameter) → value, where `train.lanes` is a number."""
+    train = dataclasses.replace(config.train, lanes=config.train.num_lanes)
+    config = dataclasses.replace(config, train=train)
     return {
         (section, name): getattr(getattr(config, field), name)
         for section, field in SECTIONS.items()

@@ -23,7 +23,7 @@ class Profile(NamedTuple):
       nats: the loss.
       tokens: number of tokens.
       correct: number of tokens that the model ranked first.
-      squares: mean square of the recurrent states after a segment, binned by its last token.
+      squares: mean square of the recurrent states after a segment, binned by its last position.
       states: number of those means.
     """
 
@@ -71,7 +71,7 @@ def make_profile(
 ) -> Profile:
     """Sums in each bin.
 
-    All those over tokens are computed as one sum, because each sum over devices is an all-reduce.
+    All are computed as one sum, because each sum over devices is an all-reduce.
 
     Args:
       scores: of the tokens of a segment.
@@ -82,17 +82,24 @@ def make_profile(
     """
     bins = NUM_BINS - jax.lax.clz(distance)  # the number of binary digits
     in_bin = bins[..., None] == jnp.arange(NUM_BINS)
-    summands = jnp.stack([scores.nats * weights, weights, scores.correct * weights])
-    sums = jnp.sum(jnp.where(in_bin, summands[..., None], 0), axis=(1, 2))
-    in_bin = in_bin[:, -1] & counted[:, None]
-    return Profile(*sums, jnp.where(in_bin, squares[:, None], 0).sum(axis=0), in_bin.sum(axis=0))
+    ends = jnp.zeros(weights.shape, bool).at[:, -1].set(counted)
+    summands = jnp.stack(
+        [
+            scores.nats * weights,
+            weights,
+            scores.correct * weights,
+            jnp.where(ends, squares[:, None], 0),
+            ends.astype(weights.dtype),
+        ]
+    )
+    return Profile(*jnp.sum(jnp.where(in_bin, summands[..., None], 0), axis=(1, 2)))
 
 
 def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str, list]]:
     """Tokens, bits per token, accuracy and RMS of the recurrent states by distance, for JSON.
 
-    Bins without tokens are left out at both ends. Bins in between, and bins in which no segment
-    ends, are null. Without recurrent states there is no RMS.
+    Empty bins at both ends are left out. Other bins without tokens, or in which no segment ends,
+    are null. Without recurrent states there is no RMS.
 
     Args:
       profiles: 'carried', and optionally other memories, over the same tokens.

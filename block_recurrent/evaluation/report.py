@@ -26,7 +26,7 @@ CAPTIONS = {
     "accuracy": "Accuracy by position in the document: how often the token was the most likely "
     "one.",
     "state_rms": "Root mean square of the recurrent states after the segments that end at this "
-    "position. What is stored is lost if the states grow around it.",
+    "position. If the states keep growing, later writes may drown out what was stored.",
     "worth": "Memory worth by position: the bits per token lost when the recurrent state is "
     "cleared at every segment of {} tokens, or replaced by that of another document. Keys and "
     "values of the last window are kept. At zero the model does not use its state.",

@@ -31,7 +31,7 @@ class ModelConfig:
       head_size: width K of a head.
       mlp_dim: hidden units F of the feed-forward layers.
       gated_ffn: whether the feed-forward layers are gated (SwiGLU), with two thirds of the hidden
-        units, instead of relu; that of the cell always is relu. Not part of the paper.
+        units, instead of relu. The cell always uses relu. Not part of the paper.
       vocab_size: rows of the embedding, which is also the output layer.
       ngram_rows: rows of each of the hashed embeddings of 2-, 3- and 4-grams, which are added to
         the embedding of each token; 0: none. Not part of the paper.

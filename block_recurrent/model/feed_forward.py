@@ -34,8 +34,8 @@ def _dot_general(x, kernel, dimension_numbers, precision=None, out_sharding=None
 class FeedForward(nnx.Module):
     """relu(x W₁) W₂, without biases; or, `gated`, (silu(x W₁) ⊙ x W₃) W₂ (SwiGLU, Shazeer 2020).
 
-    A gated network has two thirds of the hidden units, rounded to a multiple of 8: about the same
-    number of parameters.
+    A gated network has two thirds of the hidden units, rounded down to a multiple of 8, but at
+    least 8: about the same number of parameters.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FeedForward(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if gated:
-            hidden_size = max(1, hidden_size // 12 * 8)
+            hidden_size = max(8, hidden_size // 12 * 8)
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
         self.hidden = dense(input_size, hidden_size)
         self.factor = dense(input_size, hidden_size) if gated else None

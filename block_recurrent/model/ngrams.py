@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 LONGEST = 4  # n-grams of 2, 3, … tokens up to this many
 CONTEXT = LONGEST - 1  # tokens before a segment that its n-grams contain
-# Odd multipliers of 32 bits, with about as many ones as zeros (from splitmix and murmur).
+# Odd 32-bit multipliers, from xxHash and MurmurHash3.
 FIRST_MULTIPLIER, SECOND_MULTIPLIER = np.uint32([0x9E3779B1, 0x85EBCA6B])
 
 
@@ -15,8 +15,8 @@ class NGramEmbedding(nnx.Module):
     """The sum of the embeddings of the 2-, 3- and 4-gram that end at each token.
 
     Each length has a table of its own. The row of an n-gram is a hash of its tokens, so n-grams may
-    share a row. This is not part of the paper; Pagnoni et al. 2024 (arXiv 2412.09871) embed the
-    n-grams of bytes in the same way.
+    share a row. This is not part of the paper; Pagnoni et al. 2024 (arXiv 2412.09871) embed longer
+    n-grams of bytes similarly.
 
     Args:
       rows: rows R of each table.

@@ -12,7 +12,7 @@ from block_recurrent.training.reporter import Reporter
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.text_samples import text_sampler
 
-PARTED = 1.3  # held-out over training loss, from which on the run is told
+OVERFITTING = 1.3  # held-out over training loss, above which the run prints a note
 
 
 class HeldOutEvaluation:
@@ -32,7 +32,9 @@ class HeldOutEvaluation:
 
     def __init__(self, setup: Setup):
         train, model = setup.config.train, setup.config.model
-        self.train, self.documents = train, setup.documents["held_out"]
+        self.num_steps, self.documents = train.num_steps, setup.documents["held_out"]
+        count = len(setup.documents["train"].lengths)
+        self.more_lanes = 2 * train.num_lanes if train.num_lanes < count else None
         ways = setup.mesh.size // setup.config.mesh.tensor
         shape = train.batch_size, train.segment_length
         shape = evaluation_shape(self.documents, model, *shape, ways)
@@ -55,7 +57,7 @@ class HeldOutEvaluation:
             return
         reporter.write(step, "held_out", metrics)
         reporter.note(self.describe(step, metrics))
-        if note := parting_note(metrics["loss"], reporter.training_loss(), self.train.num_lanes):
+        if note := overfitting_note(metrics["loss"], reporter.training_loss(), self.more_lanes):
             reporter.note(f"step {step:,}: {note}")
         if sample:
             reporter.write_text(step, *sample)
@@ -67,20 +69,28 @@ class HeldOutEvaluation:
         line += f", accuracy {metrics['accuracy']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits per token"
-        if step == self.train.num_steps and isinstance(self.documents, ByteDocuments):
+        if step == self.num_steps and isinstance(self.documents, ByteDocuments):
             others = compressed_bits_per_byte(self.documents)
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         return line
 
 
-def parting_note(held_out: float, training: float, num_lanes: int) -> str | None:
-    """What to do about a held-out loss far above the training loss; None if it is not."""
+def overfitting_note(held_out: float, training: float, more_lanes: int | None) -> str | None:
+    """What to do about a held-out loss far above the training loss; None if it is not.
+
+    Args:
+      held_out: the held-out loss.
+      training: the training loss of the last steps, in the same unit.
+      more_lanes: a number of lanes to try; None if there are as many lanes as documents.
+    """
     ratio = held_out / training if training else math.nan
-    if not ratio > PARTED:
+    if not (math.isfinite(ratio) and ratio > OVERFITTING):
         return None
+    fix = "train on more text"
+    if more_lanes:
+        fix = f"in a new run, set train.lanes = {more_lanes}, or {fix}"
     return (
-        f"the held-out loss is {ratio:.2f} × the training loss: the model fits the "
-        "documents that it is reading. Read more of them side by side (train.lanes = "
-        f"{2 * num_lanes}), or train on more text"
+        f"the held-out loss is {ratio:.2f} × the training loss, so the model may be overfitting "
+        f"the documents that it is reading: {fix}"
     )

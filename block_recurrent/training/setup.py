@@ -18,10 +18,9 @@ from block_recurrent.interop.model_file import load_model
 from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS, ModelConfig
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.processes import print_once
-from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
+from block_recurrent.parallel.sharding import Layout, bytes_per_device, make_mesh, split_heads
 from block_recurrent.training.checkpoints import with_shardings
 from block_recurrent.training.device_memory import (
-    bytes_per_device,
     compile_to_fit,
     compiler_options,
     memory_line,
@@ -56,7 +55,8 @@ class Setup:
       UserError: corpus, model, batch and devices do not fit together.
 
     Attributes:
-      config: the configuration, with absolute paths and the name of the vocabulary.
+      config: the configuration, with absolute paths, the name of the vocabulary and the number of
+        lanes.
       documents: the documents of each split.
       lanes: the training documents, laid out in batches.
       mesh: the devices.
@@ -76,7 +76,11 @@ class Setup:
         self.documents = load_documents(config.data)
         vocabulary = self.documents["train"].vocabulary
         check_vocabulary(vocabulary, model)
-        self.config = dataclasses.replace(config, data=config.data.resolved(vocabulary.name))
+        self.config = dataclasses.replace(
+            config,
+            data=config.data.resolved(vocabulary.name),
+            train=dataclasses.replace(train, lanes=train.num_lanes),
+        )
         self.lanes = Lanes(
             self.documents["train"],
             train.batch_size,
@@ -103,7 +107,8 @@ class Setup:
     def compile_step(self) -> CompiledStep:
         """Compiles the training step, and prints the memory that it needs.
 
-        It is compiled ahead of time, so that no measured step includes compilation.
+        It is compiled ahead of time, so that no measured step includes compilation. Only the small
+        programs that take and put lanes are compiled in the first step.
         """
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
@@ -117,7 +122,7 @@ class Setup:
         if self.lanes.turns == 1:
             print_once(step_memory_line(compiled, device))
             return compiled
-        lanes = bytes_per_device(jax.tree.leaves(self.abstract.model))
+        lanes = bytes_per_device(self.abstract.model)
         print_once(step_memory_line(compiled, device, lanes))
         return in_turns(compiled, self.layout, self.shardings)
 

@@ -52,7 +52,7 @@ def layer(c: ModelConfig) -> int:
     """A layer on tokens: queries, keys, values and output, scale and T5 bias, FFN, two norms."""
     width = c.num_heads * c.head_size
     attention = 4 * c.embedding_size * width + c.num_heads * (1 + 32 * (c.positions == "t5"))
-    hidden = 3 * (c.mlp_dim // 12 * 8) if c.gated_ffn else 2 * c.mlp_dim
+    hidden = 3 * max(8, c.mlp_dim // 12 * 8) if c.gated_ffn else 2 * c.mlp_dim
     return attention + c.embedding_size * hidden + 2 * c.embedding_size
 
 

@@ -51,12 +51,15 @@ def test_embeddings_equal_their_definition():
             assert_close(found[row, begin:end], expected, terms=3)
 
 
-def test_ngrams_are_spread_over_the_rows():
+@pytest.mark.parametrize("rows", [40, 64])
+def test_ngrams_are_spread_over_the_rows(rows):
     """Real n-grams differ in few bits, and must not share rows more often than by chance."""
-    pairs = [[a, b] for a in range(64, 128) for b in range(64, 128)]
-    counts = np.bincount([row_of(pair) for pair in pairs], minlength=ROWS)
-    expected = len(pairs) / ROWS
-    assert ((counts - expected) ** 2 / expected).sum() < 2 * ROWS, "χ² of a uniform hash is ≈ ROWS"
+    letters = np.arange(64, 128)
+    texts = np.zeros((letters.size**2, 1, CONTEXT + 1), np.int32)
+    texts[:, 0, -2:] = np.stack(np.meshgrid(letters, letters), axis=-1).reshape(-1, 2)
+    pairs = NGramEmbedding(rows, 6, rngs=nnx.Rngs(0)).rows_of(jnp.asarray(texts))[0]
+    counts, expected = np.bincount(pairs.ravel(), minlength=rows), len(texts) / rows
+    assert ((counts - expected) ** 2 / expected).sum() < 2 * rows, "χ² of a uniform hash is ≈ rows"
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,10 @@ def assert_close(workdir: Path, other: Path):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A gin file of a run with dropout on a small folder of texts, which also writes samples."""
+    """A gin file of a run with dropout and lanes that take turns, which also writes samples."""
     folder = tmp_path_factory.mktemp("distributed")
-    run = tiny_run(write_corpus(folder / "texts"), sample_tokens=8, sample_prompt="the ")
+    texts = write_corpus(folder / "texts")
+    run = tiny_run(texts, sample_tokens=8, sample_prompt="the ", lanes=12)
     path = folder / "run.gin"
     path.write_text(to_gin(run))
     return path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.wandb_log import WandbLog
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.held_out import HeldOutEvaluation, parting_note
+from block_recurrent.training.held_out import HeldOutEvaluation, overfitting_note
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run, read_config, record_config
@@ -114,7 +115,7 @@ def test_a_crash_between_checkpoints_loses_no_more_than_time(
 ):
     """And the rest tells if the model fits the documents that it is reading."""
     config = tiny_run(corpus)
-    monkeypatch.setattr(block_recurrent.training.held_out, "PARTED", 0)
+    monkeypatch.setattr(block_recurrent.training.held_out, "OVERFITTING", 0)
 
     def crash(*_):
         raise RuntimeError("crash")
@@ -134,11 +135,20 @@ def test_a_crash_between_checkpoints_loses_no_more_than_time(
     assert ratio == f"{losses[4] / np.mean([losses[0], losses[2]]):.2f}"
 
 
-@pytest.mark.parametrize("training, told", [(1.0, True), (1.2, False), (0.0, False)])
-def test_when_the_losses_have_parted(training, told):
-    note = parting_note(held_out=1.5, training=training, num_lanes=64)
-    assert (note is not None) == told
-    assert not told or "is 1.50 × the training loss" in note and "train.lanes = 128" in note
+@pytest.mark.parametrize(
+    "held_out, training, more_lanes, words",
+    [
+        (1.5, 1.0, 128, "1.50 × the training loss .*: in a new run, set train.lanes = 128, or tr"),
+        (1.5, 1.0, None, "1.50 × the training loss .*: train on more text"),
+    ],
+)
+def test_an_overfitting_run_is_told_what_to_do(held_out, training, more_lanes, words):
+    assert re.search(words, overfitting_note(held_out, training, more_lanes))
+
+
+@pytest.mark.parametrize("held_out, training", [(1.5, 1.2), (1.5, 0.0), (math.inf, 1.0)])
+def test_other_runs_are_told_nothing(held_out, training):
+    assert overfitting_note(held_out, training, 128) is None
 
 
 def test_a_finished_run_is_not_changed(corpus, finished, capsys):
