@@ -138,8 +138,8 @@ def test_a_crash_between_checkpoints_loses_no_more_than_time(
 @pytest.mark.parametrize(
     "held_out, training, more_lanes, words",
     [
-        (1.5, 1.0, 128, "1.50 × the training loss .*: in a new run, set train.lanes = 128, or tr"),
-        (1.5, 1.0, None, "1.50 × the training loss .*: train on more text"),
+        (1.5, 1.0, 128, "1.50 × the training loss.*: in a new run, set train.lanes = 128, or tr"),
+        (1.5, 1.0, None, "1.50 × the training loss.*: train on more text"),
     ],
 )
 def test_an_overfitting_run_is_told_what_to_do(held_out, training, more_lanes, words):
