@@ -114,6 +114,10 @@ def to_gin(config: RunConfig) -> str:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """The parameters whose values differ, such as "train.seed: 0 in the workdir, 1 now"."""
+    old, new = (
+        dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=lanes))
+        for config, lanes in ((old, old.train.num_lanes), (new, new.train.num_lanes))
+    )
     after = _all_values(new)
     return [
         f"{section}.{name}: {value!r} in the workdir, {after[section, name]!r} now"
@@ -123,9 +127,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _all_values(config: RunConfig) -> dict[tuple[str, str], Any]:
-    """(section, parameter) → value, where `train.lanes` is a number."""
-    train = dataclasses.replace(config.train, lanes=config.train.num_lanes)
-    config = dataclasses.replace(config, train=train)
+    """(section, parameter) → value."""
     return {
         (section, name): getattr(getattr(config, field), name)
         for section, field in SECTIONS.items()

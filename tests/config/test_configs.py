@@ -81,7 +81,8 @@ def test_every_variant_at_every_scale(scale):
 
 def test_variants_are_the_papers():
     kinds = [(m.gate, m.configuration) for m in (load([name], []).model for name in RECURRENT)]
-    assert kinds == [("fixed", "skip"), ("lstm", "dual"), ("fixed", "skip")]
+    expected = [("fixed", "skip"), ("lstm", "dual"), ("gru", "skip"), ("fixed", "skip")]
+    assert kinds == expected
     layers = {scale: load([FIXED, scale], []).model.recurrent_indices for scale in SCALES}
     assert layers["gin/scale/paper_12l.gin"] == (9,)
     assert layers["gin/scale/paper_24l.gin"] == (9, 19)
@@ -396,3 +397,12 @@ def test_import_is_light():
         "assert 'tensorboardX' not in sys.modules and 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_lanes_are_compared_as_numbers():
+    """A run that was made before there were lanes, or names their number, has the same value."""
+    config = load([FIXED], ["train.lanes = 'auto'"])
+    same = load([FIXED], [f"train.lanes = {config.train.num_lanes}"])
+    one_per_row = load([FIXED], ["train.lanes = None"])
+    assert differences(config, same) == []
+    assert differences(one_per_row, config) == ["train.lanes: 16 in the workdir, 512 now"]
