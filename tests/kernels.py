@@ -39,7 +39,10 @@ def make_inputs(blocks, batch, heads, window, size, dtype=jnp.float32, seed=0):
 
 
 def plain_attention(queries, tokens, carried, starts, bias, dropout):
-    """The result of `window_attention`, computed with W × 2W weights."""
+    """The result of `window_attention`, computed with W × 2W weights by XLA.
+
+    tests/model/test_modules.py compares that implementation with its definition, token by token.
+    """
     window = carried.keys.shape[1]
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     queries, tokens = jax.tree.map(lambda x: to_blocks_of_heads(x, window), (queries, tokens))
