@@ -27,6 +27,7 @@ class HeldOutEvaluation:
     Attributes:
       evaluator: scores the documents.
       probe: measures the memory worth; None if the model has no recurrent state.
+      more_lanes: a number of lanes to recommend; None if there are as many as documents.
       sampler: writes text samples; None if the run writes none.
     """
 

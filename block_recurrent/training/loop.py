@@ -11,8 +11,7 @@ from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.nonfinite import NonfiniteSteps, UncheckedStep
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.reporter import Reporter
-from block_recurrent.training.setup import CompiledStep
-from block_recurrent.training.train_step import StepMetrics, TrainState
+from block_recurrent.training.train_step import StepMetrics, TrainState, TrainStep
 from block_recurrent.training.watching import Watch
 
 
@@ -33,7 +32,7 @@ class TrainingLoop:
     """
 
     train: TrainConfig
-    step: CompiledStep
+    step: TrainStep
     evaluation: Callable[[int, dict[str, Any], Reporter], None]
     checkpoints: Checkpoints
     nonfinite: NonfiniteSteps

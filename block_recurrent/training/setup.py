@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from flax import nnx
 
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.lanes import Batch, Lanes
+from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
@@ -28,16 +27,14 @@ from block_recurrent.training.device_memory import (
 )
 from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import (
-    StepMetrics,
     TrainState,
+    TrainStep,
     init_function,
     make_train_step,
     state_shardings,
     use_threefry_kernel,
 )
 from block_recurrent.training.turns import in_turns
-
-CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 # Options that may differ between a run and its initial model.
 FREE_FIELDS = (*NON_ARCHITECTURE_FIELDS, "window_length", "dtype")
@@ -104,7 +101,7 @@ class Setup:
         with use_threefry_kernel():
             return jax.jit(self.init, out_shardings=self.shardings)()
 
-    def compile_step(self) -> CompiledStep:
+    def compile_step(self) -> TrainStep:
         """Compiles the training step, and prints the memory that it needs.
 
         It is compiled ahead of time, so that no measured step includes compilation. Only the small

@@ -72,6 +72,9 @@ class TrainState(NamedTuple):
     key: UInt32[Array, "2"]
 
 
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
 def init_function(
     config: ModelConfig, optimizer: optax.GradientTransformation, num_lanes: int, seed: int
 ) -> Callable[[], TrainState]:
@@ -160,7 +163,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     log_every_steps: int,
     layout: Layout,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+) -> TrainStep:
     """Returns the training step for one lane per row; for more lanes, see `turns.in_turns`.
 
     It resets its sums every `log_every_steps` steps.

@@ -1,18 +1,14 @@
 """More lanes than rows: lanes take turns in a training step, and each keeps its memory."""
 
-from collections.abc import Callable
-
 import jax
 from jaxtyping import Array, Int, PyTree
 
 from block_recurrent.data.lanes import Batch
 from block_recurrent.parallel.sharding import Layout
-from block_recurrent.training.train_step import StepMetrics, TrainState
-
-Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+from block_recurrent.training.train_step import StepMetrics, TrainState, TrainStep
 
 
-def in_turns(step: Step, layout: Layout, shardings: TrainState) -> Step:
+def in_turns(step: TrainStep, layout: Layout, shardings: TrainState) -> TrainStep:
     """Returns a step for a state with the memory of all lanes.
 
     It takes the memory of the lanes whose turn it is, runs the step on it, and puts it back. These
