@@ -138,4 +138,4 @@ def test_the_model_that_comes_along_has_learnt_python():
     inputs = jnp.asarray(np.concatenate([[0], text[:-1]])[None])
     logits, _ = jax.jit(lambda tokens: model(tokens, model.initial_state(1)))(inputs)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits[0]), text[:, None], axis=1)
-    assert float(-chosen.mean()) / math.log(2) < 2.6  # bits per byte; gzip needs 3.4
+    assert float(-chosen.mean()) / math.log(2) < 2.2  # bits per byte; gzip needs 3.4
