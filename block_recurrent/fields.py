@@ -145,7 +145,7 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
 
     Raises:
       UserError: the value is not valid. The message names the argument, the value and valid ones,
-        as in "gate = 'ltsm': choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)".
+        as in "remat = 'non': choose from 'none', 'attention', 'layer' (did you mean 'none'?)".
     """
     try:
         return _convert(value, kind)

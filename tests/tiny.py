@@ -27,6 +27,7 @@ VARIANTS = {
     "fixed_skip": {},
     "lstm_dual": {"gate": "lstm", "configuration": "dual"},
     "gru_single": {"gate": "gru", "configuration": "single"},
+    "selective_skip": {"gate": "selective"},
     "two_recurrent_layers": {"recurrent_layers": (0, -1)},
     "feedback": {"feedback": True},
     "feedback_two_recurrent_layers": {"feedback": True, "recurrent_layers": (0, 2)},

@@ -10,7 +10,7 @@ from block_recurrent.fields import Range, checked
 NON_ARCHITECTURE_FIELDS = ("dropout_rate", "remat", "attention_kernel")
 
 # Choices that are also arguments of the public modules.
-Gate = Literal["fixed", "lstm", "gru"]
+Gate = Literal["fixed", "lstm", "gru", "selective"]
 Configuration = Literal["dual", "single", "skip"]
 Kernel = Literal["xla", "pallas", "auto"]
 Positions = Literal["t5", "rope"]
@@ -41,7 +41,8 @@ class ModelConfig:
       recurrent_layers: indices of the layers with a recurrent cell; negative ones count from the
         top. Empty for the Transformer-XL and sliding-window baselines.
       num_states: state vectors S of a recurrent layer.
-      gate: how the states are updated: 'fixed' (a learned moving average), 'lstm' or 'gru'.
+      gate: how the states are updated: 'fixed' (a learned moving average), 'lstm', 'gru', or
+        'selective' ('fixed', but each state vector may keep itself; not part of the paper).
       configuration: where the cell has gates: 'dual' (after the projection and after the
         feed-forward network), 'single' (after the feed-forward network, no projection), or 'skip'
         (after the projection, no feed-forward network); Figure 2 of the paper.

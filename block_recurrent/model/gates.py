@@ -1,7 +1,8 @@
 """Gates of the recurrent cell: how much of the old state and of a branch's output to use.
 
 ``gate(x, y, u) = x·keep + y·take`` (section 3.2 of the paper). x is the state, y the output of the
-branch, and u the input of its last layer, from which GRU and LSTM gates compute `keep` and `take`.
+branch, and u the input of its last layer, from which all gates but the fixed one compute `keep` and
+`take`.
 """
 
 import jax
@@ -54,12 +55,34 @@ class LSTMGate(Gate):
         return jax.nn.sigmoid(self.forget(u) + 1), jax.nn.sigmoid(self.input(u) - 1)
 
 
-def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer with bias. Its initial weights are small, so gates start near their offset."""
+class SelectiveGate(Gate):
+    """take = (1 − σ(b)) · σ(w·u / 4√U + 3), keep = 1 − take: each state vector may keep itself.
+
+    The learned moving average of a `FixedGate`, with a factor per state vector that can close the
+    gate over input that is not worth storing. At first, all factors are near σ(3) = 0.95. Without
+    the division, w·u would change so fast in training that on text the gate closes for good.
+    Not part of the paper.
+    """
+
+    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
+        self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,)))
+        self.gate = gate_linear(input_size, 1, dtype, rngs, use_bias=False)
+        self.divisor = 4 * input_size**0.5
+
+    def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
+        factor = jax.nn.sigmoid(self.gate(u) / self.divisor + 3)
+        take = jax.nn.sigmoid(-self.bias[...]) * factor
+        return 1 - take, take
+
+
+def gate_linear(
+    input_size: int, size: int, dtype: str, rngs: nnx.Rngs, use_bias: bool = True
+) -> nnx.Linear:
+    """A linear layer. Its initial weights are small, so gates start near their offset."""
     return linear(
         input_size,
         size,
-        use_bias=True,
+        use_bias=use_bias,
         dtype=dtype,
         kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"),
         bias_init=nnx.initializers.normal(0.1),
@@ -67,4 +90,4 @@ def gate_linear(input_size: int, size: int, dtype: str, rngs: nnx.Rngs) -> nnx.L
     )
 
 
-GATES = {"fixed": FixedGate, "gru": GRUGate, "lstm": LSTMGate}
+GATES = {"fixed": FixedGate, "gru": GRUGate, "lstm": LSTMGate, "selective": SelectiveGate}

@@ -84,7 +84,7 @@ def test_a_model_file_runs_nothing(bomb, tmp_path):
     [
         ({"dtype": "os.system"}, "choose from 'float32', 'bfloat16'"),
         ({"num_layers": "__import__('os')"}, "must be an integer"),
-        ({"gate": "../../gate"}, "choose from 'fixed', 'lstm', 'gru'"),
+        ({"gate": "../../gate"}, "choose from 'fixed', 'lstm', 'gru', 'selective'"),
         ({"recurrent_layers": 7}, "must be a tuple"),
         ({"__class__": "os"}, "__class__"),
         ([], "must be a mapping"),

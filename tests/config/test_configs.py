@@ -14,7 +14,13 @@ from block_recurrent.config.options import OptimizerConfig
 from block_recurrent.config.run_config import RunConfig, differences, load, load_prepare, to_gin
 
 FIXED = "gin/brt_fixed_gate.gin"
-RECURRENT = [FIXED, "gin/brt_lstm_gate.gin", "gin/brt_gru_gate.gin", "gin/brt_feedback.gin"]
+RECURRENT = [
+    FIXED,
+    "gin/brt_lstm_gate.gin",
+    "gin/brt_gru_gate.gin",
+    "gin/brt_selective_gate.gin",
+    "gin/brt_feedback.gin",
+]
 BASELINES = ["gin/transformer_xl.gin", "gin/sliding_window.gin", "gin/full_attention.gin"]
 BASELINES += ["gin/lstm.gin"]
 SCALES = [name for name in shipped_gin_files() if name.startswith("gin/scale/")]
@@ -79,10 +85,10 @@ def test_every_variant_at_every_scale(scale):
         assert size == tokens.segment_length * tokens.batch_size, variant
 
 
-def test_variants_are_the_papers():
+def test_gates_and_configurations_of_the_variants():
     kinds = [(m.gate, m.configuration) for m in (load([name], []).model for name in RECURRENT)]
-    expected = [("fixed", "skip"), ("lstm", "dual"), ("gru", "skip"), ("fixed", "skip")]
-    assert kinds == expected
+    gates = "fixed", "lstm", "gru", "selective", "fixed"
+    assert kinds == [(gate, "dual" if gate == "lstm" else "skip") for gate in gates]
     layers = {scale: load([FIXED, scale], []).model.recurrent_indices for scale in SCALES}
     assert layers["gin/scale/paper_12l.gin"] == (9,)
     assert layers["gin/scale/paper_24l.gin"] == (9, 19)
@@ -288,7 +294,7 @@ def test_syntax(binding, fix):
         ("BlockRecurrentTransformer.feedback = 1", "must be True or False"),
         (
             "BlockRecurrentTransformer.gate = 'ltsm'",
-            "choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)",
+            "choose from 'fixed', 'lstm', 'gru', 'selective' (did you mean 'lstm'?)",
         ),
         (
             "BlockRecurrentTransformer.configuration = 'triple'",

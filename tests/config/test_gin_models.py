@@ -77,7 +77,9 @@ def cell(c: ModelConfig) -> int:
 def gate(c: ModelConfig, inputs: int) -> int:
     """A bias, or linear layers with one."""
     linear = (inputs + 1) * c.embedding_size
-    return {"fixed": c.embedding_size, "gru": linear, "lstm": 2 * linear}[c.gate]
+    selective = c.embedding_size + inputs  # a bias, and a linear layer with one output and no bias
+    by_name = {"fixed": c.embedding_size, "gru": linear, "lstm": 2 * linear, "selective": selective}
+    return by_name[c.gate]
 
 
 def forward_shapes(config: RunConfig, batch_size: int):

@@ -52,8 +52,8 @@ WRONG = [
         "layers",
         "choose from 'none', 'attention', 'layer' (did you mean 'layer'?)",
     ),
-    (ModelConfig, "gate", "foo", "choose from 'fixed', 'lstm', 'gru'"),
-    (ModelConfig, "gate", None, "choose from 'fixed', 'lstm', 'gru'"),
+    (ModelConfig, "gate", "foo", "choose from 'fixed', 'lstm', 'gru', 'selective'"),
+    (ModelConfig, "gate", None, "choose from 'fixed', 'lstm', 'gru', 'selective'"),
     (ModelConfig, "configuration", 2, "choose from 'dual', 'single', 'skip'"),
     (
         ModelConfig,
@@ -150,7 +150,7 @@ def test_an_unknown_field_of_a_model():
     assert error_of(BlockRecurrentTransformer, num_layer=3, rngs=nnx.Rngs(0)) == message
     assert error_of(BlockRecurrentTransformer, {"num_layer": 3}, rngs=nnx.Rngs(0)) == message
     assert error_of(BlockRecurrentTransformer, TINY, gate="LSTM", rngs=nnx.Rngs(0)) == (
-        "gate = 'LSTM': choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)"
+        "gate = 'LSTM': choose from 'fixed', 'lstm', 'gru', 'selective' (did you mean 'lstm'?)"
     )
 
 
@@ -227,7 +227,7 @@ def test_a_model_without_recurrent_layers_needs_no_states():
         ("positions", "T5", "choose from 't5', 'rope' (did you mean 't5'?)"),
         ("dtype", "float16", "choose from 'float32', 'bfloat16' (did you mean 'bfloat16'?)"),
         ("kernel", "palas", "choose from 'xla', 'pallas', 'auto' (did you mean 'pallas'?)"),
-        ("gate", "LSTM", "choose from 'fixed', 'lstm', 'gru' (did you mean 'lstm'?)"),
+        ("gate", "LSTM", "choose from 'fixed', 'lstm', 'gru', 'selective' (did you mean 'lstm'?)"),
         ("configuration", "skipp", "choose from 'dual', 'single', 'skip' (did you mean 'skip'?)"),
     ],
 )

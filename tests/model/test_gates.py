@@ -29,7 +29,16 @@ def lstm(p, x, y, u):
     return x * f + y * i
 
 
-@pytest.mark.parametrize("name, formula", [("fixed", fixed), ("gru", gru), ("lstm", lstm)])
+def selective(p, x, y, u):
+    factor = sigmoid(u @ p["gate"]["kernel"] / (4 * np.sqrt(u.shape[-1])) + 3)
+    take = (1 - sigmoid(p["bias"])) * factor
+    return x * (1 - take) + y * take
+
+
+FORMULAS = {"fixed": fixed, "gru": gru, "lstm": lstm, "selective": selective}
+
+
+@pytest.mark.parametrize("name, formula", FORMULAS.items())
 def test_gate_equals_its_formula(name, formula):
     rng = np.random.default_rng(0)
     gate = GATES[name](7, 5, rngs=nnx.Rngs(0))
@@ -41,4 +50,4 @@ def test_gate_equals_its_formula(name, formula):
 
 
 def test_unknown_gate_is_refused():
-    assert set(GATES) == {"fixed", "gru", "lstm"}
+    assert set(GATES) == set(FORMULAS)
