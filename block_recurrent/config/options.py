@@ -71,6 +71,10 @@ class TrainConfig:
                 f"{self.batch_size}: set train.lanes = {self._rounded_up(self.lanes)}, or 'auto'"
             )
 
+    def evaluates_after(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps."""
+        return step > 0 and (step == self.num_steps or step % self.eval_every_steps == 0)
+
     @property
     def num_lanes(self) -> int:
         """Documents that are open at the same time."""

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
+from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
 from block_recurrent.evaluation.memory_worth import MemoryProbe
 from block_recurrent.evaluation.score import compressed_bits_per_byte
 from block_recurrent.parallel.processes import is_main_process
@@ -16,9 +16,11 @@ OVERFITTING = 1.3  # held-out over training loss, above which the run prints a n
 
 
 class HeldOutEvaluation:
-    """Scores the held-out documents and writes a sample: `evaluation(step, params, reporter)`.
+    """Scores the held-out documents and writes a sample::
 
-    All processes must call it.
+        evaluation(step, params, reporter, after_batch)
+
+    All processes must call it. If `after_batch` raises an exception, nothing is written.
 
     Raises:
       UserError: there are no held-out documents, or the vocabulary lacks characters of
@@ -49,19 +51,22 @@ class HeldOutEvaluation:
             setup.graphdef, setup.params, train, self.documents, setup.layout
         )
 
-    def __call__(self, step: int, params: dict[str, Any], reporter: Reporter):
-        metrics = self.evaluator(params).metrics()
+    def __call__(
+        self, step: int, params: dict[str, Any], reporter: Reporter, after_batch: AfterBatch
+    ):
+        metrics = self.evaluator(params, after_batch).metrics()
         if self.probe:
-            metrics["memory_worth"] = self.probe.memory_worth(params)
+            metrics["memory_worth"] = self.probe.memory_worth(params, after_batch)
         sample = self.sampler and self.sampler(params)
         if not is_main_process():
             return
-        reporter.write(step, "held_out", metrics)
+        if sample:
+            reporter.write_text(step, *sample)
+        reporter.write(step, "held_out", metrics)  # last: the mark of a complete evaluation
         reporter.note(self.describe(step, metrics))
         if note := overfitting_note(metrics["loss"], reporter.training_loss(), self.more_lanes):
             reporter.note(f"step {step:,}: {note}")
         if sample:
-            reporter.write_text(step, *sample)
             reporter.note(f"step {step:,}: {sample.note()}")
 
     def describe(self, step: int, metrics: dict[str, float]) -> str:

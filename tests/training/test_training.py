@@ -27,7 +27,14 @@ from block_recurrent.training.setup import Setup
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run, read_config, record_config
 from corpus import tiny_run
-from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
+from runs import (
+    SharingTrainer,
+    assert_same_end,
+    in_evaluation,
+    metrics,
+    send_sigterm,
+    stop_in_step,
+)
 from tiny import assert_same_numbers
 
 
@@ -63,14 +70,50 @@ def test_every_metric_is_documented(finished):
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == written
 
 
-@pytest.mark.parametrize("steps", [1, 5, 7])
+@pytest.mark.parametrize("steps", [1, 5, 6, 7, 12])
 def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, finished, tmp_path):
     config = tiny_run(corpus)
     assert not stop_in_step(steps)(config, tmp_path).run()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.find_latest_intact() == steps
+    assert all(line["split"] == "train" for line in metrics(tmp_path) if line["step"] == steps)
     assert SharingTrainer(config, tmp_path).run()
     assert_same_end(tmp_path, finished, config)
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+def test_a_stop_during_an_evaluation(steps, corpus, finished, tmp_path):
+    """The run saves, ends at once, and makes up for the evaluation when it is continued."""
+    config = tiny_run(corpus)
+    for _ in range(2):  # the second time, in the evaluation that was missing
+        assert not in_evaluation(steps, send_sigterm)(config, tmp_path).run()
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.find_latest_intact() == steps
+        done = [line for line in metrics(finished) if line["step"] <= steps]
+        assert metrics(tmp_path) == done[:-1], "all but the evaluation"
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+
+
+@pytest.mark.parametrize("evaluations", [6, 4])
+def test_a_crash_during_an_evaluation(evaluations, corpus, tmp_path):
+    """What is due is saved before the evaluation, which is neither lost nor repeated."""
+    config = tiny_run(corpus, eval_every_steps=evaluations, sample_tokens=8)
+
+    def crash():
+        raise RuntimeError("crash")
+
+    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    for step in range(evaluations, 13, evaluations):
+        with pytest.raises(RuntimeError, match="crash"):
+            in_evaluation(step, crash)(config, disturbed).run()
+        with Checkpoints(disturbed, read_only=True) as checkpoints:
+            assert checkpoints.find_latest_intact() == step // 4 * 4
+    assert SharingTrainer(config, disturbed).run()
+    assert SharingTrainer(config, undisturbed).run()
+    assert_same_end(disturbed, undisturbed, config)
+    samples = (folder / "samples.jsonl" for folder in (disturbed, undisturbed))
+    assert len({path.read_text() for path in samples}) == 1
 
 
 @pytest.mark.slow
