@@ -55,7 +55,7 @@ class PairedLoop(TrainingLoop):
             elif index % stretch == 0:
                 jax.block_until_ready(self.results)  # of the loop's last step: the loop's time
                 start = time.perf_counter()
-                with self.reporter.pause():
+                with self.reporter.timer.pause("bare steps"):
                     for held in ready:
                         self.bare_state, results = self.bare_step(self.bare_state, held)
                     jax.block_until_ready(results)

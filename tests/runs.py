@@ -19,6 +19,7 @@ from block_recurrent.training.trainer import Trainer
 NOT_COMPILED = (
     "num_steps",
     "eval_every_steps",
+    "eval_tokens",
     "checkpoint_every_steps",
     "on_nonfinite",
     "max_nonfinite_steps",

@@ -83,8 +83,7 @@ class MetricsLog:
           metrics: name → number; NumPy and JAX scalars are accepted.
         """
         numbers = {name: to_number(value) for name, value in metrics.items()}
-        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        line = json.dumps({"step": int(step), "split": split, **finite}, allow_nan=False)
+        line = json.dumps({"step": int(step), "split": split, **for_json(numbers)})
         self._file.write(line + "\n")
         for name, number in numbers.items():
             self._tensorboard.add_scalar(f"{split}/{name}", number, int(step))
@@ -121,6 +120,15 @@ class MetricsLog:
 def to_number(value: Any) -> int | float:
     """Converts a scalar of any library to a Python number."""
     return value if isinstance(value, int | float) else value.item()
+
+
+def for_json(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON lacks, at any depth."""
+    if isinstance(value, dict):
+        return {name: for_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [for_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def drop_lines_after(path: Path, step: int):

@@ -67,13 +67,12 @@ class TrainingLoop:
         """
         train, first = self.train, int(state.step)
         if lacks_evaluation:
-            with self.pause():
-                self.evaluate(first, state)
+            self.evaluate(first, state)
         for number in range(first + 1, train.num_steps + 1):
             if self.stop.reached:
                 break
             before = position
-            with self.watch.at("waiting for data"), self.reporter.waiting_for_data():
+            with self.watch.at("waiting for data"), self.reporter.timer.waiting_for_data():
                 batch, position = next(batches)
             with self.watch.at("waiting for the device"):
                 state, results = self.step(state, batch)
@@ -88,14 +87,13 @@ class TrainingLoop:
             if evaluate or save:
                 self.report()
                 self.check(number)  # before saving, so that no checkpoint contains such a step
-                with self.pause():
-                    # A run that ends without its evaluation catches up on it when it is continued.
-                    if save:
+                # A run that ends without its evaluation catches up on it when it is continued.
+                if save:
+                    self.save(state, position)
+                if evaluate and not stopping:
+                    self.evaluate(number, state)
+                    if self.stop.reached and not save:
                         self.save(state, position)
-                    if evaluate and not stopping:
-                        self.evaluate(number, state)
-                        if self.stop.reached and not save:
-                            self.save(state, position)
         with self.watch.at("waiting for the checkpoint"):
             self.checkpoints.wait()
         return not self.stop.reached
@@ -114,26 +112,32 @@ class TrainingLoop:
         self.watch.measured(number)
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Excludes the time spent inside from the measured time of the steps."""
-        with self.reporter.pause():
+    def pause(self, kind: str) -> Iterator[None]:
+        """Excludes the time spent inside from the measured time of the steps; see `RunTimer`."""
+        with self.reporter.timer.pause(kind):
             yield
             self.watch.paused()
 
     def evaluate(self, number: int, state: TrainState):
         """Evaluates. A stop signal ends this early, and then nothing is written."""
+        with (
+            self.pause("evaluation"),
+            self.watch.at("evaluating"),
+            self.reporter.evaluation(number) as show,
+            contextlib.suppress(Stopped),
+        ):
 
-        def after_batch(*_):
-            self.watch.advance()
-            if self.stop.after_step():
-                raise Stopped
+            def after_batch(what: str, done: int, total: int):
+                self.watch.advance()
+                show(what, done, total)
+                if self.stop.after_step():
+                    raise Stopped
 
-        with self.watch.at("evaluating"), contextlib.suppress(Stopped):
             self.evaluation(number, state.params, self.reporter, after_batch)
 
     def save(self, state: TrainState, position: LanePosition):
         """Starts to save. Metrics are flushed first: those before a checkpoint must not be lost."""
         self.reporter.flush()
-        with self.watch.at("waiting for the checkpoint"):
+        with self.pause("checkpoint"), self.watch.at("waiting for the checkpoint"):
             self.checkpoints.save(state, position)
         self.nonfinite.checkpoint_saved()

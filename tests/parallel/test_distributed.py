@@ -145,6 +145,28 @@ def test_two_processes_are_stopped_and_one_continues(config, alone):
 
 
 @pytest.mark.slow
+def test_two_processes_are_stopped_during_an_evaluation(config, alone):
+    """SIGTERM to one process stops both before the same batch, and they make up for it later."""
+    workdir = config.parent / "evaluating"
+    processes = start(workdir, config, 2, 4)
+    heartbeat = workdir / "heartbeat.json"
+    deadline = time.monotonic() + 200
+    while not (heartbeat.exists() and '"evaluating"' in heartbeat.read_text()):
+        assert time.monotonic() < deadline, "no evaluation yet"
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    results = finish(processes)
+    assert [status for status, _ in results] == [75, 75], results
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.find_latest_intact() == 6, "where no checkpoint was due"
+    assert [line["split"] for line in metrics(workdir)] == ["train"]
+    run(workdir, config, 2, 4)
+    assert_close(workdir, alone)
+    texts = (workdir / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in texts] == [6, 12]
+
+
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others(config):
     processes = start(
         config.parent / "lost",
