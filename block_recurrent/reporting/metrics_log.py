@@ -148,7 +148,7 @@ def is_logged(path: AnyPath, step: int, split: str) -> bool:
     """Whether metrics.jsonl has the metrics of a split after this step."""
     if not path.exists():
         return False
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     return any(step_of(line) == step and json.loads(line).get("split") == split for line in lines)
 
 

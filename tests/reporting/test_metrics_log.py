@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from block_recurrent.files.paths import workdir_path
 from block_recurrent.reporting.metrics_log import MetricsLog, is_logged
 
 
@@ -102,8 +103,9 @@ def test_the_text_of_an_evaluation_that_was_cut_off_is_dropped(tmp_path):
         log.write(20, "train", {})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 20, "split": "held_out"')
-    assert is_logged(tmp_path / "metrics.jsonl", 10, "held_out")
-    assert not is_logged(tmp_path / "metrics.jsonl", 20, "held_out")
+    for folder in (tmp_path, workdir_path(str(tmp_path))):  # a path of etils, as in commands
+        assert is_logged(folder / "metrics.jsonl", 10, "held_out")
+        assert not is_logged(folder / "metrics.jsonl", 20, "held_out")
     assert not is_logged(tmp_path / "none.jsonl", 20, "held_out")
     MetricsLog(tmp_path, 20).close()
     texts = (tmp_path / "samples.jsonl").read_text().splitlines()
