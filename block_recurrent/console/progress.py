@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from block_recurrent.console.working_time import working_seconds
+
 SECONDS_BETWEEN_LINES = 5
 SECONDS_BETWEEN_FRAMES = 0.2
 
@@ -86,7 +88,7 @@ class Progress(_Display):
         first_step: int = 0,
         *,
         stream: io.TextIOBase | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = working_seconds,
     ):
         columns = "step", MofNCompleteColumn(), BarColumn(20)
         super().__init__(columns, num_steps, first_step, stream, clock)
@@ -130,7 +132,7 @@ class EvaluationProgress(_Display):
     """Progress of `evaluate`, on standard error; without a terminal, one line every few seconds."""
 
     def __init__(self):
-        super().__init__((BarColumn(20),), 1, 0, sys.stderr, time.monotonic)
+        super().__init__((BarColumn(20),), 1, 0, sys.stderr, working_seconds)
         self._pace = EvaluationPace(bool(self._bar), self._clock)
 
     def update(self, what: str, done: int, total: int):
@@ -142,7 +144,7 @@ class EvaluationProgress(_Display):
 class EvaluationPace:
     """How fast documents are scored, and how long it will still take.
 
-    The time is measured from the end of the first batch on, which is when everything is compiled.
+    The time is measured from the end of the first batch on, which takes longer than the others.
 
     Args:
       in_terminal: whether the numbers are shown in a bar, which is redrawn often.

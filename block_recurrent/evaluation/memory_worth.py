@@ -97,10 +97,7 @@ class MemoryProbe:
             starts = np.pad(batch.starts, ((0, 0), (0, self.blocks - 1)))
             return layout.put(batch._replace(starts=starts))
 
-        total = self.evaluator.documents.num_tokens
-        if max_segments is not None:
-            segment = self.lanes.batch_size * self.lanes.segment_length
-            total = min(total, max_segments * segment)
+        total = self._tokens_to_read(max_segments)
         after_batch("memory worth", 0, total)
         with prefetch(self.lanes, self.lanes.initial_position(), rows, put) as batches:
             for batch, position in itertools.islice(batches, max_segments):
@@ -118,6 +115,15 @@ class MemoryProbe:
                     latest = self.update_latest(latest, carried, batch.weights)
                 after_batch("memory worth", tokens_read(self.lanes, position), total)
         return {memory: sum_profiles(each) for memory, each in profiles.items()}
+
+    def _tokens_to_read(self, max_segments: int | None) -> int:
+        """The number of tokens in this many segments of every row; None: in all."""
+        if max_segments is None:
+            return self.evaluator.documents.num_tokens
+        position = self.lanes.initial_position()
+        for _ in range(max_segments):
+            _, position = self.lanes.read(position, slice(0))  # plans the batch, and reads no row
+        return tokens_read(self.lanes, position)
 
     def memory_worth(
         self, params: dict[str, Any], after_batch: AfterBatch = lambda *_: None

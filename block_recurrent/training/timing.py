@@ -2,41 +2,13 @@
 
 import collections
 import contextlib
-import functools
 import statistics
-import time
 from collections.abc import Callable, Iterator
 
-import jax
-
 from block_recurrent.config.options import TrainConfig
+from block_recurrent.console.working_time import working_seconds
 
 MEDIAN_LAPS = 20  # the pace of the steps is the median of this many laps
-COMPILATION = "/jax/core/compile/"  # the events that JAX records while it compiles
-
-
-class CompileTime:
-    """Counts the seconds that JAX spends on tracing and compiling, in all threads."""
-
-    def __init__(self):
-        self.seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._add)
-
-    def _add(self, event: str, seconds: float, **_):
-        if event.startswith(COMPILATION):
-            self.seconds += seconds
-
-
-compile_time = functools.cache(CompileTime)  # one for the process: listeners cannot be removed
-
-
-def working_seconds() -> float:
-    """Seconds from any origin, without those in which JAX compiled.
-
-    Something is compiled once, in the first step or evaluation, so its time tells nothing about
-    later ones.
-    """
-    return time.perf_counter() - compile_time().seconds
 
 
 class RunTimer:

@@ -77,7 +77,7 @@ def test_the_pace_of_an_evaluation_in_a_terminal():
 
 def test_evaluate_shows_progress_on_standard_error(monkeypatch, capfd):
     clock = Clock()
-    monkeypatch.setattr("time.monotonic", clock)
+    monkeypatch.setattr("block_recurrent.console.progress.working_seconds", clock)
     with EvaluationProgress() as progress:
         for done in (0, 100, 300, 500):
             progress.update("evaluating", done, 500)

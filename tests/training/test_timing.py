@@ -1,11 +1,9 @@
 """The time that a run has taken and still takes, without what happens only once."""
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 from block_recurrent.config.options import TrainConfig
-from block_recurrent.training.timing import RunTimer, compile_time, working_seconds
+from block_recurrent.training.timing import RunTimer
 
 
 class Clock:
@@ -67,13 +65,3 @@ def test_coming_evaluations_and_checkpoints_take_as_long_as_the_last_ones(
     clock.seconds += step
     timer.lap(step)
     assert timer.seconds_left() == 1000 - step + 20 * evaluations + 3 * checkpoints
-
-
-def test_compilation_does_not_count():
-    """Real functions are compiled, which takes far longer than calling them."""
-    began, before = working_seconds(), compile_time().seconds
-    for factor in range(1, 4):
-        jax.jit(lambda x, factor=factor: jnp.sort(x * factor) @ x)(jnp.ones(10)).block_until_ready()
-    compiled = compile_time().seconds - before
-    assert compiled > 0.01
-    assert 0 <= working_seconds() - began < compiled
