@@ -34,11 +34,11 @@ class PairedLoop(TrainingLoop):
     bare_seconds = []  # of each stretch of bare steps
     between = []  # seconds from the end of one call of the step to the next
 
-    def run(self, state, position, batches):
+    def run(self, state, position, batches, lacks_evaluation=False):
         self.bare_step, self.step = self.step, self.observed_step
         self.bare_state = jax.tree.map(lambda leaf: leaf.copy(), state)
         self.results, self.left = None, time.perf_counter()
-        return super().run(state, position, self.paired(batches))
+        return super().run(state, position, self.paired(batches), lacks_evaluation)
 
     def observed_step(self, state, batch):
         self.between.append(time.perf_counter() - self.left)
@@ -55,7 +55,7 @@ class PairedLoop(TrainingLoop):
             elif index % stretch == 0:
                 jax.block_until_ready(self.results)  # of the loop's last step: the loop's time
                 start = time.perf_counter()
-                with self.reporter.pause():
+                with self.reporter.timer.pause("bare steps"):
                     for held in ready:
                         self.bare_state, results = self.bare_step(self.bare_state, held)
                     jax.block_until_ready(results)

@@ -11,12 +11,14 @@ from flax import nnx
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.progress import EvaluationProgress
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.errors import UserError
-from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
+from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.parallel.sharding import Layout, make_mesh
+from block_recurrent.reporting.metrics_log import for_json
 from block_recurrent.training.workdir import load_run
 
 EXAMPLES = """\
@@ -71,14 +73,15 @@ def main():
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)
-    score = evaluator(params)
+    with EvaluationProgress() as progress:
+        score = evaluator(params, progress.update)
     result = {"step": step, "split": arguments.split, **score.metrics()}
     result |= {
         "documents": len(evaluator.documents.lengths),
         "tokens": score.num_tokens,
         "bytes": score.num_bytes,
     }
-    if score.num_words:
+    if score.has_words:
         result["words"] = score.num_words
     if score.num_characters is not None:
         result["characters"] = score.num_characters
@@ -86,9 +89,10 @@ def main():
         print(f"{name:<20}{value:.6f}" if isinstance(value, float) else f"{name:<20}{value}")
     if arguments.json:
         written = result | {"by_distance": distance_table({"carried": score.profile})}
-        arguments.json.write_text(json.dumps(written, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(for_json(written), indent=2) + "\n")
     if arguments.report:
-        memories = probe_memory(evaluator, config, params)
+        with EvaluationProgress() as progress:
+            memories = probe_memory(evaluator, config, params, progress.update)
         write_report(arguments.report, arguments.workdir, config, result, score.profile, memories)
 
 
@@ -123,13 +127,14 @@ def make_evaluator(
 
 
 def probe_memory(
-    evaluator: Evaluator, config: RunConfig, params: dict[str, Any]
+    evaluator: Evaluator, config: RunConfig, params: dict[str, Any], after_batch: AfterBatch
 ) -> dict[str, Profile]:
     """The loss with each memory; 'swapped' needs at least two rows."""
     if not config.model.has_recurrent_state:
         return {}
     memories = MEMORIES if evaluator.lanes.batch_size > 1 else MEMORIES[:2]
-    return MemoryProbe(evaluator, config.train.segment_length)(params, memories)
+    probe = MemoryProbe(evaluator, config.train.segment_length)
+    return probe(params, memories, after_batch=after_batch)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progr
 
 NOTES = f"""\
 The generated text is streamed to standard output, and nothing else is printed there. Generation
-ends after --num_tokens tokens, or when the model ends the document.
+ends after --num_tokens tokens, or when the model ends the document. If there is no text at all, a
+line on standard error says why.
 {EXIT_STATUSES}"""
 EXAMPLES = """\
   python -m block_recurrent.generate --prompt='def main('
@@ -59,7 +60,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
-        "--prompt_file", type=Path, metavar="FILE", help="read the prompt from a file of any length"
+        "--prompt_file",
+        type=Path,
+        metavar="FILE",
+        help="read the prompt from a file of any length; - is standard input",
     )
     add(
         "--num_tokens",
@@ -117,10 +121,15 @@ def main():
     pieces = generator.stream(
         state, arguments.num_tokens, sampling=sampling, seed=arguments.seed, stop_tokens=(END,)
     )
+    first, is_empty = None, True
     for piece in pieces:
-        write(text.add(piece.tokens[0]))
+        first = piece.tokens[0][0] if first is None else first
+        is_empty &= not write(text.add(piece.tokens[0]))
         state = piece.state
-    write(text.end())
+    is_empty &= not write(text.end())
+    if is_empty and first is not None:
+        why = "ended the document at once" if first == END else "wrote only special tokens"
+        print(f"no text: the model {why}; try another --seed or another prompt", file=sys.stderr)
     if arguments.save_state:
         save_state(arguments.save_state, state, generator)
 
@@ -131,18 +140,29 @@ def read_prompt(arguments: argparse.Namespace) -> bytes:
     if text is not None and path is not None:
         raise UserError("--prompt and --prompt_file exclude each other: give one of them")
     if path is not None:
-        try:
-            prompt = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read --prompt_file={path} ({error.strerror})") from error
-        if not prompt:
-            raise UserError(
-                f"--prompt_file={path} is empty: to begin a new document, give --prompt=''"
-            )
-        return prompt
+        return read_prompt_file(path)
     if text is None and not arguments.state:
         raise UserError("no prompt: give --prompt or --prompt_file, or continue from a --state")
     return os.fsencode(text or "")
+
+
+def read_prompt_file(path: Path) -> bytes:
+    """The prompt from a file, or from standard input if its name is -."""
+    try:
+        with open(0 if path == Path("-") else path, "rb") as file:
+            prompt = file.read()
+    except OSError as error:
+        raise UserError(f"cannot read --prompt_file={path} ({error.strerror})") from error
+    if not prompt:
+        raise UserError(f"--prompt_file={path} is empty: to begin a new document, give --prompt=''")
+    try:
+        prompt.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--prompt_file={path} is not UTF-8 (byte {error.start + 1:,} is "
+            f"0x{prompt[error.start]:02x}): convert it, for example with iconv -f LATIN1 -t UTF-8"
+        ) from error
+    return prompt
 
 
 def check_numbers(arguments: argparse.Namespace):
@@ -194,10 +214,14 @@ def read_tokens(generator: Generator, state: DecodingState, tokens: np.ndarray) 
     return state
 
 
-def write(text: str):
-    """Write to standard output as UTF-8, regardless of the terminal's encoding."""
+def write(text: str) -> bool:
+    """Write to standard output as UTF-8, regardless of the terminal's encoding.
+
+    Returns whether there was any text.
+    """
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
+    return bool(text)
 
 
 if __name__ == "__main__":

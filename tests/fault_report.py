@@ -17,7 +17,13 @@ from pathlib import Path
 
 from faults.damage import damaged_files
 from faults.place import Place
-from faults.stops import host_lost, killed, killed_while_saving, terminated
+from faults.stops import (
+    host_lost,
+    killed,
+    killed_while_evaluating,
+    killed_while_saving,
+    terminated,
+)
 from faults.storage import disk_full, read_only, second_training, store_changed
 from faults.tmpfs import may_mount
 from faults.tried import Tried
@@ -28,6 +34,7 @@ def suite(folder: Path, seed: int, kills: int) -> Iterator[Tried]:
     place, few = Place(folder / "place", seed=seed), max(1, kills // 20)
     yield killed(place, kills * 4 // 10, 1)
     yield killed_while_saving(place, kills * 3 // 10, 1)
+    yield killed_while_evaluating(place, few, 1)
     yield killed(place, kills * 2 // 10, 2)
     yield killed_while_saving(place, kills * 1 // 10, 2)
     yield host_lost(place, few)

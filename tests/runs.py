@@ -19,6 +19,7 @@ from block_recurrent.training.trainer import Trainer
 NOT_COMPILED = (
     "num_steps",
     "eval_every_steps",
+    "eval_tokens",
     "checkpoint_every_steps",
     "on_nonfinite",
     "max_nonfinite_steps",
@@ -76,12 +77,36 @@ def stop_in_step(number):
 
             def step(state, batch):
                 if state.step == number - 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    send_sigterm()
                 return compiled(state, batch)
 
             return step
 
     return StoppedTrainer
+
+
+def in_evaluation(number, action):
+    """A trainer class that calls `action` in the middle of the evaluation after this step."""
+
+    class DisturbedTrainer(SharingTrainer):
+        def __init__(self, config, workdir):
+            super().__init__(config, workdir)
+            self.undisturbed, self.evaluation = self.evaluation, self.disturbed
+
+        def disturbed(self, step, params, reporter, after_batch):
+            def disturb(what, done, total):
+                if step == number and done > total / 2:
+                    action()
+                after_batch(what, done, total)
+
+            self.undisturbed(step, params, reporter, disturb)
+
+    return DisturbedTrainer
+
+
+def send_sigterm():
+    """To this process."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def after_evaluations(trainer: Trainer, action: Callable[[], object]) -> Trainer:

@@ -38,6 +38,9 @@ class TrainConfig:
       seed: of the parameters, of dropout and of the order of the documents.
       log_every_steps: steps between two lines of metrics.
       eval_every_steps: steps between two evaluations on the held-out documents.
+      eval_tokens: an evaluation during training scores at most this many tokens: whole documents,
+        chosen by a hash of their names, and the head of one more. None: all held-out documents, as
+        block_recurrent.evaluate does.
       checkpoint_every_steps: steps between two checkpoints.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
@@ -57,6 +60,7 @@ class TrainConfig:
     seed: Annotated[int, Range(0, below=2**32)] = 0
     log_every_steps: Steps = 10
     eval_every_steps: Steps = 500
+    eval_tokens: Annotated[int, "tokens", Range(1)] | None = 1_000_000
     checkpoint_every_steps: Steps = 500
     sample_tokens: Annotated[int, "tokens", Range(0)] = 0
     sample_prompt: str | None = None
@@ -70,6 +74,10 @@ class TrainConfig:
                 f"train.lanes = {self.lanes} is not a multiple of train.batch_size = "
                 f"{self.batch_size}: set train.lanes = {self._rounded_up(self.lanes)}, or 'auto'"
             )
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps."""
+        return step > 0 and (step == self.num_steps or step % self.eval_every_steps == 0)
 
     @property
     def num_lanes(self) -> int:

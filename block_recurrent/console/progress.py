@@ -1,10 +1,11 @@
-"""Progress of a training run or of `prepare_data`: a bar in a terminal, lines of text elsewhere."""
+"""Progress of training, evaluation or `prepare_data`: a bar in a terminal, else lines of text."""
 
+import contextlib
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from rich.progress import (
     TextColumn,
 )
 from rich.progress import Progress as Bar
+
+from block_recurrent.console.working_time import working_seconds
 
 SECONDS_BETWEEN_LINES = 5
 SECONDS_BETWEEN_FRAMES = 0.2
@@ -60,20 +63,13 @@ class _Display:
         if self._bar:
             self._bar.stop()
 
-    def _show(self, completed: int | float, numbers: list[str], line_start: str):
+    def _show(self, completed: int | float, numbers: list[str], line_start: str = ""):
         """Updates the bar, or prints a line that starts with `line_start`."""
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=completed, numbers="  ".join(numbers))
         else:
-            self.note("  ".join([line_start, *numbers]))
-
-    def _time_left(self, share: float) -> list[str]:
-        """The time left, such as ["45 s left"], when this share of the work is done; [] at 0."""
-        if share <= 0:
-            return []
-        seconds = self._clock() - self._started
-        return [f"{duration(seconds * (1 - share) / share)} left"]
+            self.note("  ".join(filter(None, [line_start, *numbers])))
 
 
 class Progress(_Display):
@@ -92,24 +88,98 @@ class Progress(_Display):
         first_step: int = 0,
         *,
         stream: io.TextIOBase | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = working_seconds,
     ):
         columns = "step", MofNCompleteColumn(), BarColumn(20)
         super().__init__(columns, num_steps, first_step, stream, clock)
-        self._num_steps, self._first_step = num_steps, first_step
+        self._num_steps, self._numbers = num_steps, []
 
-    def update(self, step: int, metrics: Mapping[str, Any]):
-        """Shows "loss", "bits_per_byte" and "tokens_per_second", if they are in `metrics`."""
+    def update(self, step: int, metrics: Mapping[str, Any], seconds_left: float):
+        """Shows "loss", "bits_per_byte" and "tokens_per_second", if they are in `metrics`.
+
+        Args:
+          step: number of steps done.
+          metrics: name → number.
+          seconds_left: the expected time to the end of the run.
+        """
         formats = {
             "loss": "loss {:.3f}",
             "bits_per_byte": "{:.3f} bits/byte",
             "tokens_per_second": "{:,.0f} tokens/s",
         }
         numbers = [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
-        share = (step - self._first_step) / max(self._num_steps - self._first_step, 1)
-        width = len(str(self._num_steps))
-        line_start = f"step {step:>{width}}/{self._num_steps}"
-        self._show(step, numbers + self._time_left(share), line_start)
+        self._numbers = [*numbers, f"{duration(seconds_left)} left"]
+        self._show(step, self._numbers, self._line_start(step))
+
+    @contextlib.contextmanager
+    def evaluation(self, step: int) -> Iterator[Callable[[str, int, int], None]]:
+        """Yields a function that shows the progress of an evaluation; see `EvaluationPace`."""
+        pace = EvaluationPace(bool(self._bar), self._clock)
+
+        def show(what: str, done: int, total: int):
+            if numbers := pace.numbers(what, done, total):
+                self._show(step, numbers, self._line_start(step))
+
+        yield show
+        if self._bar:
+            self._show(step, self._numbers)
+
+    def _line_start(self, step: int) -> str:
+        return f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}"
+
+
+class EvaluationProgress(_Display):
+    """Progress of `evaluate`, on standard error; without a terminal, one line every few seconds."""
+
+    def __init__(self):
+        super().__init__((BarColumn(20),), 1, 0, sys.stderr, working_seconds)
+        self._pace = EvaluationPace(bool(self._bar), self._clock)
+
+    def update(self, what: str, done: int, total: int):
+        """Shows the progress, unless the last update was just now; see `EvaluationPace`."""
+        if numbers := self._pace.numbers(what, done, total):
+            self._show(done / total, numbers)
+
+
+class EvaluationPace:
+    """How fast documents are scored, and how long it will still take.
+
+    The time is measured from the end of the first batch on, which takes longer than the others.
+
+    Args:
+      in_terminal: whether the numbers are shown in a bar, which is redrawn often.
+      clock: returns seconds, from any origin.
+    """
+
+    def __init__(self, in_terminal: bool, clock: Callable[[], float]):
+        self._in_terminal, self._clock = in_terminal, clock
+        self._pause = SECONDS_BETWEEN_FRAMES if in_terminal else SECONDS_BETWEEN_LINES
+        self._first = self._next = None  # tokens and time after the first batch; next time to show
+
+    def numbers(self, what: str, done: int, total: int) -> list[str]:
+        """What to show now, such as ["evaluating 45%", "20,000 tokens/s", "12 s left"]; often [].
+
+        Args:
+          what: what is computed.
+          done: number of tokens read so far; 0 starts a pass.
+          total: number of tokens to read.
+        """
+        now = self._clock()
+        if done == 0:
+            self._first = None
+            return [what] if self._in_terminal else []
+        if self._first is None:
+            self._first, self._next = (done, now), now + self._pause
+        elif now >= self._next:
+            self._next = now + self._pause
+            rate = (done - self._first[0]) / (now - self._first[1])
+            left = max(total - done, 0) / rate
+            return [
+                f"{what} {done / total:.0%}",
+                f"{rate:,.0f} tokens/s",
+                f"{duration(left)} left",
+            ]
+        return []
 
 
 class PrepareProgress(_Display):
@@ -142,9 +212,12 @@ class PrepareProgress(_Display):
         if now < self._next or not tokens:
             return
         self._next = now + self._pause
-        rate = tokens / max(now - self._started, 1e-3)
-        numbers = [f"{documents:,} documents", f"{tokens:,} tokens", f"{rate:,.0f} tokens/s"]
-        self._show(share, numbers + self._time_left(share), f"{share:4.0%}")
+        seconds = max(now - self._started, 1e-3)
+        rate = f"{tokens / seconds:,.0f} tokens/s"
+        numbers = [f"{documents:,} documents", f"{tokens:,} tokens", rate]
+        if share > 0:
+            numbers.append(f"{duration(seconds * (1 - share) / share)} left")
+        self._show(share, numbers, f"{share:4.0%}")
 
 
 def start_bar(

@@ -1,5 +1,6 @@
 """Score whole documents, carrying the state from segment to segment."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from block_recurrent.data.document_queue import NO_DOCUMENT
 from block_recurrent.data.documents import Documents
-from block_recurrent.data.lanes import Batch, Lanes
+from block_recurrent.data.lanes import Batch, LanePosition, Lanes
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.evaluation.loss_profile import Profile, distances, make_profile, sum_profiles
 from block_recurrent.evaluation.score import Score
@@ -17,6 +19,10 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.losses import token_scores
 from block_recurrent.parallel.sharding import Layout
 from block_recurrent.types import ModelState
+
+# Called before the first batch and after every batch, in all processes: what is computed, the
+# number of tokens read so far, and the number to read. It may raise an exception to end the pass.
+AfterBatch = Callable[[str, int, int], None]
 
 
 class EvalState(NamedTuple):
@@ -103,21 +109,31 @@ class Evaluator:
         self.initial = jax.jit(initial)
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(layout.replicated, None))
 
-    def __call__(self, params: dict[str, Any]) -> Score:
+    def __call__(self, params: dict[str, Any], after_batch: AfterBatch = lambda *_: None) -> Score:
         """Score all documents with these parameters."""
         state, profiles = self.initial(params), []
         rows = self.layout.local_rows(self.lanes.batch_size)
         begin, put = self.lanes.initial_position(), self.layout.put
+        after_batch("evaluating", 0, self.documents.num_tokens)
         with prefetch(self.lanes, begin, rows, put) as batches:
-            for batch, _ in batches:
+            for batch, position in batches:
                 # Wait for each step. Where the devices are CPU threads, two steps in flight can
                 # stall: threads that wait in the collectives of one starve those of the other.
                 profile, state = jax.block_until_ready(self.step(params, state, batch))
                 profiles.append(profile)
+                read = tokens_read(self.lanes, position)
+                after_batch("evaluating", read, self.documents.num_tokens)
         profile, documents = sum_profiles(profiles), self.documents
         counts = documents.num_bytes, documents.num_words, documents.num_characters
         share = profile.tokens.sum() / documents.num_tokens
         return Score(profile, *(None if n is None else round(n * share) for n in counts))
+
+
+def tokens_read(lanes: Lanes, position: LanePosition) -> int:
+    """The number of tokens before a position, in the first epoch."""
+    is_open = position.document != NO_DOCUMENT
+    left = lanes.documents.lengths[position.document] - position.offset
+    return int(position.taken.sum() - left[is_open].sum())
 
 
 def recurrent_states(model: ModelState) -> list[Float[Array, "B S D"]]:

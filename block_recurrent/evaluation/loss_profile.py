@@ -35,8 +35,8 @@ class Profile(NamedTuple):
 
     @property
     def bits_per_token(self) -> float:
-        """Mean loss over all bins, in bits."""
-        return float(self.nats.sum() / self.tokens.sum()) / math.log(2)
+        """Mean loss over all bins, in bits; NaN without tokens."""
+        return float(self.nats.sum()) / (float(self.tokens.sum()) or math.nan) / math.log(2)
 
 
 def bin_starts() -> Int[np.ndarray, "32"]:
@@ -105,7 +105,8 @@ def distance_table(profiles: Mapping[str, Profile]) -> dict[str, list | dict[str
       profiles: 'carried', and optionally other memories, over the same tokens.
     """
     tokens = profiles["carried"].tokens
-    bins = slice(np.flatnonzero(tokens)[0], np.flatnonzero(tokens)[-1] + 1)
+    used = np.flatnonzero(tokens)
+    bins = slice(used[0], used[-1] + 1) if len(used) else slice(0)
 
     def means(sums: Float[np.ndarray, "32"], counts: Float[np.ndarray, "32"]) -> list[float | None]:
         pairs = zip(sums[bins].tolist(), counts[bins].tolist(), strict=True)

@@ -10,7 +10,13 @@ from jaxtyping import Array, Float
 
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.prefetch import prefetch
-from block_recurrent.evaluation.evaluator import EvalState, Evaluator, recurrent_states
+from block_recurrent.evaluation.evaluator import (
+    AfterBatch,
+    EvalState,
+    Evaluator,
+    recurrent_states,
+    tokens_read,
+)
 from block_recurrent.evaluation.loss_profile import Profile, sum_profiles
 
 MEMORIES = ("carried", "cleared", "swapped")
@@ -67,7 +73,11 @@ class MemoryProbe:
         self.update_latest = jax.jit(update_latest)
 
     def __call__(
-        self, params: dict[str, Any], memories: tuple[str, ...], max_segments: int | None = None
+        self,
+        params: dict[str, Any],
+        memories: tuple[str, ...],
+        max_segments: int | None = None,
+        after_batch: AfterBatch = lambda *_: None,
     ) -> dict[str, Profile]:
         """Compute the loss of the same tokens with each memory.
 
@@ -75,6 +85,7 @@ class MemoryProbe:
           params: parameters of the model.
           memories: which of `MEMORIES` to compute; must include 'carried'.
           max_segments: segments to read of every row; None: all.
+          after_batch: called after every batch, which is read once for each memory.
         """
         states = {memory: self.evaluator.initial(params) for memory in memories}
         latest = recurrent_states(self.evaluator.initial(params).model)
@@ -86,8 +97,10 @@ class MemoryProbe:
             starts = np.pad(batch.starts, ((0, 0), (0, self.blocks - 1)))
             return layout.put(batch._replace(starts=starts))
 
+        total = self._tokens_to_read(max_segments)
+        after_batch("memory worth", 0, total)
         with prefetch(self.lanes, self.lanes.initial_position(), rows, put) as batches:
-            for batch, _ in itertools.islice(batches, max_segments):
+            for batch, position in itertools.islice(batches, max_segments):
                 if "cleared" in states:
                     states["cleared"] = self.clear(params, states["cleared"])
                 if "swapped" in states:
@@ -100,9 +113,21 @@ class MemoryProbe:
                 if "swapped" in states:
                     carried = recurrent_states(states["carried"].model)
                     latest = self.update_latest(latest, carried, batch.weights)
+                after_batch("memory worth", tokens_read(self.lanes, position), total)
         return {memory: sum_profiles(each) for memory, each in profiles.items()}
 
-    def memory_worth(self, params: dict[str, Any]) -> float:
+    def _tokens_to_read(self, max_segments: int | None) -> int:
+        """The number of tokens in this many segments of every row; None: in all."""
+        if max_segments is None:
+            return self.evaluator.documents.num_tokens
+        position = self.lanes.initial_position()
+        for _ in range(max_segments):
+            _, position = self.lanes.read(position, slice(0))  # plans the batch, and reads no row
+        return tokens_read(self.lanes, position)
+
+    def memory_worth(
+        self, params: dict[str, Any], after_batch: AfterBatch = lambda *_: None
+    ) -> float:
         """Bits per token lost by clearing, over the first segments of the longest documents.
 
         About `MAX_TOKENS` tokens are enough: the difference between two losses of the same tokens
@@ -110,7 +135,7 @@ class MemoryProbe:
         """
         tokens = self.lanes.batch_size * self.lanes.segment_length
         segments = max(MIN_SEGMENTS, MAX_TOKENS // tokens)
-        found = self(params, MEMORIES[:2], segments)
+        found = self(params, MEMORIES[:2], segments, after_batch)
         return found["cleared"].bits_per_token - found["carried"].bits_per_token
 
 

@@ -15,7 +15,7 @@ from block_recurrent.evaluation.figures import (
 )
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.reporting.metrics_log import step_of
+from block_recurrent.reporting.metrics_log import for_json, step_of
 from block_recurrent.reporting.plots import Figure, png
 
 WORTH_METRICS = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
@@ -67,7 +67,8 @@ def write_report(
     result["by_distance"] = distance_table({"carried": profile, **memories})
     title = f"{workdir.resolve().name}, step {result['step']:,}, {result['split']}"
     text = page(title, config, result, read_history(workdir))
-    path.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    numbers = json.dumps(for_json(result), indent=2)
+    path.with_suffix(".json").write_text(numbers + "\n", encoding="utf-8")
     path.write_text(text, encoding="utf-8")
     print(f"report              {path}, {path.with_suffix('.json')}")
 

@@ -6,7 +6,14 @@ import lzma
 import math
 
 from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.evaluation.excerpt import Excerpt
 from block_recurrent.evaluation.loss_profile import Profile
+
+# With more bytes per word than this, "words" are phrases or lines of a script without spaces, or
+# data. English has 6, source code 11; Russian and Hindi, whose letters have two and three bytes,
+# have about 15. Chinese verse, whose lines are short, has 31.
+MAX_BYTES_PER_WORD = 30
+MAX_EXPONENT = 709  # of e, in a float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +42,35 @@ class Score:
         """Number of tokens predicted, including the end of every document."""
         return int(self.profile.tokens.sum())
 
+    @property
+    def has_words(self) -> bool:
+        """Whether the text separates its words by white space."""
+        return 0 < self.num_words and self.num_bytes <= MAX_BYTES_PER_WORD * self.num_words
+
     def metrics(self) -> dict[str, float]:
         """loss (nats per token), accuracy, bits per token, byte and character, word perplexity.
 
         Word perplexity is the exponential of the nats per word, as reported for PG19 (Rae et al.
-        2020): it compares models with different vocabularies. It is left out if there are no words,
-        and bits per character if characters were not counted.
+        2020): it compares models with different vocabularies. It is left out if the text has no
+        words (see `has_words`) or if the number is too large, and bits per character if there are
+        no characters. The other metrics are NaN if there is nothing to divide by.
         """
         bits = self.nats / math.log(2)
+        num_tokens, num_bytes = self.num_tokens or math.nan, self.num_bytes or math.nan
         metrics = {
-            "loss": self.nats / self.num_tokens,
-            "accuracy": float(self.profile.correct.sum()) / self.num_tokens,
-            "bits_per_token": bits / self.num_tokens,
-            "bits_per_byte": bits / self.num_bytes,
+            "loss": self.nats / num_tokens,
+            "accuracy": float(self.profile.correct.sum()) / num_tokens,
+            "bits_per_token": bits / num_tokens,
+            "bits_per_byte": bits / num_bytes,
         }
         if self.num_characters:
             metrics["bits_per_character"] = bits / self.num_characters
-        if self.num_words:
-            nats = self.nats / self.num_words
-            metrics["word_perplexity"] = math.exp(nats) if nats < 700 else math.inf
+        if self.has_words and (nats := self.nats / self.num_words) < MAX_EXPONENT:
+            metrics["word_perplexity"] = math.exp(nats)
         return metrics
 
 
-def compressed_bits_per_byte(documents: ByteDocuments) -> dict[str, float]:
+def compressed_bits_per_byte(documents: ByteDocuments | Excerpt) -> dict[str, float]:
     """Bits per raw byte of general compressors, for comparison with a model.
 
     Each document is compressed separately, as the model reads it.
@@ -67,7 +80,8 @@ def compressed_bits_per_byte(documents: ByteDocuments) -> dict[str, float]:
         raw = documents.raw(document)
         sizes["gzip -9"] += len(gzip.compress(raw, 9))
         sizes["xz -9e"] += len(lzma.compress(raw, filters=[_xz_filter(len(raw))]))
-    return {name: 8 * size / documents.num_bytes for name, size in sizes.items()}
+    num_bytes = documents.num_bytes or math.nan
+    return {name: 8 * size / num_bytes for name, size in sizes.items()}
 
 
 def _xz_filter(num_bytes: int) -> dict[str, int]:

@@ -38,14 +38,16 @@ class MetricsLog:
             log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
 
     `write` hands each line of JSON to the operating system before it returns, so a killed run loses
-    no line. TensorBoard's events follow within seconds. Both are copied to a bucket by `flush` and
-    `close`, and about once per minute in between. A killed run loses at most the last minute, and
-    no line from before its newest checkpoint.
+    no line. A text is written before the metrics of its evaluation, which are thus the mark of a
+    complete evaluation. TensorBoard's events follow within seconds. Both are copied to a bucket by
+    `flush` and `close`, and about once per minute in between. A killed run loses at most the last
+    minute, and no line from before its newest checkpoint.
 
     Args:
       workdir: the folder of the run; created if needed.
       resume_step: the step of the checkpoint from which the run continues. Later lines are dropped,
-        because the run will log them again. None: a new run, which drops all lines.
+        because the run will log them again, and so is the text of an evaluation that was cut off at
+        this step. None: a new run, which drops all lines.
 
     Attributes:
       path: path of metrics.jsonl on this machine.
@@ -58,8 +60,10 @@ class MetricsLog:
         names = "metrics.jsonl", "samples.jsonl"
         self._mirror = Mirror(workdir, initial_files=names)
         self.path, self._samples = (self._mirror.folder / name for name in names)
-        for log in (self.path, self._samples):
-            drop_lines_after(log, -1 if resume_step is None else resume_step)
+        last = -1 if resume_step is None else resume_step
+        drop_lines_after(self.path, last)
+        evaluated = is_logged(self.path, last, "held_out")
+        drop_lines_after(self._samples, last if evaluated else last - 1)
         self.purge_step = 0 if resume_step is None else resume_step + 1
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")
         self._tensorboard = SummaryWriter(
@@ -79,8 +83,7 @@ class MetricsLog:
           metrics: name → number; NumPy and JAX scalars are accepted.
         """
         numbers = {name: to_number(value) for name, value in metrics.items()}
-        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        line = json.dumps({"step": int(step), "split": split, **finite}, allow_nan=False)
+        line = json.dumps({"step": int(step), "split": split, **for_json(numbers)})
         self._file.write(line + "\n")
         for name, number in numbers.items():
             self._tensorboard.add_scalar(f"{split}/{name}", number, int(step))
@@ -119,6 +122,15 @@ def to_number(value: Any) -> int | float:
     return value if isinstance(value, int | float) else value.item()
 
 
+def for_json(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON lacks, at any depth."""
+    if isinstance(value, dict):
+        return {name: for_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [for_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def drop_lines_after(path: Path, step: int):
     """Drops lines of later steps, and a line that a killed run left incomplete.
 
@@ -130,6 +142,14 @@ def drop_lines_after(path: Path, step: int):
     kept = [line for line in lines if (logged := step_of(line)) is not None and logged <= step]
     with atomic_write(path) as file:
         file.writelines(f"{line}\n".encode() for line in kept)
+
+
+def is_logged(path: AnyPath, step: int, split: str) -> bool:
+    """Whether metrics.jsonl has the metrics of a split after this step."""
+    if not path.exists():
+        return False
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    return any(step_of(line) == step and json.loads(line).get("split") == split for line in lines)
 
 
 def step_of(line: str) -> int | None:

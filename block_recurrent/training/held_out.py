@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape
+from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
+from block_recurrent.evaluation.excerpt import Excerpt
 from block_recurrent.evaluation.memory_worth import MemoryProbe
 from block_recurrent.evaluation.score import compressed_bits_per_byte
 from block_recurrent.parallel.processes import is_main_process
@@ -16,15 +17,18 @@ OVERFITTING = 1.3  # held-out over training loss, above which the run prints a n
 
 
 class HeldOutEvaluation:
-    """Scores the held-out documents and writes a sample: `evaluation(step, params, reporter)`.
+    """Scores the held-out documents and writes a sample::
 
-    All processes must call it.
+        evaluation(step, params, reporter, after_batch)
+
+    All processes must call it. If `after_batch` raises an exception, nothing is written.
 
     Raises:
       UserError: there are no held-out documents, or the vocabulary lacks characters of
         `train.sample_prompt`.
 
     Attributes:
+      part: what is scored of the held-out documents, in words; None if it is everything.
       evaluator: scores the documents.
       probe: measures the memory worth; None if the model has no recurrent state.
       more_lanes: a number of lanes to recommend; None if there are as many as documents.
@@ -33,7 +37,12 @@ class HeldOutEvaluation:
 
     def __init__(self, setup: Setup):
         train, model = setup.config.train, setup.config.model
-        self.num_steps, self.documents = train.num_steps, setup.documents["held_out"]
+        everything = setup.documents["held_out"]
+        self.num_steps, self.is_text = train.num_steps, isinstance(everything, ByteDocuments)
+        self.documents, self.part = everything, None
+        if train.eval_tokens is not None and train.eval_tokens < everything.num_tokens:
+            self.documents = Excerpt(everything, train.eval_tokens)
+            self.part = f"{train.eval_tokens:,} of {everything.num_tokens:,} tokens"
         count = len(setup.documents["train"].lengths)
         self.more_lanes = 2 * train.num_lanes if train.num_lanes < count else None
         ways = setup.mesh.size // setup.config.mesh.tensor
@@ -45,23 +54,27 @@ class HeldOutEvaluation:
         self.probe = None
         if model.has_recurrent_state:
             self.probe = MemoryProbe(self.evaluator, train.segment_length)
-        self.sampler = text_sampler(
-            setup.graphdef, setup.params, train, self.documents, setup.layout
-        )
+        self.sampler = text_sampler(setup.graphdef, setup.params, train, everything, setup.layout)
 
-    def __call__(self, step: int, params: dict[str, Any], reporter: Reporter):
-        metrics = self.evaluator(params).metrics()
+    def __call__(
+        self, step: int, params: dict[str, Any], reporter: Reporter, after_batch: AfterBatch
+    ):
+        score = self.evaluator(params, after_batch)
+        metrics = score.metrics()
+        if self.part:
+            metrics["tokens"] = score.num_tokens
         if self.probe:
-            metrics["memory_worth"] = self.probe.memory_worth(params)
+            metrics["memory_worth"] = self.probe.memory_worth(params, after_batch)
         sample = self.sampler and self.sampler(params)
         if not is_main_process():
             return
-        reporter.write(step, "held_out", metrics)
+        if sample:
+            reporter.write_text(step, *sample)
+        reporter.write(step, "held_out", metrics)  # last: the mark of a complete evaluation
         reporter.note(self.describe(step, metrics))
         if note := overfitting_note(metrics["loss"], reporter.training_loss(), self.more_lanes):
             reporter.note(f"step {step:,}: {note}")
         if sample:
-            reporter.write_text(step, *sample)
             reporter.note(f"step {step:,}: {sample.note()}")
 
     def describe(self, step: int, metrics: dict[str, float]) -> str:
@@ -70,7 +83,9 @@ class HeldOutEvaluation:
         line += f", accuracy {metrics['accuracy']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits per token"
-        if step == self.num_steps and isinstance(self.documents, ByteDocuments):
+        if self.part:
+            line += f", over {self.part}"
+        if step == self.num_steps and self.is_text:
             others = compressed_bits_per_byte(self.documents)
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"

@@ -7,9 +7,10 @@ from typing import Any
 
 from block_recurrent.config.options import TrainConfig
 from block_recurrent.data.lanes import Batch, LanePosition
+from block_recurrent.evaluation.evaluator import AfterBatch
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.nonfinite import NonfiniteSteps, UncheckedStep
-from block_recurrent.training.preemption import StopSignal
+from block_recurrent.training.preemption import Stopped, StopSignal
 from block_recurrent.training.reporter import Reporter
 from block_recurrent.training.train_step import StepMetrics, TrainState, TrainStep
 from block_recurrent.training.watching import Watch
@@ -22,7 +23,8 @@ class TrainingLoop:
     Attributes:
       train: options, such as the steps between two reports.
       step: the compiled training step.
-      evaluation: scores the held-out documents; called with step, parameters and reporter.
+      evaluation: scores the held-out documents; called with step, parameters, reporter, and a
+        function to call after every batch.
       checkpoints: saves the state and the position in the data.
       nonfinite: handles steps that are not finite.
       stop: knows whether a signal has asked the run to stop.
@@ -33,7 +35,7 @@ class TrainingLoop:
 
     train: TrainConfig
     step: TrainStep
-    evaluation: Callable[[int, dict[str, Any], Reporter], None]
+    evaluation: Callable[[int, dict[str, Any], Reporter, AfterBatch], None]
     checkpoints: Checkpoints
     nonfinite: NonfiniteSteps
     stop: StopSignal
@@ -46,25 +48,31 @@ class TrainingLoop:
         state: TrainState,
         position: LanePosition,
         batches: Iterator[tuple[Batch, LanePosition]],
-    ) -> int:
+        lacks_evaluation: bool = False,
+    ) -> bool:
         """Trains until the last step or a stop signal, then saves.
 
         Args:
           state: the state before the first step; donated.
           position: the position of the first batch.
           batches: each batch with the position after it.
+          lacks_evaluation: whether to evaluate this state first.
 
         Returns:
-          The number of the last step.
+          False if a signal stopped the run early.
 
         Raises:
           RollBack: a step was not finite, and `train.on_nonfinite` is 'roll_back'.
           UserError: a step was not finite, and the run must end.
         """
-        train = self.train
-        for number in range(int(state.step) + 1, train.num_steps + 1):
+        train, first = self.train, int(state.step)
+        if lacks_evaluation:
+            self.evaluate(first, state)
+        for number in range(first + 1, train.num_steps + 1):
+            if self.stop.reached:
+                break
             before = position
-            with self.watch.at("waiting for data"), self.reporter.waiting_for_data():
+            with self.watch.at("waiting for data"), self.reporter.timer.waiting_for_data():
                 batch, position = next(batches)
             with self.watch.at("waiting for the device"):
                 state, results = self.step(state, batch)
@@ -74,21 +82,21 @@ class TrainingLoop:
             last, stopping = number == train.num_steps, self.stop.after_step()
             if last or number % train.log_every_steps == 0:
                 self.due = number, results
-            evaluate = last or number % train.eval_every_steps == 0
+            evaluate = train.evaluates_after(number)
             save = last or stopping or number % train.checkpoint_every_steps == 0
             if evaluate or save:
                 self.report()
                 self.check(number)  # before saving, so that no checkpoint contains such a step
-                with self.pause():
-                    if evaluate:
-                        self.evaluate(number, state)
-                    if save:
+                # A run that ends without its evaluation catches up on it when it is continued.
+                if save:
+                    self.save(state, position)
+                if evaluate and not stopping:
+                    self.evaluate(number, state)
+                    if self.stop.reached and not save:
                         self.save(state, position)
-            if stopping:
-                break
         with self.watch.at("waiting for the checkpoint"):
             self.checkpoints.wait()
-        return number
+        return not self.stop.reached
 
     def report(self):
         """Writes the metrics that are due, if any."""
@@ -104,19 +112,32 @@ class TrainingLoop:
         self.watch.measured(number)
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Excludes the time spent inside from the measured time of the steps."""
-        with self.reporter.pause():
+    def pause(self, kind: str) -> Iterator[None]:
+        """Excludes the time spent inside from the measured time of the steps; see `RunTimer`."""
+        with self.reporter.timer.pause(kind):
             yield
             self.watch.paused()
 
     def evaluate(self, number: int, state: TrainState):
-        with self.watch.at("evaluating"):
-            self.evaluation(number, state.params, self.reporter)
+        """Evaluates. A stop signal ends this early, and then nothing is written."""
+        with (
+            self.pause("evaluation"),
+            self.watch.at("evaluating"),
+            self.reporter.evaluation(number) as show,
+            contextlib.suppress(Stopped),
+        ):
+
+            def after_batch(what: str, done: int, total: int):
+                self.watch.advance()
+                show(what, done, total)
+                if self.stop.after_step():
+                    raise Stopped
+
+            self.evaluation(number, state.params, self.reporter, after_batch)
 
     def save(self, state: TrainState, position: LanePosition):
         """Starts to save. Metrics are flushed first: those before a checkpoint must not be lost."""
         self.reporter.flush()
-        with self.watch.at("waiting for the checkpoint"):
+        with self.pause("checkpoint"), self.watch.at("waiting for the checkpoint"):
             self.checkpoints.save(state, position)
         self.nonfinite.checkpoint_saved()

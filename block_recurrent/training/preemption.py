@@ -1,4 +1,4 @@
-"""Graceful stop: after a signal, all processes stop after the same step."""
+"""Graceful stop: after a signal, all processes stop at the same point."""
 
 import os
 import signal
@@ -8,6 +8,10 @@ import jax
 from jax.experimental import multihost_utils
 
 STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped early, run the same command again
+
+
+class Stopped(Exception):
+    """A stop signal has ended an evaluation early."""
 
 
 class StopSignal:
@@ -43,9 +47,9 @@ class StopSignal:
     def after_step(self) -> bool:
         """Returns whether to stop now. Every process must call this after every step.
 
-        Steps are counted from the start of the process. After a signal, the processes stop after
-        the step that follows the latest one that any of them has asked about; before the first
-        call, that is step 1.
+        A step is one of training, or one batch of an evaluation. Steps are counted from the start
+        of the process. After a signal, the processes stop after the step that follows the latest
+        one that any of them has asked about; before the first call, that is step 1.
         """
         self.steps += 1
         if jax.process_count() > 1:

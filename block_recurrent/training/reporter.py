@@ -6,8 +6,7 @@ import dataclasses
 import json
 import math
 import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +20,7 @@ from block_recurrent.reporting.metrics_log import MetricsLog
 from block_recurrent.reporting.metrics_server import MetricsServer
 from block_recurrent.reporting.wandb_log import WandbLog
 from block_recurrent.training.setup import Setup
+from block_recurrent.training.timing import RunTimer
 from block_recurrent.training.train_step import StepMetrics
 
 MEDIAN_LINES = 20  # a loss is compared with the median of this many lines
@@ -63,7 +63,7 @@ class Reporter:
     Use it as a context manager::
 
         with Reporter(setup, workdir, first_step, trackers) as reporter:
-            with reporter.waiting_for_data():
+            with reporter.timer.waiting_for_data():
                 ...
             reporter.report_training(step, results)
 
@@ -72,6 +72,9 @@ class Reporter:
       workdir: folder of the run. What was logged there after `first_step` is dropped.
       first_step: number of steps done before.
       trackers: where to report in addition to the log.
+
+    Attributes:
+      timer: measures the time of the steps that are reported.
     """
 
     def __init__(
@@ -80,8 +83,7 @@ class Reporter:
         self.active = is_main_process()
         self.train, self.learning_rate = setup.config.train, setup.learning_rate
         self.bytes_per_token = setup.lanes.documents.bytes_per_token
-        self.clock = time.perf_counter()  # when the measured steps began
-        self.waited = 0.0  # seconds spent waiting for data since then
+        self.timer = RunTimer(self.train, first_step)
         self._open = contextlib.ExitStack()
         self._log = self._progress = self._spikes = None
         if self.active:
@@ -96,27 +98,13 @@ class Reporter:
     def __exit__(self, *_):
         self._open.close()
 
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """Counts the time spent inside as waiting for data."""
-        began = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - began
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Excludes the time spent inside from the time of the steps."""
-        began = time.perf_counter()
-        yield
-        self.clock += time.perf_counter() - began
-
     def report_training(self, step: int, results: StepMetrics):
         """Writes and shows the metrics of the steps since the last call."""
         if not self.active:
             return
         nats, tokens, grad_norm, steps, nonfinite = map(float, jax.device_get(results.sums))
         updates = int(results.updates)
-        seconds, waited = self._restart_timers()
+        seconds, waited = self.timer.lap(step)
         loss = nats / tokens if tokens else math.nan
         bits_per_token = loss / math.log(2)
         over_median, spike = self._spikes.compare(step, loss)
@@ -134,9 +122,18 @@ class Reporter:
             "padding": 1 - tokens / positions,
         }
         self.write(step, "train", metrics)
-        self._progress.update(step, metrics)
+        self._progress.update(step, metrics, self.timer.seconds_left())
         if spike:
             self.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+
+    @contextlib.contextmanager
+    def evaluation(self, step: int) -> Iterator[Callable[[str, int, int], None]]:
+        """Yields a function that shows the progress of an evaluation; see `EvaluationPace`."""
+        if self.active:
+            with self._progress.evaluation(step) as show:
+                yield show
+        else:
+            yield lambda *_: None
 
     def training_loss(self) -> float:
         """Mean loss of the last lines of training metrics, in nats per token; NaN without any."""
@@ -163,13 +160,6 @@ class Reporter:
         if self.active:
             self._log.flush()
 
-    def _restart_timers(self) -> tuple[float, float]:
-        """Returns seconds since the last call and seconds spent waiting for data; resets both."""
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
-        waited, self.waited = self.waited, 0.0
-        return seconds, waited
-
 
 class LossSpikes:
     """Compares the training loss with its running median.
@@ -193,8 +183,9 @@ class LossSpikes:
     def compare(self, step: int, loss: float) -> tuple[float, bool]:
         """Returns the loss over the median of earlier losses (at first 1), and if it is a spike."""
         earlier = list(self.losses)
+        median = statistics.median(earlier) if earlier else loss
         self._add(step, loss)
-        ratio = loss / statistics.median(earlier) if earlier else 1.0
+        ratio = loss / median if median else 1.0
         return ratio, len(earlier) >= MIN_LINES and ratio > SPIKE
 
     def _add(self, step: int, loss: float | None):

@@ -104,8 +104,8 @@ class Setup:
     def compile_step(self) -> TrainStep:
         """Compiles the training step, and prints the memory that it needs.
 
-        It is compiled ahead of time, so that no measured step includes compilation. Only the small
-        programs that take and put lanes are compiled in the first step.
+        It is compiled ahead of time. Only the small programs that take and put lanes are compiled
+        in the first step.
         """
         log_every_steps = self.config.train.log_every_steps
         step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
@@ -134,7 +134,7 @@ class Setup:
         return self.abstract._replace(model=model, finite=finite)
 
     def summary(self, workdir: AnyPath) -> str:
-        """Describes the run in four lines: model, memory, data, steps."""
+        """Describes the run in a few lines: model, memory, data, evaluations, steps."""
         train, model = self.config.train, self.config.model
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
         layers = ", ".join(map(str, model.recurrent_indices))
@@ -143,6 +143,8 @@ class Setup:
             f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.lengths):,} documents ({split})"
             for split, documents in self.documents.items()
         ]
+        held_out, limit = self.documents["held_out"].num_tokens, train.eval_tokens
+        part = f"evals  {limit:,} of {held_out:,} held-out tokens (train.eval_tokens)"
         devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
         return "\n".join(
             [
@@ -150,6 +152,7 @@ class Setup:
                 f"{model.window_length}, {memory}",
                 f"memory {memory_line(self.abstract)}",
                 f"data   {self.config.data.corpus}: {', '.join(data)}",
+                *([part] if limit is not None and limit < held_out else []),
                 f"run    {workdir}: {train.num_steps:,} steps of {train.batch_size} × "
                 f"{train.segment_length} tokens on {devices}",
             ]

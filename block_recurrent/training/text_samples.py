@@ -30,6 +30,8 @@ class TextSample(NamedTuple):
 
     def note(self) -> str:
         """A few lines to print: the end of the prompt and the beginning of the text."""
+        if not self.text:
+            return f"after {self.prompt[-40:]!r} the model writes nothing"
         lines = [shorten(printable(line)) for line in self.text.splitlines()]
         if len(lines) > NOTE_LINES:
             lines = [*lines[:NOTE_LINES], "…"]

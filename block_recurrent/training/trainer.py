@@ -11,7 +11,13 @@ from block_recurrent.data.lanes import LanePosition
 from block_recurrent.data.prefetch import prefetch
 from block_recurrent.errors import UserError, write_error_reason
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.parallel.processes import is_main_process, print_from_process, print_once
+from block_recurrent.parallel.processes import (
+    all_processes_true,
+    is_main_process,
+    print_from_process,
+    print_once,
+)
+from block_recurrent.reporting.metrics_log import is_logged
 from block_recurrent.reporting.wandb_log import check_wandb
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.device_memory import layout_table
@@ -79,7 +85,7 @@ class Trainer:
         num_steps = self.config.train.num_steps
         with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
             state, position = self.start(checkpoints)
-            if state.step >= num_steps:
+            if state.step >= num_steps and not self.lacks_evaluation(int(state.step)):
                 print_once(f"all {num_steps:,} steps of this run are done")
                 return True
             with open_trackers(self.config, self.workdir) as trackers:
@@ -94,7 +100,7 @@ class Trainer:
                 )
                 while not stop.reached:
                     try:
-                        return self._train(make_loop, state, position, trackers) == num_steps
+                        return self._train(make_loop, state, position, trackers)
                     except RollBack as back:
                         position = back.position
                     state = self._roll_back(checkpoints, position)
@@ -125,6 +131,13 @@ class Trainer:
             checkpoints.save(state, position)
         return state, position
 
+    def lacks_evaluation(self, step: int) -> bool:
+        """Whether the run was stopped before the end of the evaluation that is due at this step."""
+        if not self.config.train.evaluates_after(step):
+            return False
+        path = self.workdir / "metrics.jsonl"
+        return all_processes_true(not (is_main_process() and is_logged(path, step, "held_out")))
+
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
         """Returns the state of the newest regular checkpoint, prepared to read from `position`."""
         checkpoints.delete_unscheduled(self.config.train.checkpoint_every_steps)
@@ -137,9 +150,10 @@ class Trainer:
         state: TrainState,
         position: LanePosition,
         trackers: list[Tracker],
-    ) -> int:
-        """Runs the training loop from this state on. Returns the number of its last step."""
+    ) -> bool:
+        """Runs the training loop from this state on. Returns False if a signal stopped it early."""
         setup, first = self.setup, int(state.step)
+        lacks_evaluation = self.lacks_evaluation(first)
         with Reporter(setup, self.workdir, first, trackers) as reporter:
             # Every process reports slow steps; only the first one writes the heartbeat.
             note = reporter.note if reporter.active else print_from_process
@@ -149,7 +163,7 @@ class Trainer:
                 prefetch(setup.lanes, position, setup.rows, setup.layout.put) as batches,
             ):
                 loop = make_loop(reporter=reporter, watch=watch)
-                return loop.run(state, position, batches)
+                return loop.run(state, position, batches, lacks_evaluation)
 
     def _read_initial_params(self) -> dict[str, Any] | None:
         """Reads `train.initial_model`, if it is set and the run has no checkpoint yet."""

@@ -75,6 +75,10 @@ class Watch:
         finally:
             self._begin("stepping")
 
+    def advance(self):
+        """Records that what the loop is doing goes on, so that the heartbeat is written again."""
+        self._begin(self.phase[0])
+
     def step(self, done: int):
         """Records that step number `done` has been dispatched to the device."""
         self.done = done

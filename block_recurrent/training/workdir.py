@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "train.num_steps",
     "train.log_every_steps",
     "train.eval_every_steps",
+    "train.eval_tokens",
     "train.checkpoint_every_steps",
     "train.sample_tokens",
     "train.sample_prompt",

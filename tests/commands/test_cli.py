@@ -19,10 +19,14 @@ import block_recurrent.generate
 import block_recurrent.train
 from block_recurrent.config.run_config import load, to_gin
 from block_recurrent.console.cli import run_main
-from block_recurrent.data.vocabularies import UNKNOWN, ByteVocabulary, encode_prompt
+from block_recurrent.data.vocabularies import END, UNKNOWN, ByteVocabulary, encode_prompt
 from block_recurrent.errors import UserError
+from block_recurrent.generation.generator import Generator
+from block_recurrent.generation.sampling import Sampling
+from block_recurrent.interop.model_file import save_model
 from block_recurrent.training.checkpoints import Checkpoints
 from corpus import WORDS, write_corpus
+from tiny import make_model
 
 PROGRAMS = {
     "train": block_recurrent.train.main,
@@ -212,6 +216,12 @@ def test_evaluation_without_a_run(refuse):
         ),
         (["--prompt_file=b"], "cannot read --prompt_file=b (No such file or directory)"),
         (["--prompt_file=empty"], "--prompt_file=empty is empty: to begin a new document"),
+        (["--prompt_file=texts"], "cannot read --prompt_file=texts (Is a directory)"),
+        (
+            ["--prompt_file=latin1"],
+            "--prompt_file=latin1 is not UTF-8 (byte 4 is 0xe9): convert it, for example with",
+        ),
+        (["--prompt_file=cut"], "--prompt_file=cut is not UTF-8 (byte 4 is 0xc3): convert it"),
         (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give 0 or more"),
         (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 to 2**32 - 1"),
         (["--prompt=a", "--top_p=2"], "top_p = 2.0: must be above 0 and at most 1, or None"),
@@ -231,7 +241,46 @@ def test_evaluation_without_a_run(refuse):
 )
 def test_mistakes_in_generation(arguments, message, refuse, place):
     (place / "empty").touch()
+    (place / "latin1").write_bytes("café".encode("latin1"))
+    (place / "cut").write_bytes("café".encode()[:-1])
     assert refuse("generate", "--workdir=texts", *arguments).startswith(message)
+
+
+@pytest.fixture
+def ending_model(place):
+    """A model file, and a prompt after which the most likely token is the end of the document."""
+    model, prompt = make_model(), b"a b"
+    tokens = ByteVocabulary().encode(prompt)
+    [[likely]] = Generator(model).generate([tokens], 1, sampling=Sampling(temperature=0))
+    rows = model.embedding[...]  # of the input and of the output
+    model.embedding[...] = rows.at[END].set(2 * rows[likely])  # doubles its logit
+    save_model(place / "model", model, vocabulary="bytes")
+    return prompt.decode()
+
+
+def test_a_text_that_ends_at_once(place, run, ending_model):
+    arguments = "--model=model", "--temperature=0", f"--prompt={ending_model}"
+    expected = "no text: the model ended the document at once; try another --seed or another prompt"
+    assert run("generate", *arguments) == (0, "", f"{expected}\n")
+    assert run("generate", *arguments, "--num_tokens=0") == (0, "", "")
+    assert run("generate", "--model=model", "--prompt=a", "--num_tokens=4")[2] == ""
+
+
+def test_a_prompt_from_standard_input(place, ending_model):
+    def generate(prompt: bytes, *arguments: str):
+        given = "--model=model", "--temperature=0", "--num_tokens=8", *arguments
+        return subprocess.run(
+            command("generate", *given), input=prompt, env=environment(), capture_output=True
+        )
+
+    (place / "file").write_text("ein café")
+    result = generate("ein café".encode(), "--prompt_file=-")
+    assert (result.returncode, result.stderr) == (0, b"") and result.stdout
+    assert generate(b"", "--prompt_file=file").stdout == result.stdout
+    for prompt, message in ((b"", "- is empty: to begin"), (b"\xff", "- is not UTF-8 (byte 1 is")):
+        result = generate(prompt, "--prompt_file=-")
+        assert result.returncode == 2 and result.stdout == b""
+        assert result.stderr.startswith(f"error: --prompt_file={message}".encode())
 
 
 def test_a_prompt_outside_the_vocabulary():

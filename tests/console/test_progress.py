@@ -5,10 +5,17 @@ import io
 import math
 import os
 import pty
+import time
 
 import pytest
 
-from block_recurrent.console.progress import PrepareProgress, Progress, duration
+from block_recurrent.console.progress import (
+    EvaluationPace,
+    EvaluationProgress,
+    PrepareProgress,
+    Progress,
+    duration,
+)
 
 
 class Clock:
@@ -20,13 +27,12 @@ class Clock:
 
 
 def test_without_a_terminal_every_update_is_a_line():
-    stream, clock = io.StringIO(), Clock()
-    with Progress(1000, stream=stream, clock=clock) as progress:
-        clock.seconds += 5
+    stream = io.StringIO()
+    with Progress(1000, stream=stream) as progress:
         metrics = {"loss": 2.34567, "bits_per_byte": 3.38, "tokens_per_second": 12345.6}
-        progress.update(10, {**metrics, "learning_rate": 0.1})
+        progress.update(10, {**metrics, "learning_rate": 0.1}, 495.0)
         progress.note("held-out [bold]")
-        progress.update(1000, {"loss": math.nan})
+        progress.update(1000, {"loss": math.nan}, 0.0)
     assert stream.getvalue().splitlines() == [
         "step   10/1000  loss 2.346  3.380 bits/byte  12,346 tokens/s  8 min 15 s left",
         "held-out [bold]",
@@ -34,14 +40,49 @@ def test_without_a_terminal_every_update_is_a_line():
     ]
 
 
-def test_time_left_counts_from_the_step_resumed_at():
+def test_an_evaluation_that_takes_long_is_shown_every_few_seconds():
+    """The first batch does not count, since it includes compilation."""
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(1000, 900, stream=stream, clock=clock)
-    clock.seconds += 30
-    progress.update(950, {})
-    assert stream.getvalue().split("  ")[-1] == "30 s left\n"
-    progress.update(900, {})
-    assert stream.getvalue().endswith("step  900/1000\n"), "unknown before the first step"
+    with Progress(1000, stream=stream, clock=clock) as progress:
+        with progress.evaluation(500) as show:
+            show("evaluating", 0, 100_000)
+            for done in range(10_000, 100_001, 10_000):
+                clock.seconds += 60 if done == 10_000 else 2
+                show("evaluating", done, 100_000)
+            show("memory worth", 0, 30_000)
+            for done in (10_000, 20_000, 30_000):
+                clock.seconds += 2.5
+                show("memory worth", done, 30_000)
+        with progress.evaluation(510) as show:  # a quick one
+            for done in range(0, 100_001, 10_000):
+                show("evaluating", done, 100_000)
+                clock.seconds += 0.1
+    assert stream.getvalue().splitlines() == [
+        "step  500/1000  evaluating 40%  5,000 tokens/s  12 s left",
+        "step  500/1000  evaluating 70%  5,000 tokens/s  6 s left",
+        "step  500/1000  evaluating 100%  5,000 tokens/s  0 s left",
+        "step  500/1000  memory worth 100%  4,000 tokens/s  0 s left",
+    ]
+
+
+def test_the_pace_of_an_evaluation_in_a_terminal():
+    clock = Clock()
+    pace = EvaluationPace(True, clock)
+    assert pace.numbers("evaluating", 0, 100) == ["evaluating"], "at once, while it is compiled"
+    clock.seconds += 60
+    assert pace.numbers("evaluating", 10, 100) == []
+    clock.seconds += 0.25
+    assert pace.numbers("evaluating", 20, 100) == ["evaluating 20%", "40 tokens/s", "2 s left"]
+
+
+def test_evaluate_shows_progress_on_standard_error(monkeypatch, capfd):
+    clock = Clock()
+    monkeypatch.setattr("block_recurrent.console.progress.working_seconds", clock)
+    with EvaluationProgress() as progress:
+        for done in (0, 100, 300, 500):
+            progress.update("evaluating", done, 500)
+            clock.seconds += 4
+    assert capfd.readouterr() == ("", "evaluating 100%  50 tokens/s  0 s left\n")
 
 
 def test_durations():
@@ -68,18 +109,26 @@ def test_in_a_terminal_a_bar_goes_and_the_cursor_comes_back(monkeypatch):
 
     def act(stream):
         with pytest.raises(KeyboardInterrupt), Progress(20, 5, stream=stream) as progress:
-            progress.update(10, {"loss": 2.5})
+            progress.update(10, {"loss": 2.5}, 7.0)
             progress.note("held-out [bold]")
+            with progress.evaluation(10) as show:
+                show("evaluating", 0, 100)
+                time.sleep(0.5)  # the bar is drawn ten times a second
+                progress.note("here")
+            time.sleep(0.5)
+            progress.note("there")
             raise KeyboardInterrupt
 
     text = in_terminal(act)
     assert "held-out [bold]" in text and "10/20" in text and "loss 2.500" in text
+    before, after = text.partition("there")[0].split("here")
+    assert "evaluating" in before and "loss" in after.rpartition("step")[2]
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown again"
 
 
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    text = in_terminal(lambda stream: Progress(20, stream=stream).update(10, {"loss": 2.5}))
+    text = in_terminal(lambda stream: Progress(20, stream=stream).update(10, {"loss": 2.5}, 7.0))
     assert text.startswith("step 10/20  loss 2.500") and "\x1b" not in text
 
 

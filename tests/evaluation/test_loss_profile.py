@@ -61,6 +61,14 @@ def token_by_token_scores(model, tokens, memory="carried", other=None):
     return np.concatenate(nats)[: len(tokens)], states, np.concatenate(correct)[: len(tokens)]
 
 
+def assert_complete(progress, what, total):
+    """Asserts that the tokens read go from 0 to `total`."""
+    assert {(each, number) for each, _, number in progress} == {(what, total)}
+    read = [done for _, done, _ in progress]
+    assert len(read) > 2 and read[0] == 0 and read[-1] == total
+    assert all(np.diff(read) > 0)
+
+
 @pytest.fixture(scope="module")
 def model():
     return make_model()
@@ -68,7 +76,9 @@ def model():
 
 def test_loss_by_distance_equals_that_of_separate_documents(model):
     evaluator, params = make_evaluator(model)
-    score = evaluator(params)
+    progress = []
+    score = evaluator(params, lambda *numbers: progress.append(numbers))
+    assert_complete(progress, "evaluating", evaluator.documents.num_tokens)
     expected_nats, expected_tokens, correct = np.zeros((3, 32))
     documents = evaluator.documents
     for index, length in enumerate(documents.lengths):
@@ -168,7 +178,14 @@ def test_an_unused_state_has_no_memory_worth(model):
     kernel = params["layers"][1]["attention"]["output"]["kernel"]
     unused = jax.tree.map(lambda leaf: leaf, params)
     unused["layers"][1]["attention"]["output"]["kernel"] = kernel.at[width:].set(0)
-    assert probe.memory_worth(unused) == 0
+    progress = []
+    assert probe.memory_worth(unused, lambda *numbers: progress.append(numbers)) == 0
+    assert_complete(progress, "memory worth", evaluator.documents.num_tokens)
+    some = probe._tokens_to_read(2)
+    progress.clear()
+    probe(unused, MEMORIES[:2], 2, lambda *numbers: progress.append(numbers))
+    assert_complete(progress, "memory worth", some)
+    assert 3 * SEGMENT < some < evaluator.documents.num_tokens
     assert abs(probe.memory_worth(params)) > 1e-4
     found = probe(unused, MEMORIES)
     assert found["cleared"].nats.tolist() == found["carried"].nats.tolist()

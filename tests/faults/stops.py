@@ -32,6 +32,20 @@ def killed_while_saving(place: Place, times: int, processes: int) -> Tried:
     return _struck(place, times, processes, strike, f"SIGKILL during a save, {_by(processes)}")
 
 
+def killed_while_evaluating(place: Place, times: int, processes: int) -> Tried:
+    """SIGKILL to all processes within the first quarter of a second of an evaluation."""
+    every = place.config.train.eval_every_steps
+
+    def strike(training: Training) -> bool:
+        training.wait_until(lambda: training.is_evaluating(every))
+        training.wait(place.random.uniform(0, 0.25))
+        return training.kill()
+
+    return _struck(
+        place, times, processes, strike, f"SIGKILL during an evaluation, {_by(processes)}"
+    )
+
+
 def terminated(place: Place, times: int, processes: int) -> Tried:
     """SIGTERM to one process at any moment after its first step: all save and exit with 75."""
 

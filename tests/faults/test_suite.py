@@ -21,6 +21,7 @@ def place(tmp_path_factory):
         (stops.killed, 4, 1),
         (stops.killed_while_saving, 6, 1),
         (stops.killed_while_saving, 2, 2),
+        (stops.killed_while_evaluating, 2, 1),
         (stops.terminated, 2, 1),
         (storage.second_training, 1, 1),
     ],

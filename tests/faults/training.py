@@ -1,5 +1,6 @@
 """Trainings in separate processes that can be killed, forked from one with all imports."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -64,6 +65,13 @@ class Training:
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written."""
         return any(self.workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
+
+    def is_evaluating(self, every: int) -> bool:
+        """Whether the newest metrics are those of a step with an evaluation, which is not done."""
+        log = self.workdir / "metrics.jsonl"
+        *_, newest, _ = ["", "", *log.read_text().split("\n")] if log.exists() else ["", ""]
+        line = json.loads(newest or "{}")
+        return line.get("split") == "train" and line["step"] % every == 0
 
     def read_output(self) -> str:
         return "".join(log.read_text(errors="replace") for log in self.logs if log.exists())

@@ -145,6 +145,29 @@ def test_two_processes_are_stopped_and_one_continues(config, alone):
 
 
 @pytest.mark.slow
+def test_two_processes_are_stopped_during_an_evaluation(tmp_path):
+    """SIGTERM to one process stops both after the same batch. They make up for it later."""
+    texts = write_corpus(tmp_path / "texts")
+    (texts / "novel.txt").write_text("the state of a block " * 10_000)  # held out by its name
+    config = tmp_path / "run.gin"
+    config.write_text(to_gin(tiny_run(texts, num_steps=6, log_every_steps=6)))
+    log = tmp_path / "run" / "metrics.jsonl"
+    processes = start(log.parent, config, 2, 2)
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)  # until the evaluation, which takes longer than that, has begun
+    processes[1].send_signal(signal.SIGTERM)
+    results = finish(processes)
+    assert [status for status, _ in results] == [75, 75], results
+    with Checkpoints(log.parent, read_only=True) as checkpoints:
+        assert checkpoints.find_latest_intact() == 6
+    assert [line["split"] for line in metrics(log.parent)] == ["train"]
+    assert "continuing from step 6" in run(log.parent, config, 2, 2)
+    assert [line["split"] for line in metrics(log.parent)] == ["train", "held_out"]
+
+
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others(config):
     processes = start(
         config.parent / "lost",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from block_recurrent.reporting.metrics_log import MetricsLog
+from block_recurrent.files.paths import workdir_path
+from block_recurrent.reporting.metrics_log import MetricsLog, is_logged
 
 
 def lines(workdir) -> list[dict]:
@@ -81,6 +82,7 @@ def test_texts_are_dropped_likewise(tmp_path):
     with MetricsLog(tmp_path, None) as log:
         for step in (10, 20, 30):
             log.write_text(step, "def ", f"main():\n{step}{odd}")
+            log.write(step, "held_out", {})
     MetricsLog(tmp_path, 20).close()
     with MetricsLog(tmp_path, 20) as log:
         log.write_text(30, "def ", "again")
@@ -90,6 +92,24 @@ def test_texts_are_dropped_likewise(tmp_path):
         {"step": 20, "prompt": "def ", "text": f"main():\n20{odd}"},
         {"step": 30, "prompt": "def ", "text": "again"},
     ]
+
+
+def test_the_text_of_an_evaluation_that_was_cut_off_is_dropped(tmp_path):
+    """Its metrics are missing, so that it will be repeated."""
+    with MetricsLog(tmp_path, None) as log:
+        log.write_text(10, "def ", "one")
+        log.write(10, "held_out", {})
+        log.write_text(20, "def ", "two")
+        log.write(20, "train", {})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "split": "held_out"')
+    for folder in (tmp_path, workdir_path(str(tmp_path))):  # a path of etils, as in commands
+        assert is_logged(folder / "metrics.jsonl", 10, "held_out")
+        assert not is_logged(folder / "metrics.jsonl", 20, "held_out")
+    assert not is_logged(tmp_path / "none.jsonl", 20, "held_out")
+    MetricsLog(tmp_path, 20).close()
+    texts = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in texts] == [10]
 
 
 def test_tensorboard_shows_texts_as_they_are(tmp_path):

@@ -36,8 +36,6 @@ def report(setup, workdir):
     """Reports one line, one text and one note; returns the tracker."""
     tracker = Recorder()
     with Reporter(setup, workdir, 0, [tracker]) as made:
-        with made.waiting_for_data(), made.pause():
-            pass
         made.report_training(5, results())
         made.write_text(5, "prompt", "text")
         made.note("a note")
@@ -90,6 +88,10 @@ def test_a_rising_loss_is_a_spike_and_a_falling_loss_is_not(tmp_path):
 def test_too_few_lines_and_lines_without_a_loss_make_no_spike(tmp_path):
     found = spikes_of(tmp_path / "metrics.jsonl", [2.0, 9.0, float("nan"), 2.0, 2.0, 2.0, 2.0])
     assert not any(spike for _, spike in found)
+
+
+def test_a_loss_of_zero_is_no_spike(tmp_path):
+    assert spikes_of(tmp_path / "metrics.jsonl", [0.0] * 6) == [(1.0, False)] * 6
 
 
 def test_spikes_are_the_same_when_a_run_is_resumed(tmp_path):

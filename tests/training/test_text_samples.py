@@ -87,3 +87,4 @@ def test_a_note_is_short_and_safe_for_a_terminal():
     assert first == f"after '{'x' * 39}\\n' the model writes"
     assert rest[0].startswith("    \\x1b[31m ") and rest[0].endswith("y…") and len(rest[0]) == 100
     assert len(rest) == 7 and rest[-1] == "    …"
+    assert TextSample("the end", "").note() == "after 'the end' the model writes nothing"

@@ -14,10 +14,13 @@ from flax import nnx
 
 import block_recurrent.training.held_out
 from block_recurrent import UserError, save_model
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.options import MeshConfig, TrainConfig
 from block_recurrent.config.run_config import load, to_gin
 from block_recurrent.data.corpora import load_documents
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.data.text_files import load_standard_library
 from block_recurrent.evaluation.evaluator import Evaluator
+from block_recurrent.evaluation.excerpt import Excerpt
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.wandb_log import WandbLog
@@ -27,7 +30,14 @@ from block_recurrent.training.setup import Setup
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run, read_config, record_config
 from corpus import tiny_run
-from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
+from runs import (
+    SharingTrainer,
+    assert_same_end,
+    in_evaluation,
+    metrics,
+    send_sigterm,
+    stop_in_step,
+)
 from tiny import assert_same_numbers
 
 
@@ -56,21 +66,81 @@ def test_a_run_learns_and_reports(finished):
 
 
 def test_every_metric_is_documented(finished):
-    """The tables of docs/metrics.md have exactly the keys of metrics.jsonl."""
+    """The tables of docs/metrics.md have the keys of metrics.jsonl, and that of partial scores."""
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
     text = (finished / "metrics.jsonl").read_text()
     written = {key for line in text.splitlines() for key in json.loads(line)}
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == written
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == written | {"tokens"}
 
 
-@pytest.mark.parametrize("steps", [1, 5, 7])
+def test_an_evaluation_of_a_part(corpus, tmp_path, capsys):
+    config = tiny_run(corpus, num_steps=1, eval_tokens=300)
+    trainer = SharingTrainer(config, tmp_path)
+    everything = trainer.setup.documents["held_out"]
+    assert trainer.run()
+    *_, line = metrics(tmp_path)
+    assert (line["split"], line["tokens"]) == ("held_out", 300)
+    out, total = capsys.readouterr().out, f"{everything.num_tokens:,}"
+    assert f"\nevals  300 of {total} held-out tokens (train.eval_tokens)\n" in out
+    assert f", over 300 of {total} tokens; the same" in out
+    graphdef, params = nnx.split(load_run(tmp_path).model)
+    evaluator, layout = trainer.evaluator, trainer.setup.layout
+    shape = evaluator.lanes.batch_size, evaluator.lanes.segment_length
+    score = Evaluator(graphdef, Excerpt(everything, 300), 8, *shape, layout)
+    score = score(nnx.to_pure_dict(params)).metrics()
+    assert {name: line[name] for name in score} == pytest.approx(score, rel=1e-5)
+
+
+def test_small_corpora_are_evaluated_whole(corpus, tmp_path):
+    evaluation = SharingTrainer(tiny_run(corpus), tmp_path).evaluation
+    assert evaluation.part is None and isinstance(evaluation.documents, ByteDocuments)
+    assert load_standard_library(20)["held_out"].num_tokens < TrainConfig().eval_tokens
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 7, 12])
 def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, finished, tmp_path):
     config = tiny_run(corpus)
     assert not stop_in_step(steps)(config, tmp_path).run()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.find_latest_intact() == steps
+    assert all(line["split"] == "train" for line in metrics(tmp_path) if line["step"] == steps)
     assert SharingTrainer(config, tmp_path).run()
     assert_same_end(tmp_path, finished, config)
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+def test_a_stop_during_an_evaluation(steps, corpus, finished, tmp_path):
+    """The run saves, ends at once, and makes up for the evaluation when it is continued."""
+    config = tiny_run(corpus)
+    for _ in range(2):  # the second time, in the evaluation that was missing
+        assert not in_evaluation(steps, send_sigterm)(config, tmp_path).run()
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.find_latest_intact() == steps
+        done = [line for line in metrics(finished) if line["step"] <= steps]
+        assert metrics(tmp_path) == done[:-1], "all but the evaluation"
+    assert SharingTrainer(config, tmp_path).run()
+    assert_same_end(tmp_path, finished, config)
+
+
+@pytest.mark.parametrize("evaluations", [6, 4])
+def test_a_crash_during_an_evaluation(evaluations, corpus, tmp_path):
+    """What is due is saved before the evaluation, which is neither lost nor repeated."""
+    config = tiny_run(corpus, eval_every_steps=evaluations, sample_tokens=8)
+
+    def crash():
+        raise RuntimeError("crash")
+
+    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    for step in range(evaluations, 13, evaluations):
+        with pytest.raises(RuntimeError, match="crash"):
+            in_evaluation(step, crash)(config, disturbed).run()
+        with Checkpoints(disturbed, read_only=True) as checkpoints:
+            assert checkpoints.find_latest_intact() == step // 4 * 4
+    assert SharingTrainer(config, disturbed).run()
+    assert SharingTrainer(config, undisturbed).run()
+    assert_same_end(disturbed, undisturbed, config)
+    samples = (folder / "samples.jsonl" for folder in (disturbed, undisturbed))
+    assert len({path.read_text() for path in samples}) == 1
 
 
 @pytest.mark.slow

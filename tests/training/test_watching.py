@@ -120,6 +120,20 @@ def test_a_heartbeat_is_written_when_the_loop_moves_on_and_not_too_often(tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["heartbeat.json"]
 
 
+def test_every_batch_of_an_evaluation_renews_the_heartbeat(tmp_path):
+    path = tmp_path / "heartbeat.json"
+    watch, clock, _ = watch_of(path)
+    with watch.at("evaluating"):
+        watch.poll()
+        path.unlink()
+        clock.now += 10
+        watch.poll()
+        assert not path.exists(), "stuck"
+        watch.advance()
+        watch.poll()
+        assert json.loads(path.read_text())["doing"] == "evaluating"
+
+
 def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path):
     with Watch(tmp_path / "missing" / "heartbeat.json", WatchConfig(), print) as watch:
         watch.poll()
