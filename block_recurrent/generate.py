@@ -13,7 +13,7 @@ from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
 from block_recurrent.console.progress import start_bar
 from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
+from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary, encode_prompt
 from block_recurrent.errors import UserError
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
@@ -115,7 +115,11 @@ def main():
     state = read_tokens(generator, state, tokens)
     text = TextStream(vocabulary, np.asarray(state.block)[0, : int(state.unread[0]) + 1])
     pieces = generator.stream(
-        state, arguments.num_tokens, sampling=sampling, seed=arguments.seed, stop_tokens=(END,)
+        state,
+        arguments.num_tokens,
+        sampling=sampling,
+        seed=arguments.seed,
+        stop_tokens=(vocabulary.end_id,),
     )
     for piece in pieces:
         write(text.add(piece.tokens[0]))

@@ -238,7 +238,8 @@ class PrepareConfig:
         'text_files', or your own.
       module: Python module that registers your own Tasks and Mixtures; it is imported first.
         Because it is code, it can only be set with --gin_bindings, not in a gin file.
-      vocabulary: of the Tasks named above: 'bytes', or the path of a SentencePiece model.
+      vocabulary: of the Tasks named above: 'bytes', or the path of a SentencePiece model or of a
+        tokenizer.json.
       tfds: TFDS dataset that arxiv, github and text_files read instead of the folder data.path, as
         'name', 'name/config' or 'name/config:version'.
       tfds_feature: the feature of its examples that holds the text of a document.

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
 
-from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
+from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
 
 CHUNK_BYTES = 2**20  # read at once, since a whole document may not fit in memory
@@ -106,7 +106,7 @@ class ByteDocuments:
         size = int(self._sizes[document])
         tokens = self.vocabulary.encode(self._read(document, start, min(stop, size)))
         if start <= size < stop:
-            tokens = np.append(tokens, np.uint16(END))
+            tokens = np.append(tokens, np.uint16(self.vocabulary.end_id))
         return tokens
 
     def loss_weights(self, document: int, start: int, stop: int) -> Literal[1]:

@@ -3,7 +3,8 @@
 A store is a folder::
 
     store.json                metadata: format, task, vocabulary, counts and checksums; written last
-    vocabulary.model          the SentencePiece model, if the tokens come from one
+    vocabulary.model          the SentencePiece model, if the tokens come from one,
+    tokenizer.json            or the tokenizer
     train-00000.tokens        ids, little-endian: uint16, or uint32 if there are more than 65,536
     train-00000.documents     int64, little-endian, one row per document: tokens, bytes, words
     train-00000.names         one JSON string per document and line
@@ -24,7 +25,7 @@ from block_recurrent.errors import UserError
 
 FORMAT = 1
 METADATA = "store.json"
-VOCABULARY_MODEL = "vocabulary.model"
+VOCABULARY_FILES = {"sentencepiece": "vocabulary.model", "tokenizer": "tokenizer.json"}
 # Names of splits, files and parts of a mixture. They cannot lead out of the store's folder.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 

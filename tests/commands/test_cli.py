@@ -19,7 +19,7 @@ import block_recurrent.generate
 import block_recurrent.train
 from block_recurrent.config.run_config import load, to_gin
 from block_recurrent.console.cli import run_main
-from block_recurrent.data.vocabularies import UNKNOWN, ByteVocabulary, encode_prompt
+from block_recurrent.data.vocabularies import ByteVocabulary, encode_prompt
 from block_recurrent.errors import UserError
 from block_recurrent.training.checkpoints import Checkpoints
 from corpus import WORDS, write_corpus
@@ -236,8 +236,10 @@ def test_mistakes_in_generation(arguments, message, refuse, place):
 
 def test_a_prompt_outside_the_vocabulary():
     class Lacking(ByteVocabulary):
+        unknown_id = 2
+
         def encode(self, text):
-            return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
+            return np.where(np.frombuffer(text, np.uint8) == ord("~"), 2, 9)
 
     with pytest.raises(UserError, match="not in the model's vocabulary .~.: remove or replace"):
         encode_prompt(b"a~b~", Lacking(), "the prompt")

@@ -5,14 +5,15 @@ import io
 import pytest
 import sentencepiece
 
-from block_recurrent.data.vocabularies import END, ByteVocabulary, SentencePieceVocabulary
+from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary
+from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.generation.text_stream import TextStream
 
 TEXT = "Größe, 漢字 and 🙂 in one line; words of several pieces, several words."
 
 
 @pytest.fixture(scope="module")
-def pieces(tmp_path_factory):
+def pieces():
     """A small SentencePiece vocabulary with byte fallback."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -27,9 +28,7 @@ def pieces(tmp_path_factory):
         bos_id=-1,
         minloglevel=2,
     )
-    path = tmp_path_factory.mktemp("vocabulary") / "pieces.model"
-    path.write_bytes(model.getvalue())
-    return SentencePieceVocabulary(path, 300)
+    return SentencePieceVocabulary(model.getvalue())
 
 
 def read(stream, tokens, step):
@@ -56,4 +55,4 @@ def test_the_first_piece_keeps_its_space(pieces):
 def test_bytes_that_are_not_text():
     tokens = ByteVocabulary().encode(b"a\xffb\xe6\xbc").tolist()
     assert "".join(read(TextStream(ByteVocabulary()), tokens, 1)) == "a\ufffdb\ufffd"
-    assert "".join(read(TextStream(ByteVocabulary()), [*tokens[:1], END], 1)) == "a"
+    assert "".join(read(TextStream(ByteVocabulary()), [*tokens[:1], 1], 1)) == "a"

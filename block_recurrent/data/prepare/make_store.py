@@ -5,12 +5,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import seqio
-
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.console.progress import PrepareProgress
 from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder
 from block_recurrent.data.prepare.plan import Plan, make_plan, num_examples, store_split
+from block_recurrent.data.prepare.seqio_vocabularies import from_seqio
 from block_recurrent.data.prepare.shard_workers import Counters, Setup, write_shards
 from block_recurrent.data.prepare.store_writer import (
     Shard,
@@ -20,7 +19,8 @@ from block_recurrent.data.prepare.store_writer import (
 )
 from block_recurrent.data.prepare.tasks import find_task, register_tasks
 from block_recurrent.data.prepare.write_shard import write_error
-from block_recurrent.data.store_format import METADATA, VOCABULARY_MODEL, read_json
+from block_recurrent.data.store_format import METADATA, VOCABULARY_FILES, read_json
+from block_recurrent.data.vocabulary_storage import describe_vocabulary
 
 
 def prepare(config: PrepareConfig, data: DataConfig, output: Path):
@@ -94,14 +94,14 @@ def _update(progress: PrepareProgress, counters: Counters, num_examples: float |
 def _finish(task: str, plan: Plan, folder: Path):
     """Writes the vocabulary and the metadata of a store."""
     store = plan.store_of(task, folder)
-    vocabulary = plan.tasks[task].output_features["targets"].vocabulary
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        (store / VOCABULARY_MODEL).write_bytes(vocabulary.sp_model)
+    vocabulary = from_seqio(plan.tasks[task].output_features["targets"].vocabulary)
+    if vocabulary.kind in VOCABULARY_FILES:
+        (store / VOCABULARY_FILES[vocabulary.kind]).write_bytes(vocabulary.file.content)
     described = plan.descriptions[task]
     finish_store(
         store,
         task=task,
-        vocabulary={name: described["vocabulary"][name] for name in ("kind", "size", "eos")},
+        vocabulary=describe_vocabulary(vocabulary),
         shards={store_split(split): number for split, number in described["shards"].items()},
     )
 

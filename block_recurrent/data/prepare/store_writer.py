@@ -15,7 +15,7 @@ from block_recurrent.data.documents import TextCounter
 from block_recurrent.data.store_format import (
     FORMAT,
     METADATA,
-    VOCABULARY_MODEL,
+    VOCABULARY_FILES,
     shard_files,
     shard_metadata,
     token_type,
@@ -178,9 +178,9 @@ def finish_store(
     """Writes store.json, which makes the folder a store.
 
     Args:
-      folder: folder with all shards and, for a SentencePiece vocabulary, vocabulary.model.
+      folder: folder with all shards, and the vocabulary's file if it has one.
       task: name of the Task that the documents come from; for information only.
-      vocabulary: kind ('bytes', 'sentencepiece' or 'other'), size and eos.
+      vocabulary: kind, size and eos; see `describe_vocabulary`.
       shards: number of shards per split.
     """
     splits, files = {}, {}
@@ -194,9 +194,9 @@ def finish_store(
             if all(count in one for one in metadata)  # older shards lack "characters"
         }
         files |= {path.name: describe_file(path) for path in paths}
-    model = folder / VOCABULARY_MODEL
-    if model.is_file():
-        files[model.name] = describe_file(model)
+    for model in (folder / name for name in VOCABULARY_FILES.values()):
+        if model.is_file():
+            files[model.name] = describe_file(model)
     store = {"format": FORMAT, "task": task, "vocabulary": dict(vocabulary), "splits": splits}
     write_json(folder / METADATA, store | {"files": files})
 
