@@ -18,7 +18,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.saved_state import load_state, save_state
+from block_recurrent.generation.saved_state import load_context, load_state, save_state
 from block_recurrent.generation.text_stream import TextStream
 from block_recurrent.interop.model_file import load_model
 from block_recurrent.training.workdir import load_run
@@ -111,9 +111,13 @@ def main():
     check_numbers(arguments)
     generator, vocabulary = load_generator(arguments)
     tokens = encode_prompt(prompt, vocabulary, "the prompt")
-    state = load_state(arguments.state, generator) if arguments.state else generator.start()
+    if arguments.state:
+        state = load_state(arguments.state, generator)
+        before = load_context(arguments.state, state)
+    else:
+        state, before = generator.start(), []
     state = read_tokens(generator, state, tokens)
-    text = TextStream(vocabulary, np.asarray(state.block)[0, : int(state.unread[0]) + 1])
+    text = TextStream(vocabulary, [*before, *tokens.tolist()])
     pieces = generator.stream(
         state,
         arguments.num_tokens,
@@ -124,9 +128,10 @@ def main():
     for piece in pieces:
         write(text.add(piece.tokens[0]))
         state = piece.state
-    write(text.end())
     if arguments.save_state:
-        save_state(arguments.save_state, state, generator)
+        save_state(arguments.save_state, state, generator, text.context)
+    else:
+        write(text.end())
 
 
 def read_prompt(arguments: argparse.Namespace) -> bytes:
