@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
 from block_recurrent.interop.model_file import save_model
-from block_recurrent.training.workdir import load_run
+from block_recurrent.training.workdir import load_run, run_vocabulary
 
 EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
@@ -16,8 +17,9 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "export",
-        "Writes the model of a run's newest checkpoint to a safetensors file, for use with\n"
-        "block_recurrent.load_model, block_recurrent.generate and train.initial_model.",
+        "Writes the model of a run's newest checkpoint and its vocabulary to a safetensors file, "
+        "for use\nwith block_recurrent.load_model, block_recurrent.generate and "
+        "train.initial_model.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
@@ -41,12 +43,13 @@ def parse_arguments() -> argparse.Namespace:
 def main():
     arguments = parse_arguments()
     config, model, step = load_run(arguments.workdir)
-    about = {
-        "vocabulary": config.data.vocabulary,
+    vocabulary = run_vocabulary(arguments.workdir, config.data)
+    about = describe_for_model(vocabulary) | {
         "segment_length": str(config.train.segment_length),
         "step": str(step),
     }
-    save_model(arguments.output, model, arguments.dtype, **about)
+    file = vocabulary.file.content if vocabulary.kind in FILE_VOCABULARIES else b""
+    save_model(arguments.output, model, arguments.dtype, file, **about)
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes, step {step:,}")
 
 

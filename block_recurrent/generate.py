@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
 from block_recurrent.console.progress import start_bar
-from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary, encode_prompt
+from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
+from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
@@ -21,7 +20,7 @@ from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.saved_state import load_context, load_state, save_state
 from block_recurrent.generation.text_stream import TextStream
 from block_recurrent.interop.model_file import load_model
-from block_recurrent.training.workdir import load_run
+from block_recurrent.training.workdir import load_run, run_vocabulary
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progress bar
@@ -166,26 +165,16 @@ def check_numbers(arguments: argparse.Namespace):
         raise UserError(f"--save_state={save} is a folder: give the path of a file")
 
 
-def load_vocabulary(data: DataConfig) -> Vocabulary:
-    """The vocabulary of a run. Loads the corpus, unless the tokens are bytes."""
-    if data.vocabulary == ByteVocabulary.name:
-        return ByteVocabulary()
-    return load_documents(data)["train"].vocabulary
-
-
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
         config, model, _ = load_run(arguments.workdir)
-        vocabulary, segment_length = load_vocabulary(config.data), config.train.segment_length
+        vocabulary = run_vocabulary(arguments.workdir, config.data)
+        segment_length = config.train.segment_length
     else:
         model, about = load_model(arguments.model)
-        if about.get("vocabulary") != ByteVocabulary.name:
-            raise UserError(
-                f"{arguments.model} is not a byte-level model, and the file does not contain its "
-                "vocabulary: generate from the run instead, with --workdir"
-            )
-        vocabulary, segment_length = ByteVocabulary(), int(about.get("segment_length", 0))
+        vocabulary = model_vocabulary(arguments.model, about)
+        segment_length = int(about.get("segment_length", 0))
     return Generator(model, segment_length=segment_length), vocabulary
 
 

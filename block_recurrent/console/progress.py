@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from block_recurrent.console.lossy import lossy_mark
+
 SECONDS_BETWEEN_LINES = 5
 SECONDS_BETWEEN_FRAMES = 0.2
 
@@ -105,7 +107,11 @@ class Progress(_Display):
             "bits_per_byte": "{:.3f} bits/byte",
             "tokens_per_second": "{:,.0f} tokens/s",
         }
-        numbers = [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
+        numbers = [
+            text.format(metrics[name]) + lossy_mark(metrics, name)
+            for name, text in formats.items()
+            if name in metrics
+        ]
         share = (step - self._first_step) / max(self._num_steps - self._first_step, 1)
         width = len(str(self._num_steps))
         line_start = f"step {step:>{width}}/{self._num_steps}"

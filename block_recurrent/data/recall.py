@@ -60,6 +60,7 @@ class RecallDocuments:
         self.lengths: Int64[np.ndarray, " documents"] = self._fillers + 3 * facts + 1
         self.num_tokens = int(self.lengths.sum())
         self.num_bytes = self.num_tokens - count
+        self.text_lost = 0.0
         self.num_words, self.num_characters = 0, None  # this is not text
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:

@@ -54,7 +54,8 @@ class SentencePieceVocabulary:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         ids = np.asarray(ids, np.int64).reshape(-1)
-        ids = ids[(ids >= 0) & (ids < self._model.get_piece_size())].tolist()
+        known = (ids >= 0) & (ids < self._model.get_piece_size()) & (ids != self.end_id)
+        ids = ids[known].tolist()
         text = self._model.decode(ids)
         if "\ufffd" not in text:
             return text.encode()

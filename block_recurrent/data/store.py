@@ -16,8 +16,10 @@ from block_recurrent.data.store_format import (
     read_shard_metadata,
     shard_files,
     shard_metadata,
+    share_lost,
     token_type,
 )
+from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.data.vocabulary_storage import open_vocabulary
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.files.checksums import find_difference, sha256
@@ -49,6 +51,8 @@ class TokenStore:
         self.num_words = counts["words"]
         self.num_characters = counts.get("characters")  # older stores lack it
         self.fingerprint = fingerprint([json.dumps(metadata, sort_keys=True), split])
+        is_bytes = isinstance(self.vocabulary, ByteVocabulary)
+        self.text_lost = 0.0 if is_bytes else share_lost(counts)  # older stores lack it
         self._type = token_type(self.vocabulary.size)
         self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]
         files = metadata["files"]

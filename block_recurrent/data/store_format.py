@@ -16,6 +16,7 @@ contains no paths, no code and no time stamps, so the same documents give the sa
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def shard_files(folder: Path, split: str, shard: int) -> tuple[Path, Path, Path]
 def shard_metadata(folder: Path, split: str, shard: int) -> Path:
     """The file with a shard's counts and checksums, which is written when the shard is complete."""
     return folder / f"{split}-{shard:05}.json"
+
+
+def share_lost(counts: Mapping[str, int]) -> float | None:
+    """The share of a split's bytes that do not come back from its tokens; None if not counted."""
+    compared = counts.get("compared_bytes")
+    return counts["lost_bytes"] / compared if compared else None
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -74,8 +74,9 @@ class TokenizerVocabulary:
         return np.array(encoding.ids, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        dropped = self._special | {self.end_id}
         ids = (int(token) for token in ids)
-        tokens = (self._tokenizer.id_to_token(i) for i in ids if i >= 0 and i not in self._special)
+        tokens = (self._tokenizer.id_to_token(i) for i in ids if i >= 0 and i not in dropped)
         tokens = [token for token in tokens if token is not None]
         if self._decoders == ["ByteLevel"]:
             return b"".join(map(_bytes_of, tokens))

@@ -117,7 +117,8 @@ class Evaluator:
         profile, documents = sum_profiles(profiles), self.documents
         counts = documents.num_bytes, documents.num_words, documents.num_characters
         share = profile.tokens.sum() / documents.num_tokens
-        return Score(profile, *(None if n is None else round(n * share) for n in counts))
+        counts = (None if n is None else round(n * share) for n in counts)
+        return Score(profile, *counts, documents.text_lost)
 
 
 def recurrent_states(model: ModelState) -> list[Float[Array, "B S D"]]:

@@ -18,12 +18,14 @@ class Score:
       num_bytes: raw bytes of the documents, scaled by the share of tokens that count in the loss.
       num_words: words of the raw documents, scaled likewise.
       num_characters: characters of the raw documents, scaled likewise; None if not counted.
+      text_lost: share of the documents' bytes that their tokens do not keep; None if not counted.
     """
 
     profile: Profile
     num_bytes: int
     num_words: int
     num_characters: int | None
+    text_lost: float | None = None
 
     @property
     def nats(self) -> float:
@@ -40,7 +42,7 @@ class Score:
 
         Word perplexity is the exponential of the nats per word, as reported for PG19 (Rae et al.
         2020): it compares models with different vocabularies. It is left out if there are no words,
-        and bits per character if characters were not counted.
+        and bits per character if characters were not counted. `text_lost` is there if it is not 0.
         """
         bits = self.nats / math.log(2)
         metrics = {
@@ -54,6 +56,8 @@ class Score:
         if self.num_words:
             nats = self.nats / self.num_words
             metrics["word_perplexity"] = math.exp(nats) if nats < 700 else math.inf
+        if self.text_lost:
+            metrics["text_lost"] = self.text_lost
         return metrics
 
 

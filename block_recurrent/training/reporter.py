@@ -80,6 +80,7 @@ class Reporter:
         self.active = is_main_process()
         self.train, self.learning_rate = setup.config.train, setup.learning_rate
         self.bytes_per_token = setup.lanes.documents.bytes_per_token
+        self.text_lost = setup.lanes.documents.text_lost
         self.clock = time.perf_counter()  # when the measured steps began
         self.waited = 0.0  # seconds spent waiting for data since then
         self._open = contextlib.ExitStack()
@@ -133,6 +134,8 @@ class Reporter:
             "waiting_for_data": waited / seconds,
             "padding": 1 - tokens / positions,
         }
+        if self.text_lost:
+            metrics["text_lost"] = self.text_lost
         self.write(step, "train", metrics)
         self._progress.update(step, metrics)
         if spike:

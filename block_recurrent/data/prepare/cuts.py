@@ -20,15 +20,16 @@ def cut_for(vocabulary: Vocabulary) -> Cut:
         return "anywhere"
     if isinstance(vocabulary, SentencePieceVocabulary) and _tokenizes_words_apart(vocabulary):
         return "at_spaces"
+    if isinstance(vocabulary, SentencePieceVocabulary) and _splits_before_spaces(vocabulary):
+        return "between_words"
     if isinstance(vocabulary, TokenizerVocabulary) and _splits_between_words(vocabulary):
         return "between_words"
     return "nowhere"
 
 
 def _tokenizes_words_apart(vocabulary: SentencePieceVocabulary) -> bool:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.file.content)
+    """Whether a model, such as T5's, gives the same tokens to words on their own."""
+    model = _read_model(vocabulary)
     rules = model.normalizer_spec
     return (
         rules.add_dummy_prefix  # the start of a text is tokenized like the start of a word,
@@ -36,6 +37,26 @@ def _tokenizes_words_apart(vocabulary: SentencePieceVocabulary) -> bool:
         and rules.escape_whitespaces
         and not any("▁" in piece.piece[1:] for piece in model.pieces)  # and no token spans words
     )
+
+
+def _splits_before_spaces(vocabulary: SentencePieceVocabulary) -> bool:
+    """Whether a model that keeps all white space, as `train_unigram` makes it, splits at it."""
+    model = _read_model(vocabulary)
+    rules, line_end = model.normalizer_spec, model.SentencePiece(piece="\n", type="USER_DEFINED")
+    return (
+        rules.name == "identity"
+        and rules.escape_whitespaces
+        and not rules.add_dummy_prefix
+        and not rules.remove_extra_whitespaces
+        and any((piece.piece, piece.type) == ("\n", line_end.type) for piece in model.pieces)
+        and not any("▁" in piece.piece.lstrip("▁") for piece in model.pieces)
+    )
+
+
+def _read_model(vocabulary: SentencePieceVocabulary):
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(vocabulary.file.content)
 
 
 def _splits_between_words(vocabulary: TokenizerVocabulary) -> bool:

@@ -10,8 +10,10 @@ import seqio
 import tensorflow as tf
 from jaxtyping import Integer
 
+from block_recurrent.data.prepare.lost_text import LostText
 from block_recurrent.data.prepare.seqio_vocabularies import from_seqio
 from block_recurrent.data.prepare.store_writer import Shard, ShardWriter
+from block_recurrent.data.store_format import VOCABULARY_FILES
 from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.errors import DISK_FULL, UserError
 from block_recurrent.freed_memory import keep_freed_memory
@@ -32,7 +34,10 @@ def write_shard(shard: Shard, report: Report):
     task = seqio.get_mixture_or_task(shard.task)
     vocabulary = from_seqio(task.output_features["targets"].vocabulary)
     try:
-        with ShardWriter(shard.folder, shard.store_split, shard.index, vocabulary.size) as writer:
+        lost_text = LostText(vocabulary) if vocabulary.kind in VOCABULARY_FILES else None
+        with ShardWriter(
+            shard.folder, shard.store_split, shard.index, vocabulary.size, lost_text
+        ) as writer:
             documents = _DocumentWriter(writer, shard, vocabulary)
             for number, example in enumerate(_examples(task, shard)):
                 documents.add(example)
