@@ -3,8 +3,11 @@
 import argparse
 from pathlib import Path
 
+from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
+from block_recurrent.errors import UserError
+from block_recurrent.files.paths import AnyPath
 from block_recurrent.interop.model_file import save_model
 from block_recurrent.training.workdir import load_run, run_vocabulary
 
@@ -43,14 +46,24 @@ def parse_arguments() -> argparse.Namespace:
 def main():
     arguments = parse_arguments()
     config, model, step = load_run(arguments.workdir)
-    vocabulary = run_vocabulary(arguments.workdir, config.data)
-    about = describe_for_model(vocabulary) | {
-        "segment_length": str(config.train.segment_length),
-        "step": str(step),
-    }
-    file = vocabulary.file.content if vocabulary.kind in FILE_VOCABULARIES else b""
+    file, about = read_vocabulary(arguments.workdir, config.data)
+    about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
     save_model(arguments.output, model, arguments.dtype, file, **about)
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes, step {step:,}")
+
+
+def read_vocabulary(workdir: AnyPath, data: DataConfig) -> tuple[bytes, dict[str, str]]:
+    """The file of a run's vocabulary, empty without one, and its entries for the header.
+
+    The weights are useful without a vocabulary: if it is missing, this prints why.
+    """
+    try:
+        vocabulary = run_vocabulary(workdir, data)
+        has_file = vocabulary.kind in FILE_VOCABULARIES
+        return vocabulary.file.content if has_file else b"", describe_for_model(vocabulary)
+    except UserError as error:
+        print(f"without the vocabulary: {error}")
+        return b"", {"vocabulary": data.vocabulary}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from block_recurrent.data.vocabulary_storage import (
     save_vocabulary,
     saved_vocabulary,
 )
+from block_recurrent.export import read_vocabulary
 from block_recurrent.generate import load_generator
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import run_vocabulary
@@ -121,6 +122,16 @@ def test_a_file_without_its_vocabulary(vocabulary, model, tmp_path):
     save_model(path := tmp_path / "model.safetensors", model, vocabulary=vocabulary.name)
     with pytest.raises(UserError, match="does not contain the model's vocabulary: export"):
         load_generator(argparse.Namespace(workdir=None, model=path))
+
+
+def test_an_export_without_the_vocabulary(vocabulary, capsys, tmp_path):
+    """A run of an earlier version, whose folder has no copy, and whose store is gone."""
+    data = DataConfig("store", stores=("nowhere",), vocabulary=vocabulary.name)
+    assert read_vocabulary(tmp_path, data) == (b"", {"vocabulary": vocabulary.name})
+    assert capsys.readouterr().out.startswith("without the vocabulary: no token store in nowhere")
+    save_vocabulary(tmp_path, vocabulary)
+    content, about = read_vocabulary(tmp_path, data)
+    assert content == vocabulary.file.content and about == describe_for_model(vocabulary)
 
 
 def write_store(folder, vocabulary):
