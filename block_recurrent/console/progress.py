@@ -101,17 +101,17 @@ class Progress(_Display):
         self._num_steps, self._first_step = num_steps, first_step
 
     def update(self, step: int, metrics: Mapping[str, Any]):
-        """Shows "loss", "bits_per_byte" and "tokens_per_second", if they are in `metrics`."""
+        """Shows "loss", "bits_per_byte" and "tokens_per_second", if they are in `metrics`.
+
+        Bits per byte are marked if "text_lost" says that the vocabulary is lossy.
+        """
+        mark = " (not comparable)" if lossy_mark(metrics) else ""
         formats = {
             "loss": "loss {:.3f}",
-            "bits_per_byte": "{:.3f} bits/byte",
+            "bits_per_byte": f"{{:.3f}} bits/byte{mark}",
             "tokens_per_second": "{:,.0f} tokens/s",
         }
-        numbers = [
-            text.format(metrics[name]) + lossy_mark(metrics, name)
-            for name, text in formats.items()
-            if name in metrics
-        ]
+        numbers = [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
         share = (step - self._first_step) / max(self._num_steps - self._first_step, 1)
         width = len(str(self._num_steps))
         line_start = f"step {step:>{width}}/{self._num_steps}"

@@ -60,16 +60,17 @@ def open_vocabulary(described: Mapping[str, Any], source: AnyPath | bytes) -> Vo
         read yet.
 
     Raises:
-      KeyError: the description is incomplete.
+      KeyError, TypeError, ValueError: the description is not one.
     """
     kind = described["kind"]
     if kind == ByteVocabulary.kind:
         return ByteVocabulary()
+    size, end_id = int(described["size"]), int(described["eos"])
     if kind in FILE_VOCABULARIES:
         if not isinstance(source, bytes):
             source = source / VOCABULARY_FILES[kind]
-        return FILE_VOCABULARIES[kind](source, described["size"], described["eos"])
-    return OtherVocabulary(described["size"], described["eos"])
+        return FILE_VOCABULARIES[kind](source, size, end_id)
+    return OtherVocabulary(size, end_id)
 
 
 def save_vocabulary(folder: AnyPath, vocabulary: Vocabulary):

@@ -85,7 +85,8 @@ class Evaluator:
                 layout.gather(params), state.model, batch, None
             )
             distance = distances(batch.starts, state.distance, window_length)
-            reads = batch.targets[:, -window_length:].any(axis=1)  # a document, not padding
+            is_text = (batch.targets != 0) | (batch.weights > 0)  # 0 can be a token of text
+            reads = is_text[:, -window_length:].any(axis=1)  # a document, not padding
             states = recurrent_states(model_state)
             profile = make_profile(
                 scores,

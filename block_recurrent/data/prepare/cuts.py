@@ -42,13 +42,13 @@ def _tokenizes_words_apart(vocabulary: SentencePieceVocabulary) -> bool:
 def _splits_before_spaces(vocabulary: SentencePieceVocabulary) -> bool:
     """Whether a model that keeps all white space, as `train_unigram` makes it, splits at it."""
     model = _read_model(vocabulary)
-    rules, line_end = model.normalizer_spec, model.SentencePiece(piece="\n", type="USER_DEFINED")
+    rules = model.normalizer_spec
     return (
         rules.name == "identity"
         and rules.escape_whitespaces
         and not rules.add_dummy_prefix
         and not rules.remove_extra_whitespaces
-        and any((piece.piece, piece.type) == ("\n", line_end.type) for piece in model.pieces)
+        and any(each.piece == "\n" and each.type == each.USER_DEFINED for each in model.pieces)
         and not any("▁" in piece.piece.lstrip("▁") for piece in model.pieces)
     )
 
