@@ -28,10 +28,10 @@ ALONE = """
 import sys
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 import_tensorflow()
+import seqio
 import tensorflow as tf
-from block_recurrent.data.prepare.seqio_vocabularies import load_vocabulary
-how, vocabulary, repeat, *paths = sys.argv[1:]
-vocabulary = load_vocabulary(vocabulary)
+how, name, repeat, *paths = sys.argv[1:]
+vocabulary = seqio.ByteVocabulary() if name == "bytes" else seqio.SentencePieceVocabulary(name)
 encode = vocabulary.encode_tf if how == "seqio" else vocabulary.tokenizer.EncodeAsNumpy
 for path in paths * int(repeat):
     with open(path, "rb") as file:

@@ -1,5 +1,6 @@
 """Block-Recurrent Transformer in JAX and Flax NNX."""
 
+from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
@@ -31,6 +32,7 @@ __all__ = [
     "UserError",
     "load_model",
     "load_state",
+    "model_vocabulary",
     "save_model",
     "save_state",
     "scan_blocks",

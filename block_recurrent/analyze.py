@@ -11,9 +11,10 @@ from block_recurrent.console.cli import CommandParser, add_workdir_argument, run
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
+from block_recurrent.files.paths import AnyPath
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.workdir import read_config
+from block_recurrent.training.workdir import read_config, run_vocabulary
 
 EXAMPLES = """\
   python -m block_recurrent.analyze --workdir=runs/brt_fixed_gate --output=inside
@@ -61,7 +62,7 @@ def main():
             f"the model in {arguments.workdir} has no recurrent layers to analyze: choose a run "
             "that sets BlockRecurrentTransformer.recurrent_layers"
         )
-    text = read_text(config, arguments.text_file, arguments.max_tokens)
+    text = read_text(arguments.workdir, config, arguments.text_file, arguments.max_tokens)
     graphdef, abstract = abstract_model(config.model)
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
@@ -73,20 +74,21 @@ def main():
     write_analysis(arguments.output, config.model, text, trace, history)
 
 
-def read_text(config: RunConfig, path: Path | None, max_tokens: int) -> Text:
+def read_text(workdir: AnyPath, config: RunConfig, path: Path | None, max_tokens: int) -> Text:
     """Read a file, or the longest held-out document, as model input.
 
     Raises:
       UserError: the file cannot be read, or is shorter than one block.
     """
-    documents = load_documents(config.data)["held_out"]
-    vocabulary, window = documents.vocabulary, config.model.window_length
+    window = config.model.window_length
     if path is None:
+        documents = load_documents(config.data)["held_out"]
+        vocabulary = documents.vocabulary
         longest = int(np.argmax(documents.lengths))
         name = documents.names[longest]
         tokens = documents.tokens(longest, 0, max(max_tokens, 0))
     else:
-        name = str(path)
+        name, vocabulary = str(path), run_vocabulary(workdir, config.data)
         try:
             tokens = vocabulary.encode(path.read_bytes())[: max(max_tokens, 0)]
         except OSError as error:

@@ -11,6 +11,7 @@ from flax import nnx
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.console.progress import EvaluationProgress
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.errors import UserError
@@ -86,7 +87,8 @@ def main():
     if score.num_characters is not None:
         result["characters"] = score.num_characters
     for name, value in result.items():
-        print(f"{name:<20}{value:.6f}" if isinstance(value, float) else f"{name:<20}{value}")
+        text = f"{value:.6f}" if isinstance(value, float) else value
+        print(f"{name:<20}{text}{lossy_mark(result, name)}")
     if arguments.json:
         written = result | {"by_distance": distance_table({"carried": score.profile})}
         arguments.json.write_text(json.dumps(for_json(written), indent=2) + "\n")

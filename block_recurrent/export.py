@@ -3,9 +3,13 @@
 import argparse
 from pathlib import Path
 
+from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
+from block_recurrent.errors import UserError
+from block_recurrent.files.paths import AnyPath
 from block_recurrent.interop.model_file import save_model
-from block_recurrent.training.workdir import load_run
+from block_recurrent.training.workdir import load_run, run_vocabulary
 
 EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
@@ -16,8 +20,9 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "export",
-        "Writes the model of a run's newest checkpoint to a safetensors file, for use with\n"
-        "block_recurrent.load_model, block_recurrent.generate and train.initial_model.",
+        "Writes the model of a run's newest checkpoint and its vocabulary to a safetensors file, "
+        "for use\nwith block_recurrent.load_model, block_recurrent.generate and "
+        "train.initial_model.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
@@ -41,13 +46,24 @@ def parse_arguments() -> argparse.Namespace:
 def main():
     arguments = parse_arguments()
     config, model, step = load_run(arguments.workdir)
-    about = {
-        "vocabulary": config.data.vocabulary,
-        "segment_length": str(config.train.segment_length),
-        "step": str(step),
-    }
-    save_model(arguments.output, model, arguments.dtype, **about)
+    file, about = read_vocabulary(arguments.workdir, config.data)
+    about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
+    save_model(arguments.output, model, arguments.dtype, file, **about)
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes, step {step:,}")
+
+
+def read_vocabulary(workdir: AnyPath, data: DataConfig) -> tuple[bytes, dict[str, str]]:
+    """The file of a run's vocabulary, empty without one, and its entries for the header.
+
+    The weights are useful without a vocabulary: if it is missing, this prints why.
+    """
+    try:
+        vocabulary = run_vocabulary(workdir, data)
+        has_file = vocabulary.kind in FILE_VOCABULARIES
+        return vocabulary.file.content if has_file else b"", describe_for_model(vocabulary)
+    except UserError as error:
+        print(f"without the vocabulary: {error}")
+        return b"", {"vocabulary": data.vocabulary}
 
 
 if __name__ == "__main__":

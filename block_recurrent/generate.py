@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
 from block_recurrent.console.progress import start_bar
-from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary, encode_prompt
+from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
+from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.saved_state import load_state, save_state
+from block_recurrent.generation.saved_state import load_context, load_state, save_state
 from block_recurrent.generation.text_stream import TextStream
 from block_recurrent.interop.model_file import load_model
-from block_recurrent.training.workdir import load_run
+from block_recurrent.training.workdir import load_run, run_vocabulary
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progress bar
@@ -115,23 +114,34 @@ def main():
     check_numbers(arguments)
     generator, vocabulary = load_generator(arguments)
     tokens = encode_prompt(prompt, vocabulary, "the prompt")
-    state = load_state(arguments.state, generator) if arguments.state else generator.start()
+    if arguments.state:
+        state = load_state(arguments.state, generator)
+        before = load_context(arguments.state, state)
+    else:
+        state, before = generator.start(), []
     state = read_tokens(generator, state, tokens)
-    text = TextStream(vocabulary, np.asarray(state.block)[0, : int(state.unread[0]) + 1])
+    text = TextStream(vocabulary, [*before, *tokens.tolist()])
     pieces = generator.stream(
-        state, arguments.num_tokens, sampling=sampling, seed=arguments.seed, stop_tokens=(END,)
+        state,
+        arguments.num_tokens,
+        sampling=sampling,
+        seed=arguments.seed,
+        stop_tokens=(vocabulary.end_id,),
     )
     first, is_empty = None, True
     for piece in pieces:
         first = piece.tokens[0][0] if first is None else first
         is_empty &= not write(text.add(piece.tokens[0]))
         state = piece.state
-    is_empty &= not write(text.end())
-    if is_empty and first is not None:
-        why = "ended the document at once" if first == END else "wrote only special tokens"
-        print(f"no text: the model {why}; try another --seed or another prompt", file=sys.stderr)
     if arguments.save_state:
-        save_state(arguments.save_state, state, generator)
+        save_state(arguments.save_state, state, generator, text.context)
+    rest = text.end()
+    if not arguments.save_state:
+        write(rest)
+    if is_empty and not rest and first is not None:
+        is_end = first == vocabulary.end_id
+        why = "ended the document at once" if is_end else "wrote only special tokens"
+        print(f"no text: the model {why}; try another --seed or another prompt", file=sys.stderr)
 
 
 def read_prompt(arguments: argparse.Namespace) -> bytes:
@@ -177,26 +187,16 @@ def check_numbers(arguments: argparse.Namespace):
         raise UserError(f"--save_state={save} is a folder: give the path of a file")
 
 
-def load_vocabulary(data: DataConfig) -> Vocabulary:
-    """The vocabulary of a run. Loads the corpus, unless the tokens are bytes."""
-    if data.vocabulary == ByteVocabulary.name:
-        return ByteVocabulary()
-    return load_documents(data)["train"].vocabulary
-
-
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
         config, model, _ = load_run(arguments.workdir)
-        vocabulary, segment_length = load_vocabulary(config.data), config.train.segment_length
+        vocabulary = run_vocabulary(arguments.workdir, config.data)
+        segment_length = config.train.segment_length
     else:
         model, about = load_model(arguments.model)
-        if about.get("vocabulary") != ByteVocabulary.name:
-            raise UserError(
-                f"{arguments.model} is not a byte-level model, and the file does not contain its "
-                "vocabulary: generate from the run instead, with --workdir"
-            )
-        vocabulary, segment_length = ByteVocabulary(), int(about.get("segment_length", 0))
+        vocabulary = model_vocabulary(arguments.model, about)
+        segment_length = int(about.get("segment_length", 0))
     return Generator(model, segment_length=segment_length), vocabulary
 
 

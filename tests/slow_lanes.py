@@ -13,7 +13,7 @@ class Numbered:
         self.names = [f"document {i}" for i in range(len(lengths))]
         self.firsts = 1 + np.cumsum(self.lengths) - self.lengths
         self.num_tokens = self.num_bytes = self.num_words = int(self.lengths.sum())
-        self.num_characters = None
+        self.num_characters, self.text_lost = None, 0.0
         self.fingerprint = hash(tuple(lengths)) % 2**63
         self.vocabulary = type("Vocabulary", (), {"size": vocab_size, "name": "numbers"})()
 

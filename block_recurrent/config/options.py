@@ -246,7 +246,10 @@ class PrepareConfig:
         'text_files', or your own.
       module: Python module that registers your own Tasks and Mixtures; it is imported first.
         Because it is code, it can only be set with --gin_bindings, not in a gin file.
-      vocabulary: of the Tasks named above: 'bytes', or the path of a SentencePiece model.
+      vocabulary: of the Tasks named above: 'bytes', or the path of a SentencePiece model or of a
+        tokenizer.json.
+      allow_lossy_vocabulary: whether the vocabulary may lose more than 0.1 % of the text, such as
+        characters that it lacks. Bits per byte are then marked as not comparable.
       tfds: TFDS dataset that arxiv, github and text_files read instead of the folder data.path, as
         'name', 'name/config' or 'name/config:version'.
       tfds_feature: the feature of its examples that holds the text of a document.
@@ -258,6 +261,7 @@ class PrepareConfig:
     task: str | None = None
     module: str | None = None
     vocabulary: str = "bytes"
+    allow_lossy_vocabulary: bool = False
     tfds: str | None = None
     tfds_feature: str = "text"
     tfds_data_dir: str | None = None

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.console.working_time import working_seconds
 
 SECONDS_BETWEEN_LINES = 5
@@ -97,14 +98,17 @@ class Progress(_Display):
     def update(self, step: int, metrics: Mapping[str, Any], seconds_left: float):
         """Shows "loss", "bits_per_byte" and "tokens_per_second", if they are in `metrics`.
 
+        Bits per byte are marked if "text_lost" says that the vocabulary is lossy.
+
         Args:
           step: number of steps done.
           metrics: name → number.
           seconds_left: the expected time to the end of the run.
         """
+        mark = " (not comparable)" if lossy_mark(metrics) else ""
         formats = {
             "loss": "loss {:.3f}",
-            "bits_per_byte": "{:.3f} bits/byte",
+            "bits_per_byte": f"{{:.3f}} bits/byte{mark}",
             "tokens_per_second": "{:,.0f} tokens/s",
         }
         numbers = [text.format(metrics[name]) for name, text in formats.items() if name in metrics]

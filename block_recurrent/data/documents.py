@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
 
-from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
+from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
 
 CHUNK_BYTES = 2**20  # read at once, since a whole document may not fit in memory
@@ -28,6 +28,7 @@ class Documents(Protocol):
       num_bytes: bytes of all documents before tokenization.
       num_words: words of all documents, separated by white space.
       num_characters: UTF-8 characters of all documents; None if they have not been counted.
+      text_lost: share of the bytes that the tokens do not keep; None if it has not been counted.
       vocabulary: of the tokens.
       fingerprint: a number that identifies this collection.
     """
@@ -38,6 +39,7 @@ class Documents(Protocol):
     num_bytes: int
     num_words: int
     num_characters: int | None
+    text_lost: float | None
     vocabulary: Vocabulary
     fingerprint: int
 
@@ -63,6 +65,8 @@ class ByteDocuments:
     Raises:
       UserError: a file is missing, now or when it is read, or was truncated in between.
     """
+
+    text_lost = 0.0
 
     def __init__(self, sources: Mapping[str, bytes | Path]):
         self.vocabulary = ByteVocabulary()
@@ -106,7 +110,7 @@ class ByteDocuments:
         size = int(self._sizes[document])
         tokens = self.vocabulary.encode(self._read(document, start, min(stop, size)))
         if start <= size < stop:
-            tokens = np.append(tokens, np.uint16(END))
+            tokens = np.append(tokens, np.uint16(self.vocabulary.end_id))
         return tokens
 
     def loss_weights(self, document: int, start: int, stop: int) -> Literal[1]:

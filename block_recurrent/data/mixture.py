@@ -67,6 +67,12 @@ class Mixture:
         return None if None in counts else sum(counts)
 
     @property
+    def text_lost(self) -> float | None:
+        shares = [source.text_lost for source in self.sources]
+        sizes = [source.num_bytes for source in self.sources]
+        return None if None in shares else float(np.average(shares, weights=sizes))
+
+    @property
     def bytes_per_token(self) -> float:
         """Mean number of bytes per token in training, weighted by source."""
         rates = [source.num_bytes / source.num_tokens for source in self.sources]

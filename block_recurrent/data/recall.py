@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, Integer
 
 from block_recurrent.data.documents import fingerprint
-from block_recurrent.data.vocabularies import END, ByteVocabulary
+from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
 
 MAX_FACTS, MAX_FACT_BYTES = 26, 128  # one fact per letter; facts are the bytes from 128
@@ -60,6 +60,7 @@ class RecallDocuments:
         self.lengths: Int64[np.ndarray, " documents"] = self._fillers + 3 * facts + 1
         self.num_tokens = int(self.lengths.sum())
         self.num_bytes = self.num_tokens - count
+        self.text_lost = 0.0
         self.num_words, self.num_characters = 0, None  # this is not text
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
@@ -70,7 +71,8 @@ class RecallDocuments:
         filler = DIGIT + rng.integers(10, size=self._fillers[document], dtype=np.uint8)
         questions = np.stack([KEY + asked.astype(np.uint8), facts[asked]], axis=1)
         text = np.concatenate([facts[stated], filler, questions.ravel()])
-        return np.append(self.vocabulary.encode(text.tobytes()), np.uint16(END))[start:stop]
+        tokens = self.vocabulary.encode(text.tobytes())
+        return np.append(tokens, np.uint16(self.vocabulary.end_id))[start:stop]
 
     def loss_weights(self, document: int, start: int, stop: int) -> Float32[np.ndarray, " length"]:
         length = int(self.lengths[document])

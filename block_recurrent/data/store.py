@@ -12,19 +12,15 @@ from jaxtyping import Int64, Integer
 
 from block_recurrent.data.documents import fingerprint
 from block_recurrent.data.store_format import (
-    VOCABULARY_MODEL,
     read_metadata,
     read_shard_metadata,
     shard_files,
     shard_metadata,
+    share_lost,
     token_type,
 )
-from block_recurrent.data.vocabularies import (
-    ByteVocabulary,
-    OtherVocabulary,
-    SentencePieceVocabulary,
-    Vocabulary,
-)
+from block_recurrent.data.vocabularies import ByteVocabulary
+from block_recurrent.data.vocabulary_storage import open_vocabulary
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.files.checksums import find_difference, sha256
 
@@ -50,11 +46,13 @@ class TokenStore:
 
     def __init__(self, folder: Path, split: str, metadata: Mapping[str, Any]):
         counts = metadata["splits"][split]
-        self.vocabulary = _vocabulary(folder, metadata["vocabulary"])
+        self.vocabulary = open_vocabulary(metadata["vocabulary"], folder)
         self.num_tokens, self.num_bytes = counts["tokens"], counts["bytes"]
         self.num_words = counts["words"]
         self.num_characters = counts.get("characters")  # older stores lack it
         self.fingerprint = fingerprint([json.dumps(metadata, sort_keys=True), split])
+        is_bytes = isinstance(self.vocabulary, ByteVocabulary)
+        self.text_lost = 0.0 if is_bytes else share_lost(counts)  # older stores lack it
         self._type = token_type(self.vocabulary.size)
         self._shards = [shard_files(folder, split, shard) for shard in range(counts["shards"])]
         files = metadata["files"]
@@ -178,14 +176,6 @@ def _read_lengths(
 def _file_version(status: os.stat_result) -> tuple[int, int]:
     """Size and modification time, which change when a file is written to."""
     return status.st_size, status.st_mtime_ns
-
-
-def _vocabulary(folder: Path, described: Mapping[str, Any]) -> Vocabulary:
-    if described["kind"] == "bytes":
-        return ByteVocabulary()
-    if described["kind"] == "sentencepiece":
-        return SentencePieceVocabulary(folder / VOCABULARY_MODEL, described["size"])
-    return OtherVocabulary(described["size"])
 
 
 def _damaged(path: Path, reason: str) -> UserError:

@@ -3,7 +3,8 @@
 A store is a folder::
 
     store.json                metadata: format, task, vocabulary, counts and checksums; written last
-    vocabulary.model          the SentencePiece model, if the tokens come from one
+    vocabulary.model          the SentencePiece model, if the tokens come from one,
+    tokenizer.json            or the tokenizer
     train-00000.tokens        ids, little-endian: uint16, or uint32 if there are more than 65,536
     train-00000.documents     int64, little-endian, one row per document: tokens, bytes, words
     train-00000.names         one JSON string per document and line
@@ -15,6 +16,7 @@ contains no paths, no code and no time stamps, so the same documents give the sa
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from block_recurrent.errors import UserError
 
 FORMAT = 1
 METADATA = "store.json"
-VOCABULARY_MODEL = "vocabulary.model"
+VOCABULARY_FILES = {"sentencepiece": "vocabulary.model", "tokenizer": "tokenizer.json"}
 # Names of splits, files and parts of a mixture. They cannot lead out of the store's folder.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
@@ -43,6 +45,12 @@ def shard_files(folder: Path, split: str, shard: int) -> tuple[Path, Path, Path]
 def shard_metadata(folder: Path, split: str, shard: int) -> Path:
     """The file with a shard's counts and checksums, which is written when the shard is complete."""
     return folder / f"{split}-{shard:05}.json"
+
+
+def share_lost(counts: Mapping[str, int]) -> float | None:
+    """The share of a split's bytes that do not come back from its tokens; None if not counted."""
+    compared = counts.get("compared_bytes")
+    return counts["lost_bytes"] / compared if compared else None
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """Vocabularies, which convert between bytes and token ids."""
 
-import functools
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,10 +8,8 @@ from jaxtyping import Integer, UInt16
 
 from block_recurrent.errors import UserError
 
-PADDING = 0  # also the first input of a document
-END = 1  # the last token of every document
-UNKNOWN = 2
-NUM_SPECIAL = 3  # number of ids before that of byte 0
+PADDING = 0  # the input at padding and at the start of a document, in every vocabulary
+NUM_SPECIAL = 3  # number of ids before that of byte 0 in `ByteVocabulary`
 
 
 @runtime_checkable
@@ -22,28 +17,36 @@ class Vocabulary(Protocol):
     """The interface of vocabularies.
 
     Attributes:
+      kind: what it is, as written in a store: 'bytes', 'sentencepiece', 'tokenizer' or 'other'.
       size: number of ids, which are 0 … size − 1.
       name: unique to this vocabulary.
+      end_id: the last token of every document, where generation stops.
+      unknown_id: the token of characters that the vocabulary lacks; None if it lacks none.
     """
 
+    kind: str
     size: int
     name: str
+    end_id: int
+    unknown_id: int | None
 
     def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
         """The ids of `text`, without an end token."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes of `ids`; special ids are dropped."""
+        """The bytes of `ids`, which may end inside a character; special ids are dropped."""
 
 
 class ByteVocabulary:
     """seqio's ByteVocabulary: byte b is id b + 3, after padding (0), end (1) and unknown (2).
 
-    The size is 260 as in the paper; the last id is never used.
+    The size is 260 as in the paper; the last id and that of unknown are never used.
     """
 
+    kind = name = "bytes"
     size = 260
-    name = "bytes"
+    end_id = 1
+    unknown_id = None
 
     def encode(self, text: bytes) -> UInt16[np.ndarray, " length"]:
         return np.add(np.frombuffer(text, np.uint8), NUM_SPECIAL, dtype=np.uint16)
@@ -54,53 +57,19 @@ class ByteVocabulary:
         return (ids[is_byte] - NUM_SPECIAL).astype(np.uint8).tobytes()
 
 
-class SentencePieceVocabulary:
-    """A SentencePiece model, such as T5's with 32,000 pieces.
-
-    Args:
-      path: the .model file. It is read when it is first needed; training does not need it.
-      size: number of ids, including those added to the model's pieces.
-    """
-
-    def __init__(self, path: Path, size: int):
-        self.path, self.size = path, size
-
-    @functools.cached_property
-    def name(self) -> str:
-        digest = hashlib.sha256(self._bytes()).hexdigest()
-        return f"sentencepiece-{digest[:16]}-{self.size}"
-
-    def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
-        return np.array(self._model.encode(text.decode("utf-8", "replace")), np.int32)
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        pieces = [int(i) for i in ids if 0 <= i < self._model.get_piece_size()]
-        return self._model.decode(pieces).encode()
-
-    @functools.cached_property
-    def _model(self):
-        from sentencepiece import SentencePieceProcessor
-
-        return SentencePieceProcessor(model_proto=self._bytes())
-
-    def _bytes(self) -> bytes:
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"cannot read the SentencePiece model {self.path} ({error.strerror}): restore it"
-            ) from error
-
-
 class OtherVocabulary:
     """A custom vocabulary of a seqio Task, with which text cannot be encoded or decoded here.
 
     Args:
       size: number of ids.
+      end_id: the last token of every document.
     """
 
-    def __init__(self, size: int):
-        self.size, self.name = size, f"other-{size}"
+    kind = "other"
+    unknown_id = None
+
+    def __init__(self, size: int, end_id: int):
+        self.size, self.end_id, self.name = size, end_id, f"other-{size}"
 
     def encode(self, text: bytes) -> Integer[np.ndarray, " length"]:
         raise self._unknown()
@@ -111,8 +80,8 @@ class OtherVocabulary:
     def _unknown(self) -> UserError:
         return UserError(
             "the token store has a custom vocabulary, with which text can be neither encoded nor "
-            "decoded here: use your own code for that, or prepare the store with bytes or a "
-            "SentencePiece model"
+            "decoded here: use your own code for that, or prepare the store with bytes, a "
+            "SentencePiece model or a tokenizer.json"
         )
 
 
@@ -129,10 +98,10 @@ def encode_prompt(
     Raises:
       UserError: the vocabulary lacks characters of the prompt.
     """
-    tokens = vocabulary.encode(prompt)
-    if UNKNOWN in tokens:
+    tokens, unknown_id = vocabulary.encode(prompt), vocabulary.unknown_id
+    if unknown_id is not None and unknown_id in tokens:
         characters = sorted(set(prompt.decode("utf-8", "replace")))
-        unknown = [one for one in characters if UNKNOWN in vocabulary.encode(one.encode())]
+        unknown = [one for one in characters if unknown_id in vocabulary.encode(one.encode())]
         raise UserError(
             f"{name} has characters that are not in the model's vocabulary ({' '.join(unknown)}): "
             "remove or replace them"

@@ -91,7 +91,8 @@ class Evaluator:
                 layout.gather(params), state.model, batch, None
             )
             distance = distances(batch.starts, state.distance, window_length)
-            reads = batch.targets[:, -window_length:].any(axis=1)  # a document, not padding
+            is_text = (batch.targets != 0) | (batch.weights > 0)  # 0 can be a token of text
+            reads = is_text[:, -window_length:].any(axis=1)  # a document, not padding
             states = recurrent_states(model_state)
             profile = make_profile(
                 scores,
@@ -126,7 +127,8 @@ class Evaluator:
         profile, documents = sum_profiles(profiles), self.documents
         counts = documents.num_bytes, documents.num_words, documents.num_characters
         share = profile.tokens.sum() / documents.num_tokens
-        return Score(profile, *(None if n is None else round(n * share) for n in counts))
+        counts = (None if n is None else round(n * share) for n in counts)
+        return Score(profile, *counts, documents.text_lost)
 
 
 def tokens_read(lanes: Lanes, position: LanePosition) -> int:

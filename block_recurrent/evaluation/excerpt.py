@@ -33,7 +33,7 @@ class Excerpt:
         kept = np.minimum(lengths[order], max_tokens - before)[before < max_tokens]
         self.lengths: Int64[np.ndarray, " documents"] = kept
         self.whole, self.num_tokens = documents, max_tokens
-        self.vocabulary = documents.vocabulary
+        self.vocabulary, self.text_lost = documents.vocabulary, documents.text_lost
         self.fingerprint = fingerprint([f"{documents.fingerprint} {max_tokens}"])
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.reporting.plots import (
     BLUE,
@@ -67,7 +68,8 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
     for split, color, mark in (("train", GREY, ""), ("held_out", BLUE, "o")):
         x, y = _series(history, split, "bits_per_byte")
         axes[0, 0].plot(x, y, color=color, marker=mark, label=split.replace("_", "-"))
-    axes[0, 0].set_ylabel("bits per byte")
+    comparable = not any(map(lossy_mark, history))
+    axes[0, 0].set_ylabel("bits per byte" if comparable else "bits per byte,\nnot comparable")
     legend_above(figure)
     if has_worth:
         ax = axes[1, 0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.config.run_config import RunConfig
+from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.evaluation.figures import (
     memory_worth_by_distance,
     score_by_distance,
@@ -107,7 +108,11 @@ def page(
         figures.append(_figure(memory_worth_by_distance(by_distance, config.model), caption))
     if history:
         figures.append(_figure(training_history(history), CAPTIONS["history"]))
-    scalars = {name: value for name, value in result.items() if name != "by_distance"}
+    scalars = {
+        name: _text(value) + lossy_mark(result, name)
+        for name, value in result.items()
+        if name != "by_distance"
+    }
     bins = zip(by_distance["first"], by_distance["last"], strict=True)
     columns = {
         "position in the document": [f"{first + 1:,} – {last + 1:,}" for first, last in bins],

@@ -25,12 +25,14 @@ class Score:
       num_bytes: raw bytes of the documents, scaled by the share of tokens that count in the loss.
       num_words: words of the raw documents, scaled likewise.
       num_characters: characters of the raw documents, scaled likewise; None if not counted.
+      text_lost: share of the documents' bytes that their tokens do not keep; None if not counted.
     """
 
     profile: Profile
     num_bytes: int
     num_words: int
     num_characters: int | None
+    text_lost: float | None = None
 
     @property
     def nats(self) -> float:
@@ -54,6 +56,7 @@ class Score:
         2020): it compares models with different vocabularies. It is left out if the text has no
         words (see `has_words`) or if the number is too large, and bits per character if there are
         no characters. The other metrics are NaN if there is nothing to divide by.
+        `text_lost` is there if it is not 0.
         """
         bits = self.nats / math.log(2)
         num_tokens, num_bytes = self.num_tokens or math.nan, self.num_bytes or math.nan
@@ -67,6 +70,8 @@ class Score:
             metrics["bits_per_character"] = bits / self.num_characters
         if self.has_words and (nats := self.nats / self.num_words) < MAX_EXPONENT:
             metrics["word_perplexity"] = math.exp(nats)
+        if self.text_lost:
+            metrics["text_lost"] = self.text_lost
         return metrics
 
 

@@ -12,7 +12,7 @@ from block_recurrent.model.transformer import BlockRecurrentTransformer
 from block_recurrent.model.window import Window
 from block_recurrent.types import KV, LayerState, ModelState
 
-BEGIN = 0  # the input before the first token of a document: `data.vocabularies.PADDING`
+BEGIN = 0  # the input before the first token of a document, in every vocabulary: PADDING
 
 
 class DecodingState(NamedTuple):

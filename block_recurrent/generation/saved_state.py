@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,23 @@ from block_recurrent.generation.generator import Generator
 from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS
 
 MODEL = "model"  # the entry that describes the model
+CONTEXT = "text"  # the entry with the last tokens of a stream of text
 
 
-def save_state(path: Path, state: DecodingState, generator: Generator):
+def save_state(path: Path, state: DecodingState, generator: Generator, context: Sequence[int] = ()):
     """Write the state to an .npz file, atomically.
+
+    Args:
+      path: the file.
+      state: the state of all rows.
+      generator: what made the state.
+      context: `TextStream.context`, if the text after this state will be streamed.
 
     Raises:
       UserError: the file cannot be written.
     """
     arrays = {name: _storable(np.asarray(leaf)) for name, leaf in _leaves_by_path(state).items()}
+    arrays[CONTEXT] = np.array(context, np.int32)
     arrays[MODEL] = np.array(json.dumps(_describe_model(generator)))
     try:
         with atomic_write(path) as file:
@@ -36,6 +45,22 @@ def save_state(path: Path, state: DecodingState, generator: Generator):
         raise UserError(
             f"cannot write the state {path} ({error.strerror}): name another file"
         ) from error
+
+
+def load_context(path: Path, state: DecodingState) -> list[int]:
+    """The tokens before a saved state with which a `TextStream` continues where another ended.
+
+    Args:
+      path: the file.
+      state: what `load_state` read from it; of a file without `context`, the result is the tokens
+        in the current block of the first row.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if CONTEXT in file and file[CONTEXT].size:
+            return file[CONTEXT].tolist()
+    in_first_block = int(state.length[0]) <= state.block.shape[1]
+    begin = 1 if in_first_block else 0  # without `BEGIN`, which is no token of the text
+    return np.asarray(state.block)[0, begin : int(state.unread[0]) + 1].tolist()
 
 
 def load_state(path: Path, generator: Generator) -> DecodingState:

@@ -19,12 +19,14 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 
 CONFIG = "block_recurrent.ModelConfig"  # in the header
+ATTACHMENT = "attachment"  # an array of bytes that is no parameter
 
 
 def save_model(
     path: str | Path,
     model: BlockRecurrentTransformer,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    attachment: bytes = b"",
     **about: str,
 ):
     """Saves a model to a file, atomically. Parameters are named 'layers.0.ffn.hidden.kernel' etc.
@@ -33,6 +35,7 @@ def save_model(
       path: path of the file.
       model: the model to save.
       dtype: type of the parameters in the file.
+      attachment: another file to keep in this one, such as the vocabulary's; see `load_attachment`.
       about: more entries for the header, which `load_model` returns.
 
     Raises:
@@ -43,6 +46,8 @@ def save_model(
         _name(keys): jnp.asarray(array, dtype)
         for keys, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(params))
     }
+    if attachment:
+        arrays[ATTACHMENT] = jnp.frombuffer(attachment, jnp.uint8)
     header = {CONFIG: json.dumps(dataclasses.asdict(model.config))} | about
     try:
         with atomic_write(Path(path)) as file:
@@ -63,7 +68,7 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     try:
         with safe_open(path, "flax") as file:
             about = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != ATTACHMENT}
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
     try:
@@ -77,6 +82,19 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
         return model_from_arrays(config, arrays, _name), about
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def load_attachment(path: str | Path) -> bytes:
+    """The attachment of a file that `save_model` wrote; empty if it has none.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            return file.get_tensor(ATTACHMENT).tobytes() if ATTACHMENT in file.keys() else b""
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
 
 
 def model_from_arrays(

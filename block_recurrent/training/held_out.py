@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
 from block_recurrent.evaluation.excerpt import Excerpt
@@ -80,6 +81,7 @@ class HeldOutEvaluation:
     def describe(self, step: int, metrics: dict[str, float]) -> str:
         """The metrics in one line; after the last step, also the scores of general compressors."""
         line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
+        line += lossy_mark(metrics)
         line += f", accuracy {metrics['accuracy']:.3f}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits per token"

@@ -84,6 +84,7 @@ class Reporter:
         self.train, self.learning_rate = setup.config.train, setup.learning_rate
         self.bytes_per_token = setup.lanes.documents.bytes_per_token
         self.timer = RunTimer(self.train, first_step)
+        self.text_lost = setup.lanes.documents.text_lost
         self._open = contextlib.ExitStack()
         self._log = self._progress = self._spikes = None
         if self.active:
@@ -121,6 +122,8 @@ class Reporter:
             "waiting_for_data": waited / seconds,
             "padding": 1 - tokens / positions,
         }
+        if self.text_lost:
+            metrics["text_lost"] = self.text_lost
         self.write(step, "train", metrics)
         self._progress.update(step, metrics, self.timer.seconds_left())
         if spike:

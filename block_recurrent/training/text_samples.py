@@ -9,7 +9,7 @@ from jaxtyping import Integer
 
 from block_recurrent.config.options import TrainConfig
 from block_recurrent.data.documents import Documents
-from block_recurrent.data.vocabularies import END, Vocabulary, encode_prompt
+from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
 from block_recurrent.errors import UserError
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
@@ -72,7 +72,10 @@ class TextSampler:
             return None
         self.generator.params = jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
         [tokens] = self.generator.generate(
-            [self.prompt], self.num_tokens, sampling=SAMPLING, stop_tokens=(END,)
+            [self.prompt],
+            self.num_tokens,
+            sampling=SAMPLING,
+            stop_tokens=(self.vocabulary.end_id,),
         )
         self.generator.params = None  # frees the memory until the next text
         stream = TextStream(self.vocabulary)

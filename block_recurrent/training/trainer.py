@@ -9,6 +9,7 @@ import jax
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.lanes import LanePosition
 from block_recurrent.data.prefetch import prefetch
+from block_recurrent.data.vocabulary_storage import save_vocabulary
 from block_recurrent.errors import UserError, write_error_reason
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.parallel.processes import (
@@ -107,10 +108,11 @@ class Trainer:
         return False
 
     def _describe(self):
-        """Prints a summary of the run, and writes layout.txt."""
+        """Prints a summary of the run, writes layout.txt, and copies the vocabulary."""
         print_once(self.setup.summary(self.workdir))
         table = layout_table(self.setup.abstract)
         if is_main_process():
+            save_vocabulary(self.workdir, self.setup.lanes.documents.vocabulary)
             (self.workdir / "layout.txt").write_text(table + "\n", encoding="utf-8")
         if self.setup.mesh.size > 1:
             print_once(f"\n{table}\n")

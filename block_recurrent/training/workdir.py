@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from flax import nnx
 
+from block_recurrent.config.options import DataConfig
 from block_recurrent.config.run_config import RunConfig, differences, load, to_gin
+from block_recurrent.data.corpora import load_documents
+from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
+from block_recurrent.data.vocabulary_storage import saved_vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.files.lock import LockedError, file_lock
 from block_recurrent.files.paths import AnyPath, explain_path_errors, in_bucket, workdir_path
@@ -56,6 +60,30 @@ def load_run(workdir: str | AnyPath) -> Run:
     with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
         params = checkpoints.restore_params(abstract)
         return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_intact())
+
+
+def run_vocabulary(workdir: AnyPath, data: DataConfig) -> Vocabulary:
+    """The vocabulary of a run: the copy in its folder, or that of its corpus.
+
+    Args:
+      workdir: the folder of the run.
+      data: the run's corpus, which is not needed if the folder has a copy of the vocabulary.
+
+    Raises:
+      UserError: neither is there, or the copy is not what the model was trained with.
+    """
+    if data.vocabulary == ByteVocabulary.name:
+        return ByteVocabulary()
+    with explain_path_errors(workdir, "read"):
+        found = saved_vocabulary(workdir)
+    if found is None:
+        return load_documents(data)["train"].vocabulary
+    if data.vocabulary not in (None, found.name):
+        raise UserError(
+            f"{workdir} has a copy of the vocabulary {found.name}, but the model was trained with "
+            f"{data.vocabulary}: restore the copy"
+        )
+    return found
 
 
 def read_config(workdir: AnyPath) -> RunConfig:

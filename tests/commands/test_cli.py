@@ -19,7 +19,7 @@ import block_recurrent.generate
 import block_recurrent.train
 from block_recurrent.config.run_config import load, to_gin
 from block_recurrent.console.cli import run_main
-from block_recurrent.data.vocabularies import END, UNKNOWN, ByteVocabulary, encode_prompt
+from block_recurrent.data.vocabularies import ByteVocabulary, encode_prompt
 from block_recurrent.errors import UserError
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
@@ -253,7 +253,7 @@ def ending_model(place):
     tokens = ByteVocabulary().encode(prompt)
     [[likely]] = Generator(model).generate([tokens], 1, sampling=Sampling(temperature=0))
     rows = model.embedding[...]  # of the input and of the output
-    model.embedding[...] = rows.at[END].set(2 * rows[likely])  # doubles its logit
+    model.embedding[...] = rows.at[ByteVocabulary.end_id].set(2 * rows[likely])  # doubles its logit
     save_model(place / "model", model, vocabulary="bytes")
     return prompt.decode()
 
@@ -285,8 +285,10 @@ def test_a_prompt_from_standard_input(place, ending_model):
 
 def test_a_prompt_outside_the_vocabulary():
     class Lacking(ByteVocabulary):
+        unknown_id = 2
+
         def encode(self, text):
-            return np.where(np.frombuffer(text, np.uint8) == ord("~"), UNKNOWN, 9)
+            return np.where(np.frombuffer(text, np.uint8) == ord("~"), 2, 9)
 
     with pytest.raises(UserError, match="not in the model's vocabulary .~.: remove or replace"):
         encode_prompt(b"a~b~", Lacking(), "the prompt")

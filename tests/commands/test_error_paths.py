@@ -113,8 +113,8 @@ def test_a_model_without_a_vocabulary_cannot_generate_text(tmp_path):
     save_model(path, variant_model("fixed_skip"))
     arguments = argparse.Namespace(workdir=None, model=path)
     assert message_of(load_generator, arguments) == (
-        f"{path} is not a byte-level model, and the file does not contain its vocabulary: generate "
-        "from the run instead, with --workdir"
+        f"{path} does not contain the model's vocabulary: export the model from its run again, or "
+        "generate from the run, with --workdir"
     )
 
 

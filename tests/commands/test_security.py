@@ -226,6 +226,8 @@ def test_names_in_a_shard_stay_in_its_folder(store):
         {"files": None},
         {"files": {}},
         {"vocabulary": {"kind": "sentencepiece"}},
+        {"vocabulary": {"kind": "tokenizer", "size": "many", "eos": 0}},
+        {"vocabulary": {"kind": "tokenizer", "size": 300, "eos": None}},
         {"vocabulary": None},
         {"mixture": {"part": "heavy"}},
         {"mixture": 7},

@@ -31,10 +31,14 @@ def test_without_a_terminal_every_update_is_a_line():
     with Progress(1000, stream=stream) as progress:
         metrics = {"loss": 2.34567, "bits_per_byte": 3.38, "tokens_per_second": 12345.6}
         progress.update(10, {**metrics, "learning_rate": 0.1}, 495.0)
+        progress.update(20, {"bits_per_byte": 3.38, "text_lost": 0.25}, 245.0)
+        progress.update(30, {"bits_per_byte": 3.38, "text_lost": 0.0001}, 162.0)
         progress.note("held-out [bold]")
         progress.update(1000, {"loss": math.nan}, 0.0)
     assert stream.getvalue().splitlines() == [
         "step   10/1000  loss 2.346  3.380 bits/byte  12,346 tokens/s  8 min 15 s left",
+        "step   20/1000  3.380 bits/byte (not comparable)  4 min 05 s left",
+        "step   30/1000  3.380 bits/byte  2 min 42 s left",
         "held-out [bold]",
         "step 1000/1000  loss nan  0 s left",
     ]

@@ -6,7 +6,7 @@ import pytest
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.recall import RecallDocuments
-from block_recurrent.data.vocabularies import END
+from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.evaluation.excerpt import Excerpt
 
 TEXTS = {"long": "vier fünf " * 100, **{f"{n}": f"text {n} — " * n for n in range(1, 9)}}
@@ -35,7 +35,7 @@ def test_whole_documents_and_the_head_of_one(max_tokens):
         whole = documents.tokens(index, 0, 10**6)
         np.testing.assert_array_equal(tokens, whole[: len(tokens)])
         if number < len(found) - 1:
-            assert tokens[-1] == END, "only the last one is cut off"
+            assert tokens[-1] == ByteVocabulary.end_id, "only the last one is cut off"
     if max_tokens < documents.lengths[0]:
         short = sum(documents.lengths[1:])
         assert ("long" in excerpt.names) == (max_tokens > short), "it could never be whole"

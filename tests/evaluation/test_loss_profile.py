@@ -98,6 +98,8 @@ def test_loss_by_distance_equals_that_of_separate_documents(model):
     assert_same_numbers(metrics["bits_per_character"], bits / documents.num_characters)
     uncounted = dataclasses.replace(score, num_characters=None).metrics()
     assert metrics.keys() - uncounted.keys() == {"bits_per_character"}
+    lossy = dataclasses.replace(score, text_lost=0.25).metrics()
+    assert lossy == metrics | {"text_lost": 0.25} and "text_lost" not in metrics
 
 
 def test_distances_and_bins():

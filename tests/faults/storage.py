@@ -15,7 +15,6 @@ from faults.tmpfs import remount, tmpfs
 from faults.training import Training
 from faults.tried import Tried
 
-END = 1  # the token
 TOKENS = "train-00000.tokens"
 REFUSED = 2  # exit status after one line that names the problem and the fix
 
@@ -120,9 +119,9 @@ def write_store(folder: Path, seed: int):
         with ShardWriter(folder, split, 0, vocabulary.size) as writer:
             for number in range(documents):
                 raw = rng.integers(97, 123, 1000, np.uint8).tobytes()
-                writer.add(np.append(vocabulary.encode(raw), END), raw)
+                writer.add(np.append(vocabulary.encode(raw), vocabulary.end_id), raw)
                 writer.end_document(str(number))
-    described = {"kind": "bytes", "size": vocabulary.size, "eos": END}
+    described = {"kind": "bytes", "size": vocabulary.size, "eos": vocabulary.end_id}
     finish_store(folder, task="faults", vocabulary=described, shards={"train": 1, "held_out": 1})
 
 

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 from block_recurrent import Generator, UserError, load_state, save_state
+from block_recurrent.data.vocabularies import ByteVocabulary
+from block_recurrent.generation.saved_state import load_context
+from block_recurrent.generation.text_stream import TextStream
 from tiny import TINY, make_model, make_tokens, variant_model
 
 W = TINY.window_length
@@ -53,6 +56,29 @@ def test_another_architecture_is_refused(saved):
         f"the state {path} comes from another model (num_states: 6 in the file, 7 here; gate: "
         "fixed in the file, lstm here): read the text again"
     )
+
+
+def test_the_text_continues_from_a_saved_state(one, tmp_path):
+    """The state ends inside a character, just after a block that holds its first byte."""
+    tokens = ByteVocabulary().encode(b"a" * (W - 2) + b"\xf0\x9f\x99").tolist()
+    state = one.read(one.start(), [tokens])
+    stream = TextStream(ByteVocabulary(), tokens)
+    save_state(path := tmp_path / "state.npz", state, one, stream.context)
+    stream = TextStream(ByteVocabulary(), load_context(path, load_state(path, one)))
+    assert stream.add([0x82 + 3, ord("b") + 3]) == "🙂b"
+
+
+@pytest.mark.parametrize("length", [0, 1, W - 1, W, W + 3])
+def test_states_without_context_give_the_tokens_of_their_block(length, one, tmp_path):
+    """Files that earlier versions wrote have no such entry."""
+    tokens = list(range(3, 3 + length))
+    state = one.read(one.start(), [tokens])
+    save_state(path := tmp_path / "state.npz", state, one)
+    arrays = dict(np.load(path))
+    del arrays["text"]
+    np.savez(path, **arrays)
+    in_block = (length + 1) % W or W  # BEGIN precedes the tokens
+    assert load_context(path, load_state(path, one)) == tokens[-in_block:][: length or 0]
 
 
 def test_other_parameters_are_refused(saved):

@@ -125,7 +125,7 @@ class One:
         self.vocabulary, self.names, self.fingerprint = documents.vocabulary, ["one"], 1
         self.lengths = documents.lengths[index : index + 1]
         self.num_tokens = self.num_bytes = self.num_words = int(self.lengths[0])
-        self.num_characters = None
+        self.num_characters, self.text_lost = None, 0.0
         self.tokens = lambda _, start, stop: documents.tokens(index, start, stop)
         self.loss_weights = lambda _, start, stop: 1
 

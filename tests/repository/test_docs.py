@@ -73,7 +73,7 @@ def check_gin(monkeypatch, module: str, arguments: list[str]):
     """Check that the program accepts the arguments, the gin files and the bindings."""
     parsed = parse(monkeypatch, module, arguments)
     if getattr(parsed, "gin_file", None):
-        read = load_prepare if module.endswith(".prepare_data") else load
+        read = load_prepare if module.endswith((".prepare_data", ".train_tokenizer")) else load
         read(parsed.gin_file, parsed.gin_bindings)
 
 

@@ -16,6 +16,7 @@ GIN = Path(__file__).parents[2] / "gin"
 ROOMS = """
     errors types fields freed_memory files console ops model interop config data parallel reporting
     generation evaluation analysis training train evaluate analyze export generate prepare_data
+    train_tokenizer
 """.split()
 
 # What importing must not load, though it may be installed: seconds and gigabytes.

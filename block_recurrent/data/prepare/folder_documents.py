@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import sys
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,7 +13,16 @@ from block_recurrent.data.text_files import check_number_of_documents, matching_
 from block_recurrent.errors import UserError
 
 Grouping = Literal["text_files", "arxiv", "github"]
-Cut = Literal["anywhere", "at_spaces", "nowhere"]
+Cut = Literal["anywhere", "at_spaces", "between_words", "nowhere"]
+
+# Where byte-level tokenizers split a text, whatever follows: before a single space between two
+# letters, and after a single line end between two characters that are not white space.
+BETWEEN_WORDS = re.compile(
+    rb"(?<=[A-Za-z])(?= [A-Za-z])"
+    rb"|(?:[!-~]|[\xc3-\xdf][\x80-\xbf]|(?!\xe3\x80\x80)[\xe3-\xef][\x80-\xbf]{2})\n"
+    rb"(?=[0-9A-Za-z\xc3-\xdf\xe4-\xef])"
+)
+SEARCHED = 1 << 14  # bytes before the limit in which a place to cut is searched first
 
 
 class FileGroup(NamedTuple):
@@ -86,21 +95,24 @@ def read_pieces(
       files: the files of the document, in order.
       sizes: bytes of each file.
       cut: where the document may be cut, if the pieces must have the same tokens as the whole text:
-        'anywhere' for byte vocabularies, 'at_spaces' for vocabularies that tokenize each word
-        separately, and 'nowhere' for all others.
-      limit: maximum size of a piece in bytes, unless `cut` is 'nowhere'.
+        'anywhere' for byte vocabularies, 'at_spaces' and 'between_words' for vocabularies that
+        tokenize each word separately, and 'nowhere' for all others.
+      limit: maximum size of a piece in bytes, if there is a place to cut.
 
     Raises:
       UserError: a file cannot be read, or its size has changed.
     """
-    place_in = _after_a_space if cut == "at_spaces" else _at_the_limit
-    text = bytearray()
+    place_in = PLACES[cut]
+    text, end = bytearray(), limit
     for chunk in _chunks(files, sizes):
         text += chunk
-        while len(text) > (sys.maxsize if cut == "nowhere" else limit):
-            place = place_in(text, limit)
-            yield bytes(text[:place]), True
-            del text[:place]
+        while len(text) > end:
+            if place := place_in(text, end):
+                yield bytes(text[:place]), True
+                del text[:place]
+                end = limit
+            else:
+                end = 2 * len(text)  # so that the time stays linear in the length of the text
     yield bytes(text), False
 
 
@@ -137,6 +149,21 @@ def _at_the_limit(text: bytearray, limit: int) -> int:
     return limit
 
 
+def _nowhere(text: bytearray, limit: int) -> int:
+    return 0
+
+
+def _between_words(text: bytearray, limit: int) -> int:
+    """The last place of `BETWEEN_WORDS` up to the limit; 0 if there is none."""
+    place = 0
+    for start in (max(0, limit - SEARCHED), 0):
+        for found in BETWEEN_WORDS.finditer(text, start, limit):
+            place = found.end()
+        if place:
+            break
+    return place
+
+
 def _after_a_space(text: bytearray, limit: int) -> int:
     """Cuts after the last space, else after the last line, else between two UTF-8 characters."""
     for space in (b" ", b"\n"):
@@ -146,6 +173,14 @@ def _after_a_space(text: bytearray, limit: int) -> int:
     while place > limit - 3 and _continues_a_character(text[place]):
         place -= 1
     return limit if _continues_a_character(text[place]) else place
+
+
+PLACES = {
+    "anywhere": _at_the_limit,
+    "at_spaces": _after_a_space,
+    "between_words": _between_words,
+    "nowhere": _nowhere,
+}
 
 
 def _continues_a_character(byte: int) -> bool:

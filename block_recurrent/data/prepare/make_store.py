@@ -5,22 +5,24 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import seqio
-
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.console.progress import PrepareProgress
+from block_recurrent.data.prepare.lost_text import check_lost_text
 from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder
 from block_recurrent.data.prepare.plan import Plan, make_plan, num_examples, store_split
+from block_recurrent.data.prepare.seqio_vocabularies import from_seqio
 from block_recurrent.data.prepare.shard_workers import Counters, Setup, write_shards
 from block_recurrent.data.prepare.store_writer import (
     Shard,
     finish_store,
     shard_is_finished,
+    sum_counts,
     write_mixture,
 )
 from block_recurrent.data.prepare.tasks import find_task, register_tasks
 from block_recurrent.data.prepare.write_shard import write_error
-from block_recurrent.data.store_format import METADATA, VOCABULARY_MODEL, read_json
+from block_recurrent.data.store_format import METADATA, VOCABULARY_FILES, read_json, share_lost
+from block_recurrent.data.vocabulary_storage import describe_vocabulary
 
 
 def prepare(config: PrepareConfig, data: DataConfig, output: Path):
@@ -54,6 +56,9 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
     if missing:
         _write(missing, plan, config, data)
     for task in plan.tasks:
+        for split, number in plan.descriptions[task]["shards"].items():
+            counts = sum_counts(plan.store_of(task, folder), store_split(split), number)
+            check_lost_text(f"{task}, split '{split}'", counts, config.allow_lossy_vocabulary)
         _finish(task, plan, folder)
     if plan.weights is not None:
         write_mixture(folder, plan.weights)
@@ -94,14 +99,14 @@ def _update(progress: PrepareProgress, counters: Counters, num_examples: float |
 def _finish(task: str, plan: Plan, folder: Path):
     """Writes the vocabulary and the metadata of a store."""
     store = plan.store_of(task, folder)
-    vocabulary = plan.tasks[task].output_features["targets"].vocabulary
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        (store / VOCABULARY_MODEL).write_bytes(vocabulary.sp_model)
+    vocabulary = from_seqio(plan.tasks[task].output_features["targets"].vocabulary)
+    if vocabulary.kind in VOCABULARY_FILES:
+        (store / VOCABULARY_FILES[vocabulary.kind]).write_bytes(vocabulary.file.content)
     described = plan.descriptions[task]
     finish_store(
         store,
         task=task,
-        vocabulary={name: described["vocabulary"][name] for name in ("kind", "size", "eos")},
+        vocabulary=describe_vocabulary(vocabulary),
         shards={store_split(split): number for split, number in described["shards"].items()},
     )
 
@@ -111,11 +116,18 @@ def _summary(output: Path, plan: Plan) -> Iterator[str]:
     for task in plan.tasks:
         store = plan.store_of(task, output)
         for split, counts in read_json(store / METADATA)["splits"].items():
-            yield (
+            line = (
                 f"{store} {split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
                 f"{counts['bytes']:,} bytes, {counts['words']:,} words; {counts['empty']:,} empty "
                 f"documents left out, {counts['invalid_utf8']:,} with invalid UTF-8"
             )
+            lost = share_lost(counts)
+            if lost is not None:
+                line += (
+                    f"; {counts['unknown']:,} unknown tokens, {lost:.3%} of "
+                    f"{counts['compared_bytes']:,} compared bytes lost"
+                )
+            yield line
         size = plan.descriptions[task]["vocabulary"]["size"]
     yield (
         f"to train from it, set data.corpus = 'store', data.stores = ('{output}',), "

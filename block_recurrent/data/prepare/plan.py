@@ -15,10 +15,11 @@ import tensorflow_datasets as tfds
 
 from block_recurrent.config.options import PrepareConfig
 from block_recurrent.data.prepare.folder_source import FolderSource
-from block_recurrent.data.prepare.seqio_vocabularies import describe_vocabulary
+from block_recurrent.data.prepare.seqio_vocabularies import from_seqio
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.data.prepare.write_shard import read_shard
-from block_recurrent.data.store_format import FORMAT, NAME
+from block_recurrent.data.store_format import FORMAT, NAME, VOCABULARY_FILES
+from block_recurrent.data.vocabulary_storage import describe_vocabulary
 from block_recurrent.errors import UserError, first_line
 
 
@@ -120,10 +121,10 @@ def _describe(task: seqio.Task, num_shards: int) -> dict[str, Any]:
         raise
     except Exception as error:  # from TensorFlow, seqio or the user's code
         raise UserError(f"{first_line(error)}: fix its source or its preprocessors") from error
-    vocabulary = task.output_features["targets"].vocabulary
+    vocabulary = from_seqio(task.output_features["targets"].vocabulary)
     description = describe_vocabulary(vocabulary)
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        description["model"] = hashlib.sha256(vocabulary.sp_model).hexdigest()
+    if vocabulary.kind in VOCABULARY_FILES:
+        description["model"] = hashlib.sha256(vocabulary.file.content).hexdigest()
     return {"vocabulary": description, "source": source, "shards": shards}
 
 

@@ -1,64 +1,74 @@
-"""seqio vocabularies: loading, their description in a store, and where documents may be cut."""
+"""Vocabularies of seqio Tasks: the package's own as seqio's, and seqio's as the package's."""
+
+from collections.abc import Sequence
 
 import seqio
-from sentencepiece import sentencepiece_model_pb2
+import tensorflow as tf
 
-from block_recurrent.data.prepare.folder_documents import Cut
-from block_recurrent.data.vocabularies import ByteVocabulary
-from block_recurrent.errors import UserError, first_line
-
-T5_VOCABULARY = "https://storage.googleapis.com/t5-data/vocabs/cc_all.32000/sentencepiece.model"
+from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary
+from block_recurrent.data.vocabularies import ByteVocabulary, OtherVocabulary, Vocabulary
+from block_recurrent.errors import UserError
 
 
-def load_vocabulary(name: str) -> seqio.Vocabulary:
-    """Loads 'bytes', or a SentencePiece model from its path.
+class SeqioVocabulary(seqio.Vocabulary):
+    """A vocabulary of this package for a seqio Task, such as a tokenizer.json::
+
+    output_features={"targets": seqio.Feature(SeqioVocabulary(load_vocabulary(path)))}
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        super().__init__()
+        self.vocabulary = vocabulary
+
+    @property
+    def bos_id(self) -> None:
+        return None
+
+    @property
+    def eos_id(self) -> int:
+        return self.vocabulary.end_id
+
+    @property
+    def unk_id(self) -> int | None:
+        return self.vocabulary.unknown_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s.encode()).tolist()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.vocabulary.decode(ids).decode("utf-8", "replace")
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(self.vocabulary.encode, [s], tf.int32), [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(self.vocabulary.decode, [ids], tf.string), [])
+
+
+def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
+    """The vocabulary of a Task as one of this package.
+
+    A SentencePiece model without an end token gets one, after its other ids.
 
     Raises:
-      UserError: the model cannot be loaded.
+      UserError: a custom vocabulary has no end token.
     """
-    if name == "bytes":
-        return seqio.ByteVocabulary()
-    vocabulary = seqio.SentencePieceVocabulary(name)
-    try:
-        vocabulary.load_model()
-    except Exception as error:  # from TensorFlow's file system, protocol buffers or SentencePiece
-        raise UserError(
-            f"prepare.vocabulary = '{name}' is not a SentencePiece model ({first_line(error)}): "
-            f"set it to a .model file (T5's is at {T5_VOCABULARY}) or to 'bytes'"
-        ) from error
-    return vocabulary
-
-
-def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, str | int]:
-    """The kind of vocabulary (as in store.json), its size, and the id of its end token.
-
-    Raises:
-      UserError: the vocabulary has no end token.
-    """
+    if isinstance(vocabulary, SeqioVocabulary):
+        return vocabulary.vocabulary
     size, end = vocabulary.vocab_size, vocabulary.eos_id
-    if end is None or not 0 <= end < size:
+    has_end = end is not None and 0 <= end < size
+    if isinstance(vocabulary, seqio.ByteVocabulary) and size <= ByteVocabulary.size:
+        return ByteVocabulary()
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        size, end = (size, end) if has_end else (size + 1, size)
+        return SentencePieceVocabulary(vocabulary.sp_model, size, end)
+    if not has_end:
         raise UserError(
             f"its {type(vocabulary).__name__} has no end token, but each document needs one: give "
-            "it an eos_id (for SentencePiece, train the model with --eos_id=1)"
+            "it an eos_id"
         )
-    if isinstance(vocabulary, seqio.ByteVocabulary) and size <= ByteVocabulary.size:
-        return {"kind": "bytes", "size": ByteVocabulary.size, "eos": end}
-    kind = "sentencepiece" if isinstance(vocabulary, seqio.SentencePieceVocabulary) else "other"
-    return {"kind": kind, "size": size, "eos": end}
-
-
-def cut_for(vocabulary: seqio.Vocabulary) -> Cut:
-    """Where a document may be cut, if its pieces must have the same tokens as the whole text."""
-    if isinstance(vocabulary, seqio.ByteVocabulary):
-        return "anywhere"
-    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        return "nowhere"
-    model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)
-    rules = model.normalizer_spec
-    tokenizes_words_separately = (
-        rules.add_dummy_prefix  # the start of a text is tokenized like the start of a word,
-        and rules.remove_extra_whitespaces  # a space at the end of a piece gives no token,
-        and rules.escape_whitespaces
-        and not any("▁" in piece.piece[1:] for piece in model.pieces)  # and no token spans words
-    )
-    return "at_spaces" if tokenizes_words_separately else "nowhere"
+    return OtherVocabulary(size, end)

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Integer
 
 from block_recurrent.data.documents import TextCounter
+from block_recurrent.data.prepare.lost_text import LostText
 from block_recurrent.data.store_format import (
     FORMAT,
     METADATA,
-    VOCABULARY_MODEL,
+    VOCABULARY_FILES,
     shard_files,
     shard_metadata,
     token_type,
@@ -23,6 +24,7 @@ from block_recurrent.data.store_format import (
 from block_recurrent.files.checksums import describe_file
 from block_recurrent.files.writing import atomic_write
 
+LOST_COUNTS = ("unknown", "compared_bytes", "lost_bytes")  # of `LostText`
 COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
 
 
@@ -63,6 +65,8 @@ class ShardWriter:
       split: 'train', 'held_out' or another name of letters, digits and '_'.
       shard: number of the shard, from 0.
       vocab_size: number of ids in the vocabulary.
+      lost_text: counts what the vocabulary loses; None for bytes, which lose nothing, and for a
+        vocabulary that cannot decode.
 
     Attributes:
       documents, tokens, bytes, words, characters: numbers written so far.
@@ -70,9 +74,16 @@ class ShardWriter:
       invalid_utf8: number of documents that are not valid UTF-8.
     """
 
-    def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        shard: int,
+        vocab_size: int,
+        lost_text: LostText | None = None,
+    ):
         self.folder, self.split, self.shard = folder, split, shard
-        self.type = token_type(vocab_size)
+        self.type, self.lost_text = token_type(vocab_size), lost_text
         self.documents = self.tokens = self.bytes = self.words = self.characters = 0
         self.empty = self.invalid_utf8 = 0
         self._current = _Document()
@@ -93,6 +104,8 @@ class ShardWriter:
         self._current.tokens += len(tokens)
         self._current.bytes += len(text)
         self._current.text.add(text)
+        if self.lost_text:
+            self.lost_text.add(tokens, text)
         self.tokens += len(tokens)
 
     def end_document(self, name: str, *, invalid_utf8: bool = False):
@@ -119,6 +132,8 @@ class ShardWriter:
         for file in self._files:
             file.keep()
         metadata = {count: getattr(self, count) for count in COUNTS}
+        if self.lost_text:
+            metadata |= {count: getattr(self.lost_text, count) for count in LOST_COUNTS}
         metadata["files"] = {file.path.name: file.describe() for file in self._files}
         write_json(shard_metadata(self.folder, self.split, self.shard), metadata)
 
@@ -168,6 +183,17 @@ def shard_is_finished(folder: Path, split: str, shard: int) -> bool:
     return shard_metadata(folder, split, shard).is_file()
 
 
+def sum_counts(folder: Path, split: str, num_shards: int) -> dict[str, int]:
+    """The counts of a split, summed over its shards."""
+    paths = [shard_metadata(folder, split, shard) for shard in range(num_shards)]
+    metadata = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return {
+        count: sum(one[count] for one in metadata)
+        for count in COUNTS + LOST_COUNTS
+        if all(count in one for one in metadata)  # older shards lack some
+    }
+
+
 def finish_store(
     folder: Path,
     *,
@@ -178,25 +204,19 @@ def finish_store(
     """Writes store.json, which makes the folder a store.
 
     Args:
-      folder: folder with all shards and, for a SentencePiece vocabulary, vocabulary.model.
+      folder: folder with all shards, and the vocabulary's file if it has one.
       task: name of the Task that the documents come from; for information only.
-      vocabulary: kind ('bytes', 'sentencepiece' or 'other'), size and eos.
+      vocabulary: kind, size and eos; see `describe_vocabulary`.
       shards: number of shards per split.
     """
     splits, files = {}, {}
     for split, number in shards.items():
         paths = [shard_metadata(folder, split, shard) for shard in range(number)]
-        metadata = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        splits[split] = {"shards": number}
-        splits[split] |= {
-            count: sum(one[count] for one in metadata)
-            for count in COUNTS
-            if all(count in one for one in metadata)  # older shards lack "characters"
-        }
+        splits[split] = {"shards": number, **sum_counts(folder, split, number)}
         files |= {path.name: describe_file(path) for path in paths}
-    model = folder / VOCABULARY_MODEL
-    if model.is_file():
-        files[model.name] = describe_file(model)
+    for model in (folder / name for name in VOCABULARY_FILES.values()):
+        if model.is_file():
+            files[model.name] = describe_file(model)
     store = {"format": FORMAT, "task": task, "vocabulary": dict(vocabulary), "splits": splits}
     write_json(folder / METADATA, store | {"files": files})
 

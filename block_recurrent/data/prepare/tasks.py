@@ -14,8 +14,11 @@ import seqio
 import tensorflow as tf
 
 from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.prepare.folder_source import FolderSource
-from block_recurrent.data.prepare.seqio_vocabularies import T5_VOCABULARY, cut_for, load_vocabulary
+from block_recurrent.data.prepare.seqio_vocabularies import SeqioVocabulary, from_seqio
+from block_recurrent.data.vocabularies import ByteVocabulary
+from block_recurrent.data.vocabulary_storage import T5_VOCABULARY, load_vocabulary
 from block_recurrent.errors import UserError, first_line
 
 PG19 = ("pg19_bytes", "pg19_tokens")
@@ -32,16 +35,18 @@ def register_tasks(prepare: PrepareConfig, data: DataConfig):
     """
     seqio.set_tfds_data_dir_override(prepare.tfds_data_dir)
     vocabulary = load_vocabulary(prepare.vocabulary)
+    cut = cut_for(vocabulary)
+    is_bytes = isinstance(vocabulary, ByteVocabulary)
+    vocabulary = seqio.ByteVocabulary() if is_bytes else SeqioVocabulary(vocabulary)
     for name in PG19 + FOLDER_TASKS:
         seqio.TaskRegistry.remove(name)
-    pg19 = PG19[0] if prepare.vocabulary == "bytes" else PG19[1]
+    pg19 = PG19[0] if is_bytes else PG19[1]
     _register(pg19, _tfds_source("pg19"), vocabulary, _rename_pg19_features)
     for name in FOLDER_TASKS:
         if prepare.tfds:
             texts = functools.partial(_take_text_feature, feature=prepare.tfds_feature)
             _register(name, _tfds_source(prepare.tfds), vocabulary, texts)
         elif data.path:
-            cut = cut_for(vocabulary)
             source = FolderSource(data.path, name, data.glob, data.held_out_per_mille, cut)
             _register(name, source, vocabulary)
     if prepare.module:
@@ -78,16 +83,12 @@ def tokenize(
     Calls SentencePiece directly, which takes half the time of TensorFlow Text.
     """
     vocabulary = output_features["targets"].vocabulary
-    encode = vocabulary.encode_tf
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        encode_bytes = vocabulary.tokenizer.EncodeAsNumpy
-
-        def encode(text: tf.Tensor) -> tf.Tensor:
-            return tf.ensure_shape(tf.numpy_function(encode_bytes, [text], tf.int32), [None])
+        vocabulary = SeqioVocabulary(from_seqio(vocabulary))
 
     def add_tokens(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         text = example["targets"]
-        return example | {"targets_pretokenized": text, "targets": encode(text)}
+        return example | {"targets_pretokenized": text, "targets": vocabulary.encode_tf(text)}
 
     return dataset.map(add_tokens)
 

@@ -10,8 +10,11 @@ import seqio
 import tensorflow as tf
 from jaxtyping import Integer
 
-from block_recurrent.data.prepare.seqio_vocabularies import describe_vocabulary
+from block_recurrent.data.prepare.lost_text import LostText
+from block_recurrent.data.prepare.seqio_vocabularies import from_seqio
 from block_recurrent.data.prepare.store_writer import Shard, ShardWriter
+from block_recurrent.data.store_format import VOCABULARY_FILES
+from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.errors import DISK_FULL, UserError
 from block_recurrent.freed_memory import keep_freed_memory
 
@@ -29,12 +32,13 @@ def write_shard(shard: Shard, report: Report):
       UserError: the Task fails, its examples are not documents, or the disk is full.
     """
     task = seqio.get_mixture_or_task(shard.task)
-    vocabulary = describe_vocabulary(task.output_features["targets"].vocabulary)
+    vocabulary = from_seqio(task.output_features["targets"].vocabulary)
     try:
+        lost_text = LostText(vocabulary) if vocabulary.kind in VOCABULARY_FILES else None
         with ShardWriter(
-            shard.folder, shard.store_split, shard.index, vocabulary["size"]
+            shard.folder, shard.store_split, shard.index, vocabulary.size, lost_text
         ) as writer:
-            documents = _DocumentWriter(writer, shard, **vocabulary)
+            documents = _DocumentWriter(writer, shard, vocabulary)
             for number, example in enumerate(_examples(task, shard)):
                 documents.add(example)
                 report(number + 1, writer.documents, writer.tokens)
@@ -70,9 +74,10 @@ def write_error(folder: Path, error: OSError) -> UserError:
 class _DocumentWriter:
     """Joins pieces to documents, with an end token after each document, and writes them."""
 
-    def __init__(self, writer: ShardWriter, shard: Shard, kind: str, size: int, eos: int):
+    def __init__(self, writer: ShardWriter, shard: Shard, vocabulary: Vocabulary):
         self.writer, self.shard = writer, shard
-        self.is_text, self.size, self.end = kind != "bytes", size, eos
+        self.size, self.end = vocabulary.size, vocabulary.end_id
+        self.is_text = not isinstance(vocabulary, ByteVocabulary)
         self.number = 0
         self._begin()
 

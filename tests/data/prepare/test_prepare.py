@@ -111,7 +111,9 @@ def test_long_documents_in_pieces(prepare, place, model, monkeypatch):
     whole = {path.name: path.read_bytes() for path in (place / "texts").iterdir()}
     prepare("bytes", *TEXTS)
     assert texts_of("bytes", "train") | texts_of("bytes", "held_out") == whole
-    prepare("tokens", *TEXTS, *bind(prepare__vocabulary=model))
+    prepare(
+        "tokens", *TEXTS, *bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
+    )
     found = documents_of("tokens", "train") | documents_of("tokens", "held_out")
     processor = SentencePieceProcessor(model_file=model)
     assert found == {name: processor.encode(text.decode()) for name, text in whole.items()}
@@ -123,7 +125,9 @@ def test_invalid_utf8_and_empty_documents(prepare, place, model):
     out = prepare("bytes", *TEXTS)
     assert "1 empty documents left out, 0 with invalid UTF-8" in out
     assert texts_of("bytes", "train") | odd == texts_of("bytes", "train") | {"empty.txt": b""}
-    out = prepare("tokens", *TEXTS, *bind(prepare__vocabulary=model))
+    out = prepare(
+        "tokens", *TEXTS, *bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
+    )
     assert "1 empty documents left out, 2 with invalid UTF-8" in out
 
 

@@ -18,7 +18,8 @@ from preparing import ONE_PROCESS, TEXTS, bind, command, contents, environment, 
 @pytest.mark.slow
 def test_many_processes_and_clean_output(place, prepare, model):
     """Runs in a separate process, to check that the user does not see TensorFlow's messages."""
-    arguments = [*TEXTS, *bind(prepare__vocabulary=model, prepare__num_processes=2)]
+    lossy = bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
+    arguments = [*TEXTS, *lossy, *bind(prepare__num_processes=2)]
     result = subprocess.run(
         command("--output=stores/two", *arguments),
         env=environment(),

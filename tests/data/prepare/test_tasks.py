@@ -6,10 +6,12 @@ import inspect
 
 import numpy as np
 import pytest
+import tokenizers
 from sentencepiece import SentencePieceProcessor
 
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
+from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.prepare.folder_documents import read_pieces
 from block_recurrent.errors import UserError
 from books import BOOKS, text_of, train_model
@@ -29,14 +31,15 @@ PAPERS = {
 @pytest.fixture(scope="module", autouse=True)
 def modules(tensorflow):
     """The modules that import TensorFlow, imported only in the process that runs these tests."""
-    global seqio, tf, tfds, FolderSource, cut_for, find_task, make_plan, register_tasks, read_shard
+    global seqio, tf, tfds, FolderSource, find_task, make_plan, register_tasks, read_shard
+    global from_seqio
     import seqio
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from block_recurrent.data.prepare.folder_source import FolderSource
     from block_recurrent.data.prepare.plan import make_plan
-    from block_recurrent.data.prepare.seqio_vocabularies import cut_for
+    from block_recurrent.data.prepare.seqio_vocabularies import from_seqio
     from block_recurrent.data.prepare.tasks import find_task, register_tasks
     from block_recurrent.data.prepare.write_shard import read_shard
 
@@ -236,17 +239,21 @@ def test_characters_are_never_cut(tmp_path):
 
 def test_models_with_tokens_across_words_get_whole_documents(tmp_path, model):
     train = functools.partial(train_model, tmp_path / "other.model")
-    assert cut_for(seqio.SentencePieceVocabulary(model)) == "at_spaces"
-    assert cut_for(seqio.SentencePieceVocabulary(model, extra_ids=3)) == "at_spaces"
-    assert cut_for(seqio.ByteVocabulary()) == "anywhere"
-    assert cut_for(seqio.PassThroughVocabulary(5)) == "nowhere"
+
+    def cut(vocabulary):
+        return cut_for(from_seqio(vocabulary))
+
+    assert cut(seqio.SentencePieceVocabulary(model)) == "at_spaces"
+    assert cut(seqio.SentencePieceVocabulary(model, extra_ids=3)) == "at_spaces"
+    assert cut(seqio.ByteVocabulary()) == "anywhere"
+    assert cut(seqio.PassThroughVocabulary(5, eos_id=1)) == "nowhere"
     for options in (
         {"add_dummy_prefix": False},
         {"remove_extra_whitespaces": False},
         {"split_by_whitespace": False},
         {"treat_whitespace_as_suffix": True},
     ):
-        assert cut_for(seqio.SentencePieceVocabulary(str(train(**options)))) == "nowhere", options
+        assert cut(seqio.SentencePieceVocabulary(str(train(**options)))) == "nowhere", options
 
 
 def test_a_folder_is_cut_to_suit_the_vocabulary(papers, model):
@@ -302,12 +309,18 @@ def test_unknown_tasks(papers, model):
 
 
 def test_invalid_vocabularies(papers):
-    for name, why in {"nowhere.model": "nowhere.model", str(papers / "a/main.tex"): ""}.items():
+    (papers / "new.json").write_text('{"version": "9.0", "model": {"type": "New"}}')
+    text, newer = str(papers / "a/main.tex"), str(papers / "new.json")
+    for name, why in {
+        "nowhere.model": "cannot read the vocabulary nowhere.model (No such file or directory): ",
+        "nowhere.json": "cannot read the vocabulary nowhere.json (No such file or directory): ",
+        str(papers): f"cannot read the vocabulary {papers} (Is a directory): ",
+        text: f"{text} is not a SentencePiece model (",
+        newer: f"{newer} is not a tokenizer.json that tokenizers {tokenizers.__version__} can read",
+    }.items():
         message = message_of(find, PrepareConfig("arxiv", vocabulary=name))
-        assert message.startswith(f"prepare.vocabulary = '{name}' is not a SentencePiece model (")
-        assert (
-            why in message and message.endswith(" or to 'bytes'") and "storage.googlea" in message
-        )
+        assert message.startswith(f"prepare.vocabulary = '{name}': {why}") and "\n" not in message
+        assert message.endswith(", a tokenizer.json, or 'bytes'") and "storage.googlea" in message
 
 
 def test_modules_that_cannot_be_imported(papers, monkeypatch):
