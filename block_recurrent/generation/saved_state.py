@@ -70,7 +70,8 @@ def load_state(path: Path, generator: Generator) -> DecodingState:
       UserError: the file cannot be read, or belongs to another model.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load(path) would leave a damaged file open.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
         description = json.loads(str(arrays[MODEL]))
     except OSError as error:
