@@ -127,11 +127,20 @@ class DataConfig:
     """The corpus: `data.…` in a gin file.
 
     Attributes:
-      corpus: 'standard_library' (Python's own source, on every machine), 'text_files' (the files of
-        a folder), 'store' (token stores made by prepare_data), or 'recall' (generated documents
-        with facts at the start and questions about them at the end).
-      path: folder of the text files, or of the files that prepare_data reads.
+      corpus: 'standard_library' (Python's own source, on every machine), 'text_files' (the text in
+        a file or a folder), 'store' (token stores made by prepare_data), or 'recall' (generated
+        documents with facts at the start and questions about them at the end).
+      path: the file or folder with the text, on disk or at a URL such as gs://bucket/texts.
       glob: which files of the folder, for example '**/*.txt'.
+      format: of all files: 'text', 'json', 'csv', 'tsv', 'parquet' or 'arrow'; 'auto': by suffix.
+        Compressed files and archives are always recognised by their suffix.
+      separator: cuts text files into documents, such as '<|endoftext|>'. After 're:' it is a
+        regular expression. None: a file is a document.
+      text_field: the field, or column, that holds the text of a row.
+      name_field: the field that names a row's document; None: the file and the number of the row.
+      group_by: rows with the same value in this field are one document; None: each row is one.
+      order_by: the field by which the rows of such a document are sorted; None: as they come.
+      skip_bad_rows: leave out rows without text or that cannot be read, instead of refusing them.
       held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
         store has its own split.
       stores: folders of token stores; several are mixed.
@@ -146,6 +155,13 @@ class DataConfig:
     corpus: Literal["standard_library", "text_files", "store", "recall"] = "standard_library"
     path: str | None = None
     glob: str = "**/*"
+    format: Literal["auto", "text", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    separator: str | None = None
+    text_field: str = "text"
+    name_field: str | None = None
+    group_by: str | None = None
+    order_by: str | None = None
+    skip_bad_rows: bool = False
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
