@@ -132,6 +132,8 @@ class DataConfig:
         documents with facts at the start and questions about them at the end).
       path: the file or folder with the text, on disk or at a URL such as gs://bucket/texts.
       glob: which files of the folder, for example '**/*.txt'.
+      held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
+        store has its own split.
       format: of all files: 'text', 'json', 'csv', 'tsv', 'parquet' or 'arrow'; 'auto': by suffix.
         Compressed files and archives are always recognised by their suffix.
       separator: cuts text files into documents, such as '<|endoftext|>'. After 're:' it is a
@@ -141,8 +143,6 @@ class DataConfig:
       group_by: rows with the same value in this field are one document; None: each row is one.
       order_by: the field by which the rows of such a document are sorted; None: as they come.
       skip_bad_rows: leave out rows without text or that cannot be read, instead of refusing them.
-      held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
-        store has its own split.
       stores: folders of token stores; several are mixed.
       weights: one per store: the ratio in which their tokens are read; empty: by their sizes.
       vocabulary: name of the vocabulary that the corpus must have; None: any. The config.gin of a
@@ -155,6 +155,7 @@ class DataConfig:
     corpus: Literal["standard_library", "text_files", "store", "recall"] = "standard_library"
     path: str | None = None
     glob: str = "**/*"
+    held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     format: Literal["auto", "text", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
     separator: str | None = None
     text_field: str = "text"
@@ -162,7 +163,6 @@ class DataConfig:
     group_by: str | None = None
     order_by: str | None = None
     skip_bad_rows: bool = False
-    held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
     vocabulary: str | None = None

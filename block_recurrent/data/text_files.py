@@ -72,13 +72,15 @@ def matching_files(folder: Path, glob: str) -> list[str]:
     Raises:
       UserError: the folder does not exist, no file matches, or a file cannot be read.
     """
-    _check_folder(folder)
-    patterns = [part for part in glob.split("/") if part not in ("", ".")]
-    dotted = any(part.startswith(".") for part in patterns)
+    if not folder.is_dir():
+        raise UserError(
+            f"data.path = '{folder}' does not exist: set it to a file or folder of text"
+        )
+    dotted = any(part.startswith(".") for part in _parts(glob))
     names = [
         name
         for name in files_under(folder, enter=lambda name: dotted or not name.startswith("."))
-        if _matches(name.split("/"), patterns)
+        if matches_glob(name, glob)
     ]
     if not names:
         raise UserError(
@@ -117,6 +119,11 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
     return sorted(found)
 
 
+def matches_glob(name: str, glob: str) -> bool:
+    """Whether a relative path, with '/' separators, matches; see `matching_files`."""
+    return _matches(name.split("/"), _parts(glob))
+
+
 def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
     """Raises UserError for fewer than two documents; `names` are those of non-empty documents."""
     if not names:
@@ -136,6 +143,11 @@ def _without_empty(folder: Path, names: Sequence[str]) -> ByteDocuments:
     return documents.select(np.flatnonzero(documents.lengths > 1))
 
 
+def _parts(glob: str) -> list[str]:
+    """The parts of a glob that stand for folders and files."""
+    return [part for part in glob.split("/") if part not in ("", ".")]
+
+
 def _matches(parts: list[str], patterns: list[str]) -> bool:
     """Whether the parts of a path match the parts of a glob; see `matching_files`."""
     if not patterns:
@@ -147,16 +159,6 @@ def _matches(parts: list[str], patterns: list[str]) -> bool:
     if patterns[0] == "**":
         return _matches(parts[1:], patterns)
     return fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
-
-
-def _check_folder(folder: Path):
-    if not folder.exists():
-        raise UserError(f"data.path = '{folder}' does not exist: set it to a folder of text files")
-    if not folder.is_dir():
-        raise UserError(
-            f"data.path = '{folder}' is a file: set data.path to its folder, and data.glob to the "
-            "name of the file"
-        )
 
 
 def _is_library(folder: str) -> bool:
