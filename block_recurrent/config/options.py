@@ -311,4 +311,6 @@ def check_segment(
 
 
 def _absolute(path: str) -> str:
+    if re.match("[a-z][a-z0-9+]*://", path):
+        return path
     return os.path.abspath(os.path.expanduser(path))

@@ -72,10 +72,7 @@ def matching_files(folder: Path, glob: str) -> list[str]:
     Raises:
       UserError: the folder does not exist, no file matches, or a file cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"data.path = '{folder}' does not exist: set it to a file or folder of text"
-        )
+    _check_folder(folder)
     dotted = any(part.startswith(".") for part in _parts(glob))
     names = [
         name
@@ -159,6 +156,16 @@ def _matches(parts: list[str], patterns: list[str]) -> bool:
     if patterns[0] == "**":
         return _matches(parts[1:], patterns)
     return fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
+
+
+def _check_folder(folder: Path):
+    if not folder.exists():
+        raise UserError(f"data.path = '{folder}' does not exist: set it to a folder of text files")
+    if not folder.is_dir():
+        raise UserError(
+            f"data.path = '{folder}' is a file: set data.path to its folder, and data.glob to the "
+            "name of the file"
+        )
 
 
 def _is_library(folder: str) -> bool:

@@ -2,13 +2,16 @@
 
 import contextlib
 import functools
+import tempfile
 from collections.abc import Iterable, Iterator
 from io import IOBase
+from pathlib import Path
 
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.formats.archives import members
 from block_recurrent.data.formats.compression import decompress, explain_damage
 from block_recurrent.data.formats.csv_rows import csv_rows
+from block_recurrent.data.formats.groups import are_written, read_groups, write_groups
 from block_recurrent.data.formats.json_rows import json_rows
 from block_recurrent.data.formats.plain_text import cut, parse_separator, read_chunks
 from block_recurrent.data.formats.rows import Document, Fields, Share
@@ -35,6 +38,8 @@ class Corpus:
 
     Args:
       data: `path`, `glob`, `format` and the options of separators and rows are used.
+      folder: where the rows that `data.group_by` groups are sorted, or have been; None: in a
+        temporary folder.
 
     Attributes:
       files: sorted by name. Beside files with rows, the descriptions that Hugging Face puts there
@@ -44,8 +49,8 @@ class Corpus:
       UserError: there are no such files, or the options do not fit each other.
     """
 
-    def __init__(self, data: DataConfig):
-        self.data = data
+    def __init__(self, data: DataConfig, folder: Path | None = None):
+        self.data, self._folder = data, folder
         self.files = self._without_descriptions(find_files(data.path, data.glob))
         self._separator = parse_separator(data.separator) if data.separator else None
         self._fields = Fields(data)
@@ -78,6 +83,19 @@ class Corpus:
         Raises:
           UserError: a file is damaged, or a row of it is no document.
         """
+        if self.data.group_by is None:
+            yield from self.rows(part, num_parts)
+            return
+        with contextlib.ExitStack() as stack:
+            folder = self._folder
+            if folder is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if not are_written(folder):
+                write_groups(self.rows(), folder)
+            yield from read_groups(folder, Share(part, num_parts))
+
+    def rows(self, part: int = 0, num_parts: int = 1) -> Iterator[Document]:
+        """The documents before `data.group_by` joins those of the same name."""
         shares = -(-num_parts // len(self.files))  # of each file
         for number in range(part, shares * len(self.files), num_parts):
             index, share = divmod(number, shares)

@@ -254,3 +254,29 @@ def test_long_lines_of_json(ascii, chunk, tmp_path, monkeypatch):
     assert list(read(tmp_path)) == [f"a.jsonl:{i}" for i in (1, 2, 3, 5, 6, 7)]
     parts = [read(tmp_path / "a.jsonl", part, 3) for part in range(3)]
     assert sum(map(len, parts)) == len(texts)
+
+
+# Groups
+
+
+def test_rows_of_a_repository_are_one_document(tmp_path):
+    rows = [("b", "z.py", "3"), ("a", "1.py", "A"), ("b", "a/x.py", "1"), ("b", "a/y.py", "2é")]
+    lines = [json.dumps({"repo": r, "path": p, "text": t}).encode() for r, p, t in rows]
+    write(tmp_path, {"1.jsonl": b"\n".join(lines[:2]), "2.jsonl": b"\n".join(lines[2:])})
+    expected = {"a": b"A", "b": "12é3".encode()}
+    options = {"group_by": "repo", "order_by": "path"}
+    assert read(tmp_path, **options) == expected
+    assert list(read(tmp_path, **options)) == ["a", "b"]
+    assert read(tmp_path, group_by="repo") == {"a": b"A", "b": "312é".encode()}
+    assert read(tmp_path, 0, 2, **options) | read(tmp_path, 1, 2, **options) == expected
+    assert list(read(tmp_path, 1, 2, **options)) == ["b"]
+
+
+def test_the_order_of_grouped_rows(tmp_path):
+    """Null, then numbers by size, then text; equal places as they come."""
+    places = [10, 9, 2**70, None, 1.5, "b", "B", 9, -(2**63)]
+    rows = [{"text": f"{place},", "at": place, "doc": 7} for place in places]
+    write(tmp_path, {"a.json": json.dumps(rows).encode()})
+    found = read(tmp_path, group_by="doc", order_by="at")
+    ordered = [None, -(2**63), 1.5, 9, 9, 10, 2**70, "B", "b"]
+    assert found == {"7": "".join(f"{place}," for place in ordered).encode()}
