@@ -31,6 +31,8 @@ def load_text(data: DataConfig) -> dict[str, ByteDocuments]:
             f"cannot write temporary files to {tempfile.gettempdir()} ({error.strerror}): free "
             "some space, or set the environment variable TMPDIR to another folder"
         ) from error
+    if corpus.skipped:
+        print(f"{corpus.skipped:,} rows left out (data.skip_bad_rows)")
     check_number_of_documents(documents.names, data.path, data.glob)
     return split_held_out(documents, data.held_out_per_mille)
 

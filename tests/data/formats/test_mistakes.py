@@ -106,6 +106,12 @@ def test_rows_without_text(tmp_path):
         assert message.endswith(SKIP)
 
 
+def test_training_says_how_many_rows_are_left_out(tmp_path, capsys):
+    write(tmp_path, {"a.jsonl": b'{"text": null}\n' * 3 + json_lines()})
+    load_documents(DataConfig("text_files", str(tmp_path), skip_bad_rows=True))
+    assert capsys.readouterr().out == "3 rows left out (data.skip_bad_rows)\n"
+
+
 def test_rows_of_tables_without_text(tmp_path):
     table = pa.table({"text": ["a", None, "b"], "n": [1, 2, None]})
     parquet.write_table(table, tmp_path / "a.parquet")
