@@ -17,12 +17,12 @@ from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.prepare.folder_source import FolderSource
 from block_recurrent.data.prepare.seqio_vocabularies import SeqioVocabulary, from_seqio
+from block_recurrent.data.prepare.source import FOLDER_TASKS
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.data.vocabulary_storage import T5_VOCABULARY, load_vocabulary
 from block_recurrent.errors import UserError, first_line
 
 PG19 = ("pg19_bytes", "pg19_tokens")
-FOLDER_TASKS = ("arxiv", "github", "text_files")
 
 Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 
