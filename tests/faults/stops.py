@@ -44,7 +44,7 @@ def killed_while_evaluating(place: Place, times: int, processes: int) -> Tried:
         return training.kill()
 
     return _struck(
-        place, times, processes, strike, f"SIGKILL during an evaluation, {_by(processes)}"
+        place, times, processes, strike, f"SIGKILL when an evaluation is due, {_by(processes)}"
     )
 
 
