@@ -33,16 +33,18 @@ def killed_while_saving(place: Place, times: int, processes: int) -> Tried:
 
 
 def killed_while_evaluating(place: Place, times: int, processes: int) -> Tried:
-    """SIGKILL to all processes within the first quarter of a second of an evaluation."""
+    """SIGKILL to all processes within a second after an evaluation is due."""
     every = place.config.train.eval_every_steps
 
     def strike(training: Training) -> bool:
-        training.wait_until(lambda: training.is_evaluating(every))
-        training.wait(place.random.uniform(0, 0.25))
+        training.wait_until(
+            lambda: training.is_evaluating(every) and " loss " in training.read_output()
+        )
+        training.wait(place.random.uniform(0, 1))
         return training.kill()
 
     return _struck(
-        place, times, processes, strike, f"SIGKILL during an evaluation, {_by(processes)}"
+        place, times, processes, strike, f"SIGKILL when an evaluation is due, {_by(processes)}"
     )
 
 
