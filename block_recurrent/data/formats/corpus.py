@@ -38,8 +38,6 @@ class Corpus:
 
     Args:
       data: `path`, `glob`, `format` and the options of separators and rows are used.
-      folder: where the rows that `data.group_by` groups are sorted, or have been; None: in a
-        temporary folder.
 
     Attributes:
       files: sorted by name. Beside files with rows, the descriptions that Hugging Face puts there
@@ -49,8 +47,8 @@ class Corpus:
       UserError: there are no such files, or the options do not fit each other.
     """
 
-    def __init__(self, data: DataConfig, folder: Path | None = None):
-        self.data, self._folder = data, folder
+    def __init__(self, data: DataConfig):
+        self.data = data
         self.files = self._without_descriptions(find_files(data.path, data.glob))
         self._separator = parse_separator(data.separator) if data.separator else None
         self._fields = Fields(data)
@@ -77,8 +75,19 @@ class Corpus:
         """
         return min(most, max(len(self.files), LEAST_PARTS))
 
-    def documents(self, part: int = 0, num_parts: int = 1) -> Iterator[Document]:
-        """The documents, or one part of them: in the order of the files, and of each file.
+    def documents(
+        self, part: int = 0, num_parts: int = 1, sorted_rows: Path | None = None
+    ) -> Iterator[Document]:
+        """The documents, or one part of them.
+
+        They are in the order of the files, and of each file; with `data.group_by`, in the order of
+        their names.
+
+        Args:
+          part: from 0.
+          num_parts: parts that make up the whole.
+          sorted_rows: folder in which `sort_rows` has sorted the rows that `data.group_by` groups;
+            None: they are sorted now, in a temporary folder.
 
         Raises:
           UserError: a file is damaged, or a row of it is no document.
@@ -87,12 +96,15 @@ class Corpus:
             yield from self.rows(part, num_parts)
             return
         with contextlib.ExitStack() as stack:
-            folder = self._folder
-            if folder is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            if not are_written(folder):
-                write_groups(self.rows(), folder)
-            yield from read_groups(folder, Share(part, num_parts))
+            if sorted_rows is None:
+                sorted_rows = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                self.sort_rows(sorted_rows)
+            yield from read_groups(sorted_rows, Share(part, num_parts))
+
+    def sort_rows(self, folder: Path):
+        """Sorts the rows that `data.group_by` groups, unless the folder has them already."""
+        if not are_written(folder):
+            write_groups(self.rows(), folder)
 
     def rows(self, part: int = 0, num_parts: int = 1) -> Iterator[Document]:
         """The documents before `data.group_by` joins those of the same name."""

@@ -24,26 +24,31 @@ from block_recurrent.files.checksums import describe_file
 from block_recurrent.files.writing import atomic_write
 
 COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
+COUNTS += ("skipped_rows",)
 
 
 class Shard(NamedTuple):
-    """A shard to write.
+    """A shard to write, or one of each of several splits that are written together.
 
     Attributes:
-      task: name of a registered Task.
-      split: of the Task.
-      store_split: name of the split in the store.
+      task: name of the Task.
+      splits: of its source, with their names in the store.
       index: from 0.
-      num_shards: of the split.
+      num_shards: of each split.
       folder: of the store.
     """
 
     task: str
-    split: str
-    store_split: str
+    splits: Mapping[str, str]
     index: int
     num_shards: int
     folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is complete."""
+        paths = (shard_metadata(self.folder, split, self.index) for split in self.splits.values())
+        return all(path.is_file() for path in paths)
 
 
 class ShardWriter:
@@ -68,13 +73,14 @@ class ShardWriter:
       documents, tokens, bytes, words, characters: numbers written so far.
       empty: number of documents omitted because they have no text; the caller counts them.
       invalid_utf8: number of documents that are not valid UTF-8.
+      skipped_rows: number of rows left out, of any split; the caller counts them.
     """
 
     def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
         self.folder, self.split, self.shard = folder, split, shard
         self.type = token_type(vocab_size)
         self.documents = self.tokens = self.bytes = self.words = self.characters = 0
-        self.empty = self.invalid_utf8 = 0
+        self.empty = self.invalid_utf8 = self.skipped_rows = 0
         self._current = _Document()
         self._files: list[_File] = []  # while the context is open: tokens, documents, names
         self._discard = contextlib.ExitStack()
@@ -119,6 +125,8 @@ class ShardWriter:
         for file in self._files:
             file.keep()
         metadata = {count: getattr(self, count) for count in COUNTS}
+        if not self.skipped_rows:
+            del metadata["skipped_rows"]
         metadata["files"] = {file.path.name: file.describe() for file in self._files}
         write_json(shard_metadata(self.folder, self.split, self.shard), metadata)
 
@@ -163,11 +171,6 @@ class _File:
         return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
 
 
-def shard_is_finished(folder: Path, split: str, shard: int) -> bool:
-    """Whether the shard is complete."""
-    return shard_metadata(folder, split, shard).is_file()
-
-
 def finish_store(
     folder: Path,
     *,
@@ -189,9 +192,10 @@ def finish_store(
         metadata = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         splits[split] = {"shards": number}
         splits[split] |= {
-            count: sum(one[count] for one in metadata)
+            count: sum(one.get(count, 0) for one in metadata)
             for count in COUNTS
             if all(count in one for one in metadata)  # older shards lack "characters"
+            or (count == "skipped_rows" and any(count in one for one in metadata))
         }
         files |= {path.name: describe_file(path) for path in paths}
     model = folder / VOCABULARY_MODEL

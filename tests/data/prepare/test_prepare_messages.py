@@ -75,7 +75,7 @@ def test_mistakes_in_the_command(refuse, run):
         "--gin_bindings: prepare.num_shards = 0: must be at least 1"
     )
     assert refuse(data("arxiv")).startswith(
-        "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (NotFoundError: "
+        "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (FileNotFoundError: "
     )
     assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("Task text_files: data.path = ")
     status, _, err = run("--gin_file=gin/data/arxiv.gin")
@@ -84,7 +84,7 @@ def test_mistakes_in_the_command(refuse, run):
 
 def test_missing_packages(refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "seqio", None)
-    message = refuse(*TEXTS)
+    message = refuse(data("pg19_bytes"))
     assert message.startswith("prepare_data needs TensorFlow and seqio (import of seqio halted")
     assert message.endswith("): pip install 'block_recurrent[data]'")
 
