@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer
@@ -33,6 +33,7 @@ class Example(NamedTuple):
     tokens: Integer[np.ndarray, " length"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """The documents of a store.
 
