@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked
+from block_recurrent.files.paths import is_url
 
 AUTO_LANES = 512  # by the measurements in docs/results.md
 Steps = Annotated[int, "steps", Range(1)]
@@ -311,6 +312,4 @@ def check_segment(
 
 
 def _absolute(path: str) -> str:
-    if re.match("[a-z][a-z0-9+]*://", path):
-        return path
-    return os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

@@ -121,7 +121,7 @@ def matches_glob(name: str, glob: str) -> bool:
     return _matches(name.split("/"), _parts(glob))
 
 
-def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
+def check_number_of_documents(names: Sequence[str], folder: str | Path, glob: str):
     """Raises UserError for fewer than two documents; `names` are those of non-empty documents."""
     if not names:
         raise UserError(

@@ -15,9 +15,10 @@ from block_recurrent.data.formats.groups import are_written, read_groups, write_
 from block_recurrent.data.formats.json_rows import json_rows
 from block_recurrent.data.formats.plain_text import cut, parse_separator, read_chunks
 from block_recurrent.data.formats.rows import Document, Fields, Share
-from block_recurrent.data.formats.source_files import SourceFile, find_files, is_url
+from block_recurrent.data.formats.source_files import SourceFile, find_files
 from block_recurrent.data.formats.suffixes import ROWS, format_of, split_compression
 from block_recurrent.data.formats.tables import arrow_rows, parquet_rows
+from block_recurrent.files.paths import is_url
 
 READERS = {
     "json": json_rows,
@@ -50,7 +51,8 @@ class Corpus:
     def __init__(self, data: DataConfig):
         self.data = data
         self.files = self._without_descriptions(find_files(data.path, data.glob))
-        self._separator = parse_separator(data.separator) if data.separator else None
+        separator = data.separator
+        self._separator = None if separator is None else parse_separator(separator)
         self._fields = Fields(data)
 
     @property

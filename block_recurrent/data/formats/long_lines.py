@@ -21,6 +21,7 @@ UNITS = re.compile(
     rb'(?:[^"\\]++|\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u(?![dD][89abAB])....)*+', re.DOTALL
 )
 LONGEST_UNIT = 12
+NOT_DECODED = "it is no JSON object (a string has an invalid escape, or half of a surrogate pair)"
 
 
 class LongLine:
@@ -137,12 +138,16 @@ class _String:
     def finish(self) -> IOBase:
         """The file, from its start."""
         self._decode(len(self.raw))
+        if self.raw:
+            raise BadRow(NOT_DECODED)
         self.file.seek(0)
         return self.file
 
     def _decode(self, stop: int):
         """Decodes up to `stop`, or to the last place before it where the text can be cut."""
         place = UNITS.match(self.raw, 0, stop).end()
+        if place <= stop - LONGEST_UNIT:
+            raise BadRow(NOT_DECODED)
         while 0 < place < len(self.raw) and self.raw[place] & 0xC0 == 0x80:  # inside a character
             place -= 1
         self.file.write(orjson.loads(b'"%b"' % self.raw[:place]).encode())

@@ -1,15 +1,13 @@
 """The files of a corpus, on disk or at a URL that fsspec knows, such as gs://bucket/folder."""
 
 import os
-import re
 from io import IOBase
 from pathlib import Path
 from typing import NamedTuple
 
 from block_recurrent.data.text_files import matches_glob, matching_files
 from block_recurrent.errors import UserError, first_line
-
-URL = re.compile(r"[a-z][a-z0-9+]*://")
+from block_recurrent.files.paths import is_url
 
 
 class SourceFile(NamedTuple):
@@ -45,11 +43,6 @@ class SourceFile(NamedTuple):
                 "or run the same command again when it no longer changes"
             )
         return file
-
-
-def is_url(path: str) -> bool:
-    """Whether a path names a place that is not on disk."""
-    return URL.match(path) is not None
 
 
 def find_files(path: str, glob: str) -> list[SourceFile]:

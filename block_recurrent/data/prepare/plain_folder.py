@@ -24,6 +24,7 @@ class PlainFolder:
     """
 
     passes = (("train",), ("validation",))
+    skipped = 0
 
     def __init__(
         self, path: str | Path, grouping: Grouping, glob: str, held_out_per_mille: int, cut: Cut
@@ -65,6 +66,3 @@ class PlainFolder:
         """Yields the pieces of a document, and whether it goes on; see `read_pieces`."""
         files = [self.path / file for file in document.files]
         return read_pieces(files, document.sizes, self.cut)
-
-    def take_skipped(self) -> int:
-        return 0

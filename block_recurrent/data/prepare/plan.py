@@ -10,7 +10,6 @@ from block_recurrent.config.options import PrepareConfig
 from block_recurrent.data.prepare.source import Source, Sources
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.data.store_format import FORMAT
-from block_recurrent.errors import UserError
 
 
 class Plan(NamedTuple):
@@ -58,12 +57,9 @@ def make_plan(config: PrepareConfig, sources: Sources) -> Plan:
     Raises:
       UserError: a source is missing or damaged.
     """
-    descriptions = {}
-    for name, source in sources.tasks.items():
-        try:
-            descriptions[name] = _describe(source, config.num_shards)
-        except UserError as error:
-            raise UserError(f"Task {name}: {error}") from error
+    descriptions = {
+        name: _describe(source, config.num_shards) for name, source in sources.tasks.items()
+    }
     return Plan(*sources, descriptions, _hash_module(config.module))
 
 

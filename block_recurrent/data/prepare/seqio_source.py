@@ -65,7 +65,7 @@ class SeqioSource:
             raise
         except Exception as error:  # from TensorFlow, seqio or the user's code
             raise _broken(error) from error
-        self.task = task
+        self.task, self.skipped = task, 0
         self.passes = tuple((split,) for split in task.splits)
         vocabulary = task.output_features["targets"].vocabulary
         self.vocabulary, self.model = describe_vocabulary(vocabulary), None
@@ -74,12 +74,14 @@ class SeqioSource:
             self.vocabulary["model"] = hashlib.sha256(self.model).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        if isinstance(self.task.source, FolderSource):
-            return self.task.source.describe()
+        source = self.task.source
         try:
-            return {split: self._describe_split(split) for split in self.task.source.splits}
+            if isinstance(source, FolderSource):
+                return source.describe()
+            return {split: self._describe_split(split) for split in source.splits}
         except Exception as error:  # from TensorFlow, seqio or the user's code
-            raise _broken(error) from error
+            cause = error if isinstance(error, UserError) else _broken(error)
+            raise UserError(f"Task {self.task.name}: {cause}") from error
 
     def num_shards(self, split: str, most: int) -> int:
         return max(1, min(most, len(self.task.source.list_shards(split))))
@@ -104,9 +106,6 @@ class SeqioSource:
                 yield _example(split, example)
         except tf.errors.OpError as error:
             raise UserError(_cause(error)) from error
-
-    def take_skipped(self) -> int:
-        return 0
 
     def _describe_split(self, split: str) -> dict[str, Any]:
         files = [_name_and_size(path) for path in self.task.source.list_shards(split)]

@@ -41,11 +41,13 @@ class Source(Protocol):
       passes: the splits, grouped into those that are written in one pass over the source.
       vocabulary: kind, size and eos, as in store.json.
       model: content of the vocabulary's file; None if it has none.
+      skipped: rows left out so far of the shard that is being read.
     """
 
     passes: tuple[tuple[str, ...], ...]
     vocabulary: Mapping[str, int | str]
     model: bytes | None
+    skipped: int
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the examples, as JSON values, without paths."""
@@ -64,9 +66,6 @@ class Source(Protocol):
 
     def examples(self, shard: Shard) -> Iterator[Example]:
         """The examples of a shard, in a fixed order."""
-
-    def take_skipped(self) -> int:
-        """Rows left out since the last call."""
 
 
 class Sources(NamedTuple):

@@ -31,7 +31,7 @@ class StreamedCorpus:
 
     def __init__(self, corpus: Corpus, cut: Cut):
         self.corpus, self.cut = corpus, cut
-        self._skipped = 0
+        self._skipped_before = 0  # the shard
 
     @functools.cached_property
     def exceptions(self) -> Mapping[str, bool]:
@@ -74,7 +74,10 @@ class StreamedCorpus:
     def begin(self, folder: Path):
         if self.corpus.data.group_by is not None:
             (folder / ROWS).mkdir(exist_ok=True)
+            before = self.corpus.skipped
             self.corpus.sort_rows(folder / ROWS)
+            if skipped := self.corpus.skipped - before:
+                print(f"{skipped:,} rows left out (data.skip_bad_rows)")
 
     def end(self, folder: Path):
         shutil.rmtree(folder / ROWS, ignore_errors=True)
@@ -82,6 +85,7 @@ class StreamedCorpus:
     def pieces(self, shard: Shard) -> Iterator[tuple[str, str, bytes, bool]]:
         """Yields split, name and text of each piece, and whether its document goes on."""
         per_mille = self.corpus.data.held_out_per_mille
+        self._skipped_before = self.corpus.skipped
         documents = self.corpus.documents(shard.index, shard.num_shards, shard.folder / ROWS)
         for name, pieces, _ in documents:
             held_out = self.exceptions.get(name)
@@ -91,6 +95,6 @@ class StreamedCorpus:
             for text, continues in cut_pieces(pieces, self.cut):
                 yield split, name, text, continues
 
-    def take_skipped(self) -> int:
-        before, self._skipped = self._skipped, self.corpus.skipped
-        return self._skipped - before
+    @property
+    def skipped(self) -> int:
+        return self.corpus.skipped - self._skipped_before

@@ -45,8 +45,9 @@ class TextSource:
         for split, name, text, continues in self._texts.pieces(shard):
             yield Example(split, name, text, continues, self._encode(text))
 
-    def take_skipped(self) -> int:
-        return self._texts.take_skipped()
+    @property
+    def skipped(self) -> int:
+        return self._texts.skipped
 
 
 def open_text(prepare: PrepareConfig, data: DataConfig) -> TextSource:

@@ -40,12 +40,13 @@ def write_shard(source: Source, shard: Shard, report: Report):
                 report(number + 1, documents, sum(writer.tokens for writer in writers))
             for documents in splits.values():
                 documents.close()
-            writers[0].skipped_rows = source.take_skipped()
+            writers[0].skipped_rows = source.skipped
     except OSError as error:
         raise write_error(shard.folder, error) from error
     except UserError as error:
-        split = f", split '{next(iter(shard.splits))}'" if len(shard.splits) == 1 else ""
-        raise UserError(f"{shard.task}{split}: {error}") from error
+        if len(shard.splits) > 1:
+            raise
+        raise UserError(f"{shard.task}, split '{next(iter(shard.splits))}': {error}") from error
 
 
 def write_error(folder: Path, error: OSError) -> UserError:
