@@ -8,6 +8,7 @@ from block_recurrent.errors import UserError
 
 CHUNK_BYTES = 2**20
 OVERLAP = 2**16  # bytes; a separator that begins earlier than this before the end is found whole
+CONTEXT = 2**8  # bytes before a separator that its expression can look at
 
 
 def parse_separator(separator: str) -> re.Pattern[bytes]:
@@ -85,4 +86,5 @@ class _Cutter:
     def _fill(self):
         chunk = self._stream.read(CHUNK_BYTES)
         self._at_end = not chunk
-        self._buffer, self._start = self._buffer[self._start :] + chunk, 0
+        before = max(self._start - CONTEXT, 0)
+        self._buffer, self._start = self._buffer[before:] + chunk, self._start - before

@@ -137,6 +137,7 @@ def test_columns_of_other_kinds_of_text(tmp_path):
         ("* * *\nA\n* * *\nB", "* * *\n", ["", "A\n", "B"]),
         ("no separator", "|", ["no separator"]),
         ("re|b", "re|b", [""] * 2),
+        ("y" * 50 + "x\nxb", "re:(?m)^x", ["y" * 50 + "x\n", "b"]),
         ("1. a 2. b", r"re:\d\. ", ["", "a ", "b"]),
     ],
 )
