@@ -1,5 +1,6 @@
 """Corpora of text in any format, for training without preparation."""
 
+import tempfile
 from pathlib import Path
 
 from block_recurrent.config.options import DataConfig
@@ -23,7 +24,13 @@ def load_text(data: DataConfig) -> dict[str, ByteDocuments]:
     corpus = Corpus(data)
     if corpus.is_plain and Path(data.path).expanduser().is_dir():
         return load_text_files(data.path, data.glob, data.held_out_per_mille)
-    documents = ByteDocuments(_unpack(corpus))
+    try:
+        documents = ByteDocuments(_unpack(corpus))
+    except OSError as error:
+        raise UserError(
+            f"cannot write temporary files to {tempfile.gettempdir()} ({error.strerror}): free "
+            "some space, or set the environment variable TMPDIR to another folder"
+        ) from error
     check_number_of_documents(documents.names, data.path, data.glob)
     return split_held_out(documents, data.held_out_per_mille)
 

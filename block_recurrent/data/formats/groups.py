@@ -1,5 +1,7 @@
 """Documents that are made of many rows, sorted on disk."""
 
+import contextlib
+import errno
 import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -21,12 +23,19 @@ def write_groups(documents: Iterable[Document], folder: Path):
     """
     unfinished = folder / f"{TABLE}.tmp"
     unfinished.unlink(missing_ok=True)
-    with open(folder / TEXTS, "wb") as texts, sqlite3.connect(unfinished) as table:
+    try:
+        _write(documents, folder / TEXTS, unfinished)
+    except sqlite3.OperationalError as error:  # such as "database or disk is full"
+        raise OSError(errno.ENOSPC, str(error)) from error
+    unfinished.rename(folder / TABLE)
+
+
+def _write(documents: Iterable[Document], texts_path: Path, table_path: Path):
+    with open(texts_path, "wb") as texts, contextlib.closing(sqlite3.connect(table_path)) as table:
         table.execute("CREATE TABLE rows (name BLOB, place, start INTEGER, size INTEGER)")
         table.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", _append(documents, texts))
         table.execute("CREATE INDEX sorted ON rows (name, place, start, size)")
-    table.close()
-    unfinished.rename(folder / TABLE)
+        table.commit()
 
 
 def are_written(folder: Path) -> bool:
@@ -36,7 +45,7 @@ def are_written(folder: Path) -> bool:
 
 def read_groups(folder: Path, share: Share) -> Iterator[Document]:
     """The documents, or a share of them, sorted by name."""
-    table = sqlite3.connect(f"file:{folder / TABLE}?mode=ro", uri=True)
+    table = sqlite3.connect(f"{(folder / TABLE).absolute().as_uri()}?mode=ro", uri=True)
     try:
         rows = table.execute("SELECT name, start, size FROM rows ORDER BY name, place, start")
         grouped = itertools.groupby(rows, key=lambda row: row[0])

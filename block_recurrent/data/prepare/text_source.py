@@ -11,6 +11,7 @@ from block_recurrent.data.prepare.plain_folder import PlainFolder
 from block_recurrent.data.prepare.source import Example
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.data.prepare.streamed_corpus import StreamedCorpus
+from block_recurrent.freed_memory import keep_freed_memory
 
 
 class TextSource:
@@ -42,6 +43,7 @@ class TextSource:
         self._texts.end(folder)
 
     def examples(self, shard: Shard) -> Iterator[Example]:
+        keep_freed_memory()
         for split, name, text, continues in self._texts.pieces(shard):
             yield Example(split, name, text, continues, self._encode(text))
 

@@ -9,7 +9,10 @@ from jaxtyping import Integer
 
 from block_recurrent.data.prepare.source import Example, Source
 from block_recurrent.data.prepare.store_writer import Shard, ShardWriter
+from block_recurrent.data.store_format import token_type
 from block_recurrent.errors import DISK_FULL, UserError
+
+REPORT_EVERY = 16  # examples
 
 Report = Callable[[int, int, int], None]  # arguments: numbers of examples, documents and tokens
 
@@ -20,7 +23,7 @@ def write_shard(source: Source, shard: Shard, report: Report):
     Args:
       source: of the examples.
       shard: the shard to write.
-      report: called after each example.
+      report: called now and then.
 
     Raises:
       UserError: the source fails, its examples are not documents, or the disk is full.
@@ -36,8 +39,9 @@ def write_shard(source: Source, shard: Shard, report: Report):
             writers = [documents.writer for documents in splits.values()]
             for number, example in enumerate(source.examples(shard)):
                 splits[example.split].add(example)
-                documents = sum(writer.documents for writer in writers)
-                report(number + 1, documents, sum(writer.tokens for writer in writers))
+                if number % REPORT_EVERY == 0 or example.continues:
+                    documents = sum(writer.documents for writer in writers)
+                    report(number + 1, documents, sum(writer.tokens for writer in writers))
             for documents in splits.values():
                 documents.close()
             writers[0].skipped_rows = source.skipped
@@ -65,6 +69,7 @@ class _DocumentWriter:
         self.writer, self.unnamed = writer, unnamed
         self.is_text = source.vocabulary["kind"] != "bytes"
         self.size, self.end = source.vocabulary["size"], source.vocabulary["eos"]
+        self.end_token = np.array([self.end], token_type(self.size))
         self.number = 0
         self._begin()
 
@@ -95,7 +100,7 @@ class _DocumentWriter:
     def _end(self, name: str):
         if self.num_bytes:
             if self.last_token != self.end:
-                self.writer.add(np.array([self.end]), b"")
+                self.writer.add(self.end_token, b"")
             self.writer.end_document(name, invalid_utf8=self.is_invalid)
         else:
             self.writer.empty += 1
@@ -103,7 +108,8 @@ class _DocumentWriter:
         self._begin()
 
     def _check_tokens(self, tokens: Integer[np.ndarray, " length"]):
-        if tokens.min() < 0 or tokens.max() >= self.size:
+        is_unsigned = tokens.dtype.kind == "u"
+        if tokens.max() >= self.size or (not is_unsigned and tokens.min() < 0):
             raise UserError(
                 f"an example has tokens from {tokens.min()} to {tokens.max()}, but its vocabulary "
                 f"has {self.size}: give the output feature 'targets' the vocabulary of its tokens"

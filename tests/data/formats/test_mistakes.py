@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sqlite3
 import zipfile
 
 import fsspec
@@ -194,6 +195,16 @@ def test_training_without_preparation_has_a_limit(tmp_path, monkeypatch):
     write(tmp_path, {"a.jsonl": json_lines() * 2})
     with pytest.raises(UserError, match="two documents have the name 'http://0': set data.name"):
         load_documents(DataConfig("text_files", str(tmp_path), name_field="url"))
+
+
+def test_a_full_disk_for_temporary_files(tmp_path, monkeypatch):
+    def fail(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("block_recurrent.data.formats.groups._write", fail)
+    write(tmp_path, {"a.jsonl": json_lines()})
+    with pytest.raises(UserError, match="cannot write temporary files to .* .database or disk is"):
+        load_documents(DataConfig("text_files", str(tmp_path), group_by="id"))
 
 
 def test_files_that_change(tmp_path):
