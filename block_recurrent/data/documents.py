@@ -182,7 +182,7 @@ def word_starts(
     is_space = np.frombuffer(text.translate(SPACES), np.bool_)
     space_before = np.empty_like(is_space)
     space_before[0], space_before[1:] = after_space, is_space[:-1]
-    space_before[document_starts] = True
+    space_before[np.asarray(document_starts, np.int64)] = True
     return np.flatnonzero(space_before > is_space)
 
 

@@ -64,7 +64,7 @@ class DocumentBatch:
         counts[0] += self._counts
         self._counts = counts[-1]
         if self._ends or text:
-            self._after_space = num_bytes[-2] == len(text) or text[-1:].isspace()
+            self._after_space = bool(num_bytes[-2] == len(text)) or text[-1:].isspace()
         tokens = np.concatenate(self._tokens) if self._tokens else np.empty(0, np.uint16)
         self._clear()
         return Batch(tokens, counts[:-1], count_characters(text))

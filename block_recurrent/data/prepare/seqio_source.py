@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from jaxtyping import Integer
 
 from block_recurrent.data.prepare.folder_source import FolderSource
 from block_recurrent.data.prepare.seqio_vocabularies import describe_vocabulary
@@ -103,6 +105,7 @@ class SeqioSource:
             for number, example in enumerate(dataset.as_numpy_iterator()):
                 if number == 0:  # TensorFlow resets it when it makes a dataset from a generator
                     keep_freed_memory(of_all_threads=True)
+                _check_tokens(example["targets"], self.vocabulary["size"])
                 yield _example(split, example)
         except tf.errors.OpError as error:
             raise UserError(_cause(error)) from error
@@ -133,6 +136,14 @@ def _example(split: str, example: Mapping[str, Any]) -> Example:
     name = None if name is None else str(name)
     text, tokens = example["targets_pretokenized"], example["targets"]
     return Example(split, name, text, bool(example.get("continues", False)), tokens)
+
+
+def _check_tokens(tokens: Integer[np.ndarray, " length"], size: int):
+    if len(tokens) and (tokens.min() < 0 or tokens.max() >= size):
+        raise UserError(
+            f"an example has tokens from {tokens.min()} to {tokens.max()}, but its vocabulary "
+            f"has {size}: give the output feature 'targets' the vocabulary of its tokens"
+        )
 
 
 def _broken(error: Exception) -> UserError:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer
 
 from block_recurrent.data.prepare.source import Example, Source
 from block_recurrent.data.prepare.store_writer import Shard, ShardWriter
@@ -68,8 +67,8 @@ class _DocumentWriter:
     def __init__(self, writer: ShardWriter, unnamed: str, source: Source):
         self.writer, self.unnamed = writer, unnamed
         self.is_text = source.vocabulary["kind"] != "bytes"
-        self.size, self.end = source.vocabulary["size"], source.vocabulary["eos"]
-        self.end_token = np.array([self.end], token_type(self.size))
+        self.end = source.vocabulary["eos"]
+        self.end_token = np.array([self.end], token_type(source.vocabulary["size"]))
         self.number = 0
         self._begin()
 
@@ -81,11 +80,9 @@ class _DocumentWriter:
         """Adds an example: a document or a piece of one."""
         _, name, text, self.continues, tokens = example
         self.num_bytes += len(text)
-        if self.num_bytes and len(tokens):
-            self._check_tokens(tokens)
-            self.last_token = int(tokens[-1])
         if self.num_bytes:
             self.writer.add(tokens, text)
+            self.last_token = int(tokens[-1]) if len(tokens) else self.last_token
         self.is_invalid |= self.is_text and not _is_utf8(text)
         if not self.continues:
             self._end(f"{self.unnamed}-{self.number}" if name is None else name)
@@ -106,14 +103,6 @@ class _DocumentWriter:
             self.writer.empty += 1
         self.number += 1
         self._begin()
-
-    def _check_tokens(self, tokens: Integer[np.ndarray, " length"]):
-        is_unsigned = tokens.dtype.kind == "u"
-        if tokens.max() >= self.size or (not is_unsigned and tokens.min() < 0):
-            raise UserError(
-                f"an example has tokens from {tokens.min()} to {tokens.max()}, but its vocabulary "
-                f"has {self.size}: give the output feature 'targets' the vocabulary of its tokens"
-            )
 
 
 def _is_utf8(text: bytes) -> bool:
