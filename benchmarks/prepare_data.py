@@ -1,16 +1,18 @@
-"""Speed of prepare_data, compared with the tokenizer alone on the same number of cores.
+"""Speed of prepare_data, compared with decompression, parsing and tokenizer alone.
 
-    python benchmarks/prepare_data.py [--megabytes=400] [--processes=2]
+    python benchmarks/prepare_data.py [--megabytes=400] [--processes=2] [--repeats=3]
 
-Prepares two corpora, one twice as large as the other. The difference of their times excludes the
-start of the program. Does the same with the tokenizer alone: the one that seqio calls (TensorFlow
-Text), and SentencePiece itself. Also reports processor time, which a busy machine disturbs less.
+For text files, JSON lines compressed by zstd, and parquet, with bytes and with SentencePiece. Both
+read the same files with the same libraries, in the same number of processes. Each is run on two
+corpora, one twice as large as the other. The difference of their times excludes the start of the
+program. Reports the median over the repeats and the range.
 """
 
 import argparse
 import functools
+import json
 import os
-import resource
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -19,43 +21,74 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import sentencepiece
+import zstandard
+from pyarrow import parquet
 
 ROOT = Path(__file__).parent.parent
-REPEAT_BYTES = 20  # passes of the byte tokenizer, of which one would be too short to measure
+FILE_MEGABYTES = 10
+ROW_BYTES = 8000  # of text; a row of The Pile has 6 kB on average
+FORMATS = ("txt", "jsonl.zst", "parquet")
 
 ALONE = """
 import sys
-from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
-import_tensorflow()
-import tensorflow as tf
-from block_recurrent.data.prepare.seqio_vocabularies import load_vocabulary
-how, vocabulary, repeat, *paths = sys.argv[1:]
-vocabulary = load_vocabulary(vocabulary)
-encode = vocabulary.encode_tf if how == "seqio" else vocabulary.tokenizer.EncodeAsNumpy
-for path in paths * int(repeat):
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            encode(piece)
+import orjson, zstandard
+from pyarrow import parquet
+from sentencepiece import SentencePieceProcessor
+from block_recurrent.data.vocabularies import ByteVocabulary
+
+def texts(path):
+    if path.endswith(".txt"):
+        with open(path, "rb") as file:
+            while piece := file.read(2**20):
+                yield piece
+    elif path.endswith(".parquet"):
+        for batch in parquet.ParquetFile(path).iter_batches(columns=["text"]):
+            for text in batch.column(0).to_pylist():
+                yield text.encode()
+    else:
+        with zstandard.open(path, "rb") as file:
+            for line in file:
+                yield orjson.loads(line)["text"].encode()
+
+vocabulary, *paths = sys.argv[1:]
+if vocabulary == "bytes":
+    encode = ByteVocabulary().encode
+else:
+    encode = SentencePieceProcessor(model_file=vocabulary).EncodeAsNumpy
+for path in paths:
+    for text in texts(path):
+        encode(text)
 """
 
 
-def write_corpus(folder: Path, megabytes: int) -> Path:
-    """Writes files of 1 MB each, from the source of Python's standard library."""
-    folder.mkdir()
+def standard_library() -> str:
     paths = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
-    source = b"".join(path.read_bytes() for path in paths)
-    source = source.decode(errors="ignore").encode()
-    for number in range(megabytes):
-        start = number * 777_777 % (len(source) - 10**6)
-        (folder / f"{number:05}.txt").write_bytes(source[start : start + 10**6])
+    return "".join(path.read_text(encoding="utf-8", errors="ignore") for path in paths)
+
+
+def write_corpus(folder: Path, kind: str, megabytes: int, source: str) -> Path:
+    """Writes files of 10 MB of text each, from the source of Python's standard library."""
+    folder.mkdir(parents=True)
+    for number in range(megabytes // FILE_MEGABYTES):
+        start = number * 777_777 % (len(source) - FILE_MEGABYTES * 10**6)
+        text = source[start : start + FILE_MEGABYTES * 10**6]
+        path = folder / f"{number:05}.{kind}"
+        rows = [{"text": text[at : at + ROW_BYTES]} for at in range(0, len(text), ROW_BYTES)]
+        if kind == "txt":
+            path.write_text(text, encoding="utf-8")
+        elif kind == "parquet":
+            parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=1000)
+        else:
+            with zstandard.open(path, "wb") as file:
+                file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
     return folder
 
 
-def train_model(folder: Path, corpus: Path) -> Path:
-    lines = "\n".join(path.read_text(errors="ignore") for path in sorted(corpus.iterdir())[:20])
+def train_model(folder: Path, source: str) -> Path:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines.splitlines()),
+        sentence_iterator=iter(source[: 2 * 10**7].splitlines()),
         model_prefix=str(folder / "model"),
         vocab_size=8000,
         **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2},
@@ -63,21 +96,19 @@ def train_model(folder: Path, corpus: Path) -> Path:
     return folder / "model.model"
 
 
-def seconds_of(*commands: list[str]) -> tuple[float, float]:
-    """Wall-clock and processor seconds of commands that run at the same time."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+def seconds_of(*commands: list[str]) -> float:
+    """Time that commands take that run at the same time."""
+    start = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         for command in commands
     ]
-    assert not any(process.wait() for process in processes)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - start, processor
+    assert not any([process.wait() for process in processes])
+    return time.perf_counter() - start
 
 
-def prepare(corpus: Path, vocabulary: str, processes: int) -> tuple[float, float]:
+def prepare(corpus: Path, vocabulary: str, processes: int) -> float:
     with tempfile.TemporaryDirectory(dir=corpus.parent) as output:
         command = [sys.executable, "-m", "block_recurrent.prepare_data", f"--output={output}"]
         command += ["--gin_file=gin/data/text_files.gin"]
@@ -87,41 +118,48 @@ def prepare(corpus: Path, vocabulary: str, processes: int) -> tuple[float, float
         return seconds_of(command)
 
 
-def tokenize(corpus: Path, vocabulary: str, processes: int, how: str) -> tuple[float, float]:
+def tokenize(corpus: Path, vocabulary: str, processes: int) -> float:
     paths = sorted(map(str, corpus.iterdir()))
-    repeat = REPEAT_BYTES if vocabulary == "bytes" else 1
-    commands = (
-        [sys.executable, "-c", ALONE, how, vocabulary, str(repeat), *paths[number::processes]]
-        for number in range(processes)
+    return seconds_of(
+        *(
+            [sys.executable, "-c", ALONE, vocabulary, *paths[number::processes]]
+            for number in range(processes)
+        )
     )
-    clock, processor = seconds_of(*commands)
-    return clock / repeat, processor / repeat
 
 
-def measure(corpora: list[Path], run: Callable[[Path], tuple[float, float]]) -> str:
+def speed(corpora: list[Path], run: Callable[[Path], float]) -> float:
+    """MB of text per second."""
     small, large = map(run, corpora)
-    megabytes = len(list(corpora[0].iterdir()))
-    clock, processor = (megabytes / (b - a) for a, b in zip(small, large, strict=True))
-    return f"{clock:,.1f} MB/s, {processor:,.1f} MB per processor second"
+    return len(list(corpora[0].iterdir())) * FILE_MEGABYTES / (large - small)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=400)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    sizes = arguments.megabytes // 2, arguments.megabytes
     with tempfile.TemporaryDirectory() as temporary:
-        folder, half = Path(temporary), arguments.megabytes // 2
-        corpora = [write_corpus(folder / str(size), size) for size in (half, 2 * half)]
-        model = str(train_model(folder, corpora[0]))
-        for vocabulary in (model, "bytes"):
-            common = {"vocabulary": vocabulary, "processes": arguments.processes}
-            runs = {"prepare_data": functools.partial(prepare, **common)}
-            runs["seqio's tokenizer"] = functools.partial(tokenize, how="seqio", **common)
-            if vocabulary == model:
-                runs["SentencePiece"] = functools.partial(tokenize, how="directly", **common)
-            for name, run in runs.items():
-                print(f"{Path(vocabulary).stem}  {name}: {measure(corpora, run)}", flush=True)
+        folder, source = Path(temporary), standard_library()
+        model = str(train_model(folder, source))
+        for kind in FORMATS:
+            corpora = [
+                write_corpus(folder / kind / str(size), kind, size, source) for size in sizes
+            ]
+            for vocabulary in (model, "bytes"):
+                common = {"vocabulary": vocabulary, "processes": arguments.processes}
+                runs = [functools.partial(run, **common) for run in (prepare, tokenize)]
+                pairs = [[speed(corpora, run) for run in runs] for _ in range(arguments.repeats)]
+                ours, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
+                ratios = sorted(a / b for a, b in pairs)
+                print(
+                    f"{kind:9} {Path(vocabulary).stem:5}  prepare_data {ours:,.1f} MB/s, alone "
+                    f"{alone:,.1f} MB/s, ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
+                    f"{ratios[-1]:.2f})",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

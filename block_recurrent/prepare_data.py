@@ -6,7 +6,8 @@ from pathlib import Path
 
 from block_recurrent.config.run_config import load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
-from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, quiet
+from block_recurrent.data.prepare.make_store import prepare
+from block_recurrent.data.prepare.quiet_tensorflow import quiet
 from block_recurrent.data.store import verify
 from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import STOPPED_STATUS
@@ -26,7 +27,7 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "prepare_data",
-        "Makes a token store, which training reads, from a seqio Task or Mixture.",
+        "Makes a token store, which training reads, from files, a seqio Task or a Mixture.",
         EXAMPLES,
         NOTES,
     )
@@ -54,9 +55,6 @@ def main() -> int:
     config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        import_tensorflow()
-        from block_recurrent.data.prepare.make_store import prepare
-
         with quiet():
             prepare(config, data, arguments.output)
     except KeyboardInterrupt:

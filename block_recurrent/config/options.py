@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked
+from block_recurrent.files.paths import is_url
 
 AUTO_LANES = 512  # by the measurements in docs/results.md
 Steps = Annotated[int, "steps", Range(1)]
@@ -127,13 +128,22 @@ class DataConfig:
     """The corpus: `data.…` in a gin file.
 
     Attributes:
-      corpus: 'standard_library' (Python's own source, on every machine), 'text_files' (the files of
-        a folder), 'store' (token stores made by prepare_data), or 'recall' (generated documents
-        with facts at the start and questions about them at the end).
-      path: folder of the text files, or of the files that prepare_data reads.
+      corpus: 'standard_library' (Python's own source, on every machine), 'text_files' (the text in
+        a file or a folder), 'store' (token stores made by prepare_data), or 'recall' (generated
+        documents with facts at the start and questions about them at the end).
+      path: the file or folder with the text, on disk or at a URL such as gs://bucket/texts.
       glob: which files of the folder, for example '**/*.txt'.
       held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
         store has its own split.
+      format: of all files: 'text', 'json', 'csv', 'tsv', 'parquet' or 'arrow'; 'auto': by suffix.
+        Compressed files and archives are always recognised by their suffix.
+      separator: cuts text files into documents, such as '<|endoftext|>'. After 're:' it is a
+        regular expression. None: a file is a document.
+      text_field: the field, or column, that holds the text of a row.
+      name_field: the field that names a row's document; None: the file and the number of the row.
+      group_by: rows with the same value in this field are one document; None: each row is one.
+      order_by: the field by which the rows of such a document are sorted; None: as they come.
+      skip_bad_rows: leave out rows without text or that cannot be read, instead of refusing them.
       stores: folders of token stores; several are mixed.
       weights: one per store: the ratio in which their tokens are read; empty: by their sizes.
       vocabulary: name of the vocabulary that the corpus must have; None: any. The config.gin of a
@@ -147,6 +157,13 @@ class DataConfig:
     path: str | None = None
     glob: str = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
+    format: Literal["auto", "text", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
+    separator: str | None = None
+    text_field: str = "text"
+    name_field: str | None = None
+    group_by: str | None = None
+    order_by: str | None = None
+    skip_bad_rows: bool = False
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
     vocabulary: str | None = None
@@ -295,4 +312,4 @@ def check_segment(
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

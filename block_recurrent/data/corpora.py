@@ -2,17 +2,18 @@
 
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.documents import Documents
+from block_recurrent.data.loaded_text import load_text
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.recall import SPLITS, RecallDocuments
 from block_recurrent.data.store import open_stores
-from block_recurrent.data.text_files import load_standard_library, load_text_files
+from block_recurrent.data.text_files import load_standard_library
 from block_recurrent.errors import UserError
 
 
 def load_documents(config: DataConfig) -> dict[str, Documents]:
     """The documents of each split: "train", "held_out", and other splits of a token store.
 
-    Does not open any document yet.
+    Opens no document yet, except those of text_files that must be unpacked.
 
     Raises:
       UserError: the corpus is missing or damaged, or has another vocabulary than the model.
@@ -44,8 +45,8 @@ def _standard_library(config: DataConfig) -> dict[str, Documents]:
 
 def _text_files(config: DataConfig) -> dict[str, Documents]:
     if config.path is None:
-        raise UserError("data.corpus = 'text_files' needs a folder: set data.path")
-    return load_text_files(config.path, config.glob, config.held_out_per_mille)
+        raise UserError("data.corpus = 'text_files' needs a file or folder: set data.path")
+    return load_text(config)
 
 
 def _token_stores(config: DataConfig) -> dict[str, Documents]:

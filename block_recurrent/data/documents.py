@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float32, Int64, Integer
 from block_recurrent.data.vocabularies import END, ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
 
+WHITE_SPACE = b" \t\n\v\f\r"
+SPACES = bytes(byte in WHITE_SPACE for byte in range(256))
 CHUNK_BYTES = 2**20  # read at once, since a whole document may not fit in memory
 
 
@@ -161,15 +163,35 @@ class TextCounter:
 
     def add(self, text: bytes):
         """Adds the next chunk. A word or character may continue from the chunk before."""
-        if not text:
-            return
-        codes = np.frombuffer(text, np.uint8)
-        space = (codes == ord(" ")) | (codes - ord("\t") < 5)  # one of \t \n \v \f \r
-        begins = np.count_nonzero(space[:-1] > space[1:])
-        self.words += int(begins) + bool(self._after_space and not space[0])
-        continues = codes & 0xC0 == 0x80  # 0b10…: a later byte of a character
-        self.characters += int(np.count_nonzero(~continues))
-        self._after_space = bool(space[-1])
+        if text:
+            self.words += len(word_starts(text, self._after_space))
+            self.characters += count_characters(text)
+            self._after_space = text[-1:] in WHITE_SPACE
+
+
+def word_starts(
+    text: bytes, after_space: bool, document_starts: Sequence[int] | np.ndarray = ()
+) -> Int64[np.ndarray, " words"]:
+    """Where words begin in a text that is not empty.
+
+    Args:
+      text: in any encoding that contains ASCII.
+      after_space: whether white space, or nothing, comes before the text.
+      document_starts: where documents begin in the text, before which nothing comes.
+    """
+    is_space = np.frombuffer(text.translate(SPACES), np.bool_)
+    space_before = np.empty_like(is_space)
+    space_before[0], space_before[1:] = after_space, is_space[:-1]
+    space_before[np.asarray(document_starts, np.int64)] = True
+    return np.flatnonzero(space_before > is_space)
+
+
+def count_characters(text: bytes) -> int:
+    """The UTF-8 characters that begin in a text."""
+    if text.isascii():
+        return len(text)
+    continues = np.frombuffer(text, np.uint8) & 0xC0 == 0x80  # 0b10…: a later byte of a character
+    return len(text) - int(np.count_nonzero(continues))
 
 
 def fingerprint(parts: Iterable[str]) -> int:

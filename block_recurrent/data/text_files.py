@@ -73,12 +73,11 @@ def matching_files(folder: Path, glob: str) -> list[str]:
       UserError: the folder does not exist, no file matches, or a file cannot be read.
     """
     _check_folder(folder)
-    patterns = [part for part in glob.split("/") if part not in ("", ".")]
-    dotted = any(part.startswith(".") for part in patterns)
+    dotted = any(part.startswith(".") for part in _parts(glob))
     names = [
         name
         for name in files_under(folder, enter=lambda name: dotted or not name.startswith("."))
-        if _matches(name.split("/"), patterns)
+        if matches_glob(name, glob)
     ]
     if not names:
         raise UserError(
@@ -117,7 +116,12 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
     return sorted(found)
 
 
-def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
+def matches_glob(name: str, glob: str) -> bool:
+    """Whether a relative path, with '/' separators, matches; see `matching_files`."""
+    return _matches(name.split("/"), _parts(glob))
+
+
+def check_number_of_documents(names: Sequence[str], folder: str | Path, glob: str):
     """Raises UserError for fewer than two documents; `names` are those of non-empty documents."""
     if not names:
         raise UserError(
@@ -134,6 +138,11 @@ def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
 def _without_empty(folder: Path, names: Sequence[str]) -> ByteDocuments:
     documents = ByteDocuments({name: folder / name for name in names})
     return documents.select(np.flatnonzero(documents.lengths > 1))
+
+
+def _parts(glob: str) -> list[str]:
+    """The parts of a glob that stand for folders and files."""
+    return [part for part in glob.split("/") if part not in ("", ".")]
 
 
 def _matches(parts: list[str], patterns: list[str]) -> bool:

@@ -38,6 +38,11 @@ def in_bucket(path: str | AnyPath) -> bool:
     return os.fspath(path).startswith("gs://")
 
 
+def is_url(path: str) -> bool:
+    """Whether a path names a place that is not on disk, such as gs://bucket/folder."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
+
+
 @contextlib.contextmanager
 def explain_path_errors(workdir: AnyPath, verb: str) -> Iterator[None]:
     """Turns file errors (no permission, full disk, no such bucket) into a `UserError`.

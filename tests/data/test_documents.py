@@ -285,7 +285,7 @@ def test_home_folder(folder, monkeypatch):
 
 def test_mistakes_in_the_configuration(folder):
     message = message_of(load_documents, DataConfig("text_files"))
-    assert message == "data.corpus = 'text_files' needs a folder: set data.path"
+    assert message == "data.corpus = 'text_files' needs a file or folder: set data.path"
     message = message_of(load_documents, DataConfig(path=str(folder)))
     assert "has no effect on data.corpus = 'standard_library': set" in message
 

@@ -14,9 +14,9 @@ from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.prepare.store_writer import (
+    Shard,
     ShardWriter,
     finish_store,
-    shard_is_finished,
     write_mixture,
 )
 from block_recurrent.data.store import open_stores, verify
@@ -103,14 +103,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_shard_exists_when_it_is_complete(tmp_path):
+    shard = Shard("task", {"train": "train"}, 0, 1, tmp_path)
     with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, "train", 0, 259) as writer:
         writer.add(np.array([3, 4]), b"ab")
         raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == [] and not shard_is_finished(tmp_path, "train", 0)
+    assert list(tmp_path.iterdir()) == [] and not shard.is_finished
     with ShardWriter(tmp_path, "train", 0, 259) as writer:
         writer.end_document("nothing")
-        assert not shard_is_finished(tmp_path, "train", 0)
-    assert shard_is_finished(tmp_path, "train", 0)
+        assert not shard.is_finished
+    assert shard.is_finished
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "documents", "names", "json"])

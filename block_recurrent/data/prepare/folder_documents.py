@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -93,9 +93,16 @@ def read_pieces(
     Raises:
       UserError: a file cannot be read, or its size has changed.
     """
+    return cut_pieces(_chunks(files, sizes), cut, limit)
+
+
+def cut_pieces(
+    chunks: Iterable[bytes], cut: Cut, limit: int = CHUNK_BYTES
+) -> Iterator[tuple[bytes, bool]]:
+    """Like `read_pieces`, for a document that is given in chunks."""
     place_in = _after_a_space if cut == "at_spaces" else _at_the_limit
     text = bytearray()
-    for chunk in _chunks(files, sizes):
+    for chunk in chunks:
         text += chunk
         while len(text) > (sys.maxsize if cut == "nowhere" else limit):
             place = place_in(text, limit)

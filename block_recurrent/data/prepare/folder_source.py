@@ -1,22 +1,14 @@
 """A local folder as the data source of a seqio Task."""
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from block_recurrent.data.documents import CHUNK_BYTES
-from block_recurrent.data.prepare.folder_documents import (
-    Cut,
-    FileGroup,
-    Grouping,
-    digest,
-    group_files,
-    read_pieces,
-)
+from block_recurrent.data.prepare.folder_documents import Cut, FileGroup, Grouping
+from block_recurrent.data.prepare.plain_folder import PlainFolder
 
 
 class FolderSource(seqio.DataSource):
@@ -45,30 +37,21 @@ class FolderSource(seqio.DataSource):
         cut: Cut = "anywhere",
     ):
         super().__init__(splits=("train", "validation"))
-        self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
-        self.held_out_per_mille, self.cut = held_out_per_mille, cut
+        self.folder = PlainFolder(path, grouping, glob, held_out_per_mille, cut)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
         return True
 
-    @functools.cached_property
-    def documents(self) -> Mapping[str, Sequence[FileGroup]]:
-        """The documents of each split."""
-        return group_files(self.path, self.grouping, self.glob, self.held_out_per_mille)
-
     def list_shards(self, split: str) -> Sequence[str]:
-        return [document.name for document in self.documents[split]]
+        return [document.name for document in self.folder.documents[split]]
 
     def num_input_examples(self, split: str) -> int:
-        """The number of pieces, estimated from the sizes of the documents."""
-        sizes = (sum(document.sizes) for document in self.documents[split])
-        return sum(max(1, -(-size // CHUNK_BYTES)) for size in sizes)
+        return self.folder.num_examples(split)
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the examples."""
-        settings = ("grouping", "glob", "held_out_per_mille", "cut")
-        return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
+        return self.folder.describe()
 
     def get_dataset(
         self,
@@ -81,7 +64,7 @@ class FolderSource(seqio.DataSource):
         if shuffle:
             raise ValueError("the pieces of a document must keep their order: use shuffle=False")
         shard = shard_info or seqio.ShardInfo(0, 1)
-        documents = self.documents[split][shard.index :: shard.num_shards]
+        documents = self.folder.documents[split][shard.index :: shard.num_shards]
         signature = {
             "name": tf.TensorSpec((), tf.string),
             "targets": tf.TensorSpec((), tf.string),
@@ -94,6 +77,5 @@ class FolderSource(seqio.DataSource):
     def _examples(self, documents: Sequence[FileGroup]) -> Iterator[dict[str, Any]]:
         for document in documents:
             name = document.name.encode("utf-8", "surrogateescape")
-            files = [self.path / file for file in document.files]
-            for text, continues in read_pieces(files, document.sizes, self.cut):
+            for text, continues in self.folder.read(document):
                 yield {"name": name, "targets": text, "continues": continues}

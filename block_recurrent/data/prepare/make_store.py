@@ -1,24 +1,17 @@
-"""Makes a token store from a seqio Task or Mixture."""
+"""Makes a token store from files, or from a seqio Task or Mixture."""
 
 import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import seqio
-
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.console.progress import PrepareProgress
 from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder
-from block_recurrent.data.prepare.plan import Plan, make_plan, num_examples, store_split
+from block_recurrent.data.prepare.plan import Plan, make_plan, store_split
 from block_recurrent.data.prepare.shard_workers import Counters, Setup, write_shards
-from block_recurrent.data.prepare.store_writer import (
-    Shard,
-    finish_store,
-    shard_is_finished,
-    write_mixture,
-)
-from block_recurrent.data.prepare.tasks import find_task, register_tasks
+from block_recurrent.data.prepare.source import open_sources
+from block_recurrent.data.prepare.store_writer import Shard, finish_store, write_mixture
 from block_recurrent.data.prepare.write_shard import write_error
 from block_recurrent.data.store_format import METADATA, VOCABULARY_MODEL, read_json
 
@@ -29,8 +22,7 @@ def prepare(config: PrepareConfig, data: DataConfig, output: Path):
     Raises:
       UserError: the store cannot be written, or `output` contains something else.
     """
-    register_tasks(config, data)
-    plan = make_plan(config, find_task(config))
+    plan = make_plan(config, open_sources(config, data))
     try:
         if is_prepared(output, plan.content):
             print(f"{output} is already complete")
@@ -48,10 +40,12 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
     for task in plan.tasks:
         plan.store_of(task, folder).mkdir(exist_ok=True)
     shards = [shard for task in plan.tasks for shard in plan.shards_of(task, folder)]
-    missing = [shard for shard in shards if not _is_finished(shard)]
+    missing = [shard for shard in shards if not shard.is_finished]
     if len(missing) < len(shards):
         print(f"{len(shards) - len(missing)} of {len(shards)} shards are already complete")
     if missing:
+        for task, source in plan.tasks.items():
+            source.begin(plan.store_of(task, folder))
         _write(missing, plan, config, data)
     for task in plan.tasks:
         _finish(task, plan, folder)
@@ -66,20 +60,23 @@ def _write(shards: list[Shard], plan: Plan, config: PrepareConfig, data: DataCon
     print(f"writing {len(shards)} shards, {num_processes} at a time", flush=True)
     with PrepareProgress() as progress:
         update = functools.partial(_update, progress, counters, _num_examples(plan, shards))
-        write_shards(shards, Setup(config, data, sources), num_processes, counters, update)
-
-
-def _is_finished(shard: Shard) -> bool:
-    return shard_is_finished(shard.folder, shard.store_split, shard.index)
+        write_shards(
+            shards, plan.tasks, Setup(config, data, sources), num_processes, counters, update
+        )
 
 
 def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:
-    """The number of examples in the shards; None if the source does not know."""
-    splits = {(shard.task, shard.split) for shard in shards}
-    known = {key: num_examples(plan.tasks[key[0]].source, key[1]) for key in splits}
+    """The number of examples in the shards; None if a source does not know."""
+    known = {
+        (shard.task, split): plan.tasks[shard.task].num_examples(split)
+        for shard in shards
+        for split in shard.splits
+    }
     if None in known.values():
         return None
-    return sum(known[shard.task, shard.split] / shard.num_shards for shard in shards)
+    return sum(
+        known[shard.task, split] / shard.num_shards for shard in shards for split in shard.splits
+    )
 
 
 def _update(progress: PrepareProgress, counters: Counters, num_examples: float | None):
@@ -94,9 +91,10 @@ def _update(progress: PrepareProgress, counters: Counters, num_examples: float |
 def _finish(task: str, plan: Plan, folder: Path):
     """Writes the vocabulary and the metadata of a store."""
     store = plan.store_of(task, folder)
-    vocabulary = plan.tasks[task].output_features["targets"].vocabulary
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        (store / VOCABULARY_MODEL).write_bytes(vocabulary.sp_model)
+    source = plan.tasks[task]
+    source.end(store)
+    if source.model is not None:
+        (store / VOCABULARY_MODEL).write_bytes(source.model)
     described = plan.descriptions[task]
     finish_store(
         store,
@@ -116,6 +114,8 @@ def _summary(output: Path, plan: Plan) -> Iterator[str]:
                 f"{counts['bytes']:,} bytes, {counts['words']:,} words; {counts['empty']:,} empty "
                 f"documents left out, {counts['invalid_utf8']:,} with invalid UTF-8"
             )
+            if skipped := counts.get("skipped_rows"):
+                yield f"{store}: {skipped:,} rows left out (data.skip_bad_rows)"
         size = plan.descriptions[task]["vocabulary"]["size"]
     yield (
         f"to train from it, set data.corpus = 'store', data.stores = ('{output}',), "

@@ -1,25 +1,15 @@
-"""The plan of a token store: Tasks, vocabularies, sources and shards."""
+"""The plan of a token store: its sources, vocabulary and shards."""
 
 import hashlib
 import importlib
-import json
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import seqio
-import tensorflow as tf
-import tensorflow_datasets as tfds
-
 from block_recurrent.config.options import PrepareConfig
-from block_recurrent.data.prepare.folder_source import FolderSource
-from block_recurrent.data.prepare.seqio_vocabularies import describe_vocabulary
+from block_recurrent.data.prepare.source import Source, Sources
 from block_recurrent.data.prepare.store_writer import Shard
-from block_recurrent.data.prepare.write_shard import read_shard
-from block_recurrent.data.store_format import FORMAT, NAME
-from block_recurrent.errors import UserError, first_line
+from block_recurrent.data.store_format import FORMAT
 
 
 class Plan(NamedTuple):
@@ -27,14 +17,14 @@ class Plan(NamedTuple):
 
     Attributes:
       name: name of the Task or Mixture.
-      tasks: the Task, or the Tasks of the Mixture, by name.
+      tasks: the source of the Task, or those of the Tasks of the Mixture, by name.
       weights: weights of the Tasks in the Mixture, with sum 1; None for a single Task.
       descriptions: everything that determines the examples of each Task, as JSON values.
       module: hash of the source code of prepare.module; None without one.
     """
 
     name: str
-    tasks: Mapping[str, seqio.Task]
+    tasks: Mapping[str, Source]
     weights: Mapping[str, float] | None
     descriptions: Mapping[str, Mapping[str, Any]]
     module: str | None
@@ -51,35 +41,26 @@ class Plan(NamedTuple):
 
     def shards_of(self, task: str, folder: Path) -> list[Shard]:
         """All shards of a Task."""
+        store = self.store_of(task, folder)
+        numbers = self.descriptions[task]["shards"]
         return [
-            Shard(task, split, store_split(split), index, number, self.store_of(task, folder))
-            for split, number in self.descriptions[task]["shards"].items()
+            Shard(task, {split: store_split(split) for split in splits}, index, number, store)
+            for splits in self.tasks[task].passes
+            for number in [numbers[splits[0]]]
             for index in range(number)
         ]
 
 
-def make_plan(config: PrepareConfig, found: seqio.Task | seqio.Mixture) -> Plan:
-    """Makes the plan for a Task or Mixture from its sources, without reading an example.
+def make_plan(config: PrepareConfig, sources: Sources) -> Plan:
+    """Makes the plan for a store, without reading it all.
 
     Raises:
-      UserError: a source is missing, or a Task does not produce documents.
+      UserError: a source is missing or damaged.
     """
-    tasks, weights, descriptions = {found.name: found}, None, {}
-    if isinstance(found, seqio.Mixture):
-        rates = {task: found.get_rate(task) for task in found.tasks}
-        tasks = {task.name: task for task, rate in rates.items() if rate > 0}
-        total = sum(rates.values())
-        weights = {task.name: rate / total for task, rate in rates.items() if rate > 0}
-    for name, task in tasks.items():
-        try:
-            descriptions[name] = _describe(task, config.num_shards)
-        except UserError as error:
-            raise UserError(f"Task {name}: {error}") from error
-    if len({json.dumps(one["vocabulary"]) for one in descriptions.values()}) > 1:
-        raise UserError(
-            f"the Tasks of {found.name} have different vocabularies: give them the same one"
-        )
-    return Plan(found.name, tasks, weights, descriptions, _hash_module(config.module))
+    descriptions = {
+        name: _describe(source, config.num_shards) for name, source in sources.tasks.items()
+    }
+    return Plan(*sources, descriptions, _hash_module(config.module))
 
 
 def store_split(split: str) -> str:
@@ -87,95 +68,11 @@ def store_split(split: str) -> str:
     return "held_out" if split == "validation" else split
 
 
-def describe_source(source: seqio.DataSource) -> dict[str, Any]:
-    """Everything that identifies the data of a source, without reading it."""
-    if isinstance(source, FolderSource):
-        return source.describe()
-    splits = {}
-    for split in source.splits:
-        files = [_name_and_size(path) for path in source.list_shards(split)]
-        digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-        splits[split] = {"examples": num_examples(source, split), "files": digest}
-    return splits
-
-
-def num_examples(source: seqio.DataSource, split: str) -> int | None:
-    """Examples in a split; None if the source does not know."""
-    number = source.num_input_examples(split)
-    return None if number is None or math.isinf(number) else int(number)
-
-
-def _describe(task: seqio.Task, num_shards: int) -> dict[str, Any]:
-    if isinstance(task.source, seqio.TfdsDataSource):
-        _check_tfds(task.source)
-    try:
-        _check_names(task)
-        _check_examples(task)
-        source = describe_source(task.source)
-        shards = {
-            split: max(1, min(num_shards, len(task.source.list_shards(split))))
-            for split in task.splits
-        }
-    except UserError:
-        raise
-    except Exception as error:  # from TensorFlow, seqio or the user's code
-        raise UserError(f"{first_line(error)}: fix its source or its preprocessors") from error
-    vocabulary = task.output_features["targets"].vocabulary
-    description = describe_vocabulary(vocabulary)
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        description["model"] = hashlib.sha256(vocabulary.sp_model).hexdigest()
-    return {"vocabulary": description, "source": source, "shards": shards}
-
-
-def _check_names(task: seqio.Task):
-    """Checks the names of the Task, its splits and its output features."""
-    splits = list(task.splits)
-    for split in ("train", "validation"):
-        if split not in splits:
-            raise UserError(
-                f"it has no split '{split}', only {', '.join(map(repr, splits))}: add the split "
-                "to its source, for example seqio.TfdsDataSource(…, splits={'train': "
-                "'train[:98%]', 'validation': 'train[98%:]'})"
-            )
-    if "held_out" in splits:
-        raise UserError("its split 'held_out' has a store's name for 'validation': rename it")
-    for name in (task.name, *splits):
-        if not NAME.fullmatch(name):
-            raise UserError(
-                f"'{name}' cannot be the name of a file: use letters, digits, '_', '.' and '-'"
-            )
-    if task.name not in seqio.TaskRegistry.names():
-        raise UserError("it is not registered: add it with seqio.TaskRegistry.add")
-    if "targets" not in task.output_features:
-        raise UserError("it has no output feature 'targets': give its tokens that name")
-
-
-def _check_examples(task: seqio.Task):
-    """Checks the features of the examples. TensorFlow knows them without producing an example."""
-    examples = read_shard(task, "train", 0, 1).element_spec
-    if examples.get("targets_pretokenized") != tf.TensorSpec((), tf.string):
-        raise UserError(
-            "its examples have no 'targets_pretokenized', the text before tokenization: tokenize "
-            "it with seqio.preprocessors.tokenize, which keeps the text"
-        )
-    if examples["targets"].shape.rank != 1:
-        raise UserError("its 'targets' do not have rank 1: make each a sequence of tokens")
-
-
-def _check_tfds(source: seqio.TfdsDataSource):
-    loader = source.tfds_dataset
-    for name, folder in {loader.get_split_params(split) for split in loader.tfds_splits or [None]}:
-        try:
-            is_there = tfds.builder(name, data_dir=folder).is_prepared()
-        except (ValueError, AssertionError):  # no such dataset, or no such version
-            is_there = False
-        if not is_there:
-            place = folder or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-            dataset = name.removesuffix(":*.*.*")
-            raise UserError(
-                f"the TFDS dataset {dataset} is not in {place}: build it (tfds build {dataset} "
-                f"--data_dir={place}), or set prepare.tfds_data_dir to its folder"
-            )
+def _describe(source: Source, num_shards: int) -> dict[str, Any]:
+    splits = [split for splits in source.passes for split in splits]
+    described = source.describe()
+    shards = {split: source.num_shards(split, num_shards) for split in splits}
+    return {"vocabulary": source.vocabulary, "source": described, "shards": shards}
 
 
 def _hash_module(name: str | None) -> str | None:
@@ -184,8 +81,3 @@ def _hash_module(name: str | None) -> str | None:
         return None
     path = importlib.import_module(name).__file__
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _name_and_size(path: str) -> list[Any]:
-    size = tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else None
-    return [Path(path).name, size]

@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from block_recurrent.config.options import DataConfig, PrepareConfig
-from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, quiet
+from block_recurrent.data.prepare.quiet_tensorflow import quiet
+from block_recurrent.data.prepare.source import Source, open_sources
 from block_recurrent.data.prepare.store_writer import Shard
+from block_recurrent.data.prepare.write_shard import write_shard
 from block_recurrent.errors import UserError
 
 SECONDS_BETWEEN_UPDATES = 0.25
@@ -48,6 +50,7 @@ class Counters:
 
 def write_shards(
     shards: Sequence[Shard],
+    sources: Mapping[str, Source],
     setup: Setup,
     num_processes: int,
     counters: Counters,
@@ -57,6 +60,7 @@ def write_shards(
 
     Args:
       shards: the shards to write.
+      sources: by Task, for this process.
       setup: setup of the workers.
       num_processes: number of workers; with 1, this process writes the shards itself.
       counters: updated by the workers.
@@ -67,7 +71,7 @@ def write_shards(
     """
     if num_processes <= 1:
         for number, shard in enumerate(shards):
-            _write(number, shard, counters, update)
+            _write(sources, number, shard, counters, update)
         return
     workers = [_Worker(setup, counters) for _ in range(num_processes)]
     try:
@@ -128,9 +132,9 @@ def _run_worker(connection: Connection, setup: Setup, counters: Counters):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent ends this process
     try:
         with quiet():
-            _set_up(setup)
+            sources = _set_up(setup)
             while True:
-                _write(*_receive_shard(connection), counters, lambda: None)
+                _write(sources, *_receive_shard(connection), counters, lambda: None)
     except UserError as error:
         connection.send(error)
     except Exception:
@@ -145,32 +149,31 @@ def _receive_shard(connection: Connection) -> tuple[int, Shard]:
         os._exit(1)
 
 
-def _set_up(setup: Setup):
-    import_tensorflow()
-    import seqio
-
-    from block_recurrent.data.prepare.plan import describe_source
-    from block_recurrent.data.prepare.tasks import register_tasks
-
-    register_tasks(setup.prepare, setup.data)
-    for name, source in setup.sources.items():
-        if describe_source(seqio.TaskRegistry.get(name).source) != source:
+def _set_up(setup: Setup) -> Mapping[str, Source]:
+    sources = open_sources(setup.prepare, setup.data).tasks
+    for name, described in setup.sources.items():
+        if sources[name].describe() != described:
             raise UserError(
                 f"the source of {name} has changed since prepare_data started: run the same "
                 "command again when it no longer changes"
             )
+    return sources
 
 
-def _write(number: int, shard: Shard, counters: Counters, update: Callable[[], None]):
-    from block_recurrent.data.prepare.write_shard import write_shard
-
+def _write(
+    sources: Mapping[str, Source],
+    number: int,
+    shard: Shard,
+    counters: Counters,
+    update: Callable[[], None],
+):
     row = counters.numbers[number]
 
     def report(*numbers: int):
         row[:3] = numbers
         update()
 
-    write_shard(shard, report)
+    write_shard(sources[shard.task], shard, report)
     row[3] = 1
 
 

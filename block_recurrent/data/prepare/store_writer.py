@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
-from block_recurrent.data.documents import TextCounter
+from block_recurrent.data.prepare.document_batch import DocumentBatch
 from block_recurrent.data.store_format import (
     FORMAT,
     METADATA,
@@ -24,26 +24,34 @@ from block_recurrent.files.checksums import describe_file
 from block_recurrent.files.writing import atomic_write
 
 COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
+COUNTS += ("skipped_rows",)
+
+
+BATCH_BYTES = 2**21  # of text and tokens that are written at once
 
 
 class Shard(NamedTuple):
-    """A shard to write.
+    """A shard to write, or one of each of several splits that are written together.
 
     Attributes:
-      task: name of a registered Task.
-      split: of the Task.
-      store_split: name of the split in the store.
+      task: name of the Task.
+      splits: of its source, with their names in the store.
       index: from 0.
-      num_shards: of the split.
+      num_shards: of each split.
       folder: of the store.
     """
 
     task: str
-    split: str
-    store_split: str
+    splits: Mapping[str, str]
     index: int
     num_shards: int
     folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is complete."""
+        paths = (shard_metadata(self.folder, split, self.index) for split in self.splits.values())
+        return all(path.is_file() for path in paths)
 
 
 class ShardWriter:
@@ -65,17 +73,19 @@ class ShardWriter:
       vocab_size: number of ids in the vocabulary.
 
     Attributes:
-      documents, tokens, bytes, words, characters: numbers written so far.
+      documents, tokens: numbers added so far.
+      bytes, words, characters: numbers written so far.
       empty: number of documents omitted because they have no text; the caller counts them.
       invalid_utf8: number of documents that are not valid UTF-8.
+      skipped_rows: number of rows left out, of any split; the caller counts them.
     """
 
     def __init__(self, folder: Path, split: str, shard: int, vocab_size: int):
         self.folder, self.split, self.shard = folder, split, shard
         self.type = token_type(vocab_size)
         self.documents = self.tokens = self.bytes = self.words = self.characters = 0
-        self.empty = self.invalid_utf8 = 0
-        self._current = _Document()
+        self.empty = self.invalid_utf8 = self.skipped_rows = 0
+        self._waiting, self._names = DocumentBatch(), []
         self._files: list[_File] = []  # while the context is open: tokens, documents, names
         self._discard = contextlib.ExitStack()
 
@@ -89,24 +99,31 @@ class ShardWriter:
 
     def add(self, tokens: Integer[np.ndarray, " length"], text: bytes):
         """Adds a piece of the current document: its tokens, and the bytes that they encode."""
-        self._files[0].write(np.ascontiguousarray(tokens, self.type).data)
-        self._current.tokens += len(tokens)
-        self._current.bytes += len(text)
-        self._current.text.add(text)
+        self._waiting.add(tokens, text)
         self.tokens += len(tokens)
+        if self._waiting.size > BATCH_BYTES:
+            self._flush()
 
     def end_document(self, name: str, *, invalid_utf8: bool = False):
         """Ends the current document and names it."""
-        document, self._current = self._current, _Document()
-        numbers = (document.tokens, document.bytes, document.text.words)
-        _, documents, names = self._files
-        documents.write(np.array(numbers, "<i8").data)
-        names.write(json.dumps(name).encode() + b"\n")
+        self._waiting.end_document()
+        self._names.append(json.dumps(name))
         self.documents += 1
-        self.bytes += document.bytes
-        self.words += document.text.words
-        self.characters += document.text.characters
         self.invalid_utf8 += invalid_utf8
+
+    def _flush(self):
+        """Writes the documents that wait."""
+        batch, names = self._waiting.take(), "".join(f"{name}\n" for name in self._names)
+        self._names.clear()
+        tokens = np.ascontiguousarray(batch.tokens, self.type)
+        documents = np.ascontiguousarray(batch.documents, "<i8")
+        parts = tokens.data, documents.data, names.encode()
+        for file, part in zip(self._files, parts, strict=True):
+            file.write(part)
+        _, num_bytes, num_words = batch.documents.sum(0).tolist()
+        self.bytes += num_bytes
+        self.words += num_words
+        self.characters += batch.characters
 
     def __exit__(self, kind, *_):
         try:
@@ -116,19 +133,14 @@ class ShardWriter:
             self._discard.close()
 
     def _finish(self):
+        self._flush()
         for file in self._files:
             file.keep()
         metadata = {count: getattr(self, count) for count in COUNTS}
+        if not self.skipped_rows:
+            del metadata["skipped_rows"]
         metadata["files"] = {file.path.name: file.describe() for file in self._files}
         write_json(shard_metadata(self.folder, self.split, self.shard), metadata)
-
-
-class _Document:
-    """Counts of the document that is being written."""
-
-    def __init__(self):
-        self.tokens = self.bytes = 0
-        self.text = TextCounter()
 
 
 class _File:
@@ -163,11 +175,6 @@ class _File:
         return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
 
 
-def shard_is_finished(folder: Path, split: str, shard: int) -> bool:
-    """Whether the shard is complete."""
-    return shard_metadata(folder, split, shard).is_file()
-
-
 def finish_store(
     folder: Path,
     *,
@@ -189,9 +196,10 @@ def finish_store(
         metadata = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         splits[split] = {"shards": number}
         splits[split] |= {
-            count: sum(one[count] for one in metadata)
+            count: sum(one.get(count, 0) for one in metadata)
             for count in COUNTS
             if all(count in one for one in metadata)  # older shards lack "characters"
+            or (count == "skipped_rows" and any(count in one for one in metadata))
         }
         files |= {path.name: describe_file(path) for path in paths}
     model = folder / VOCABULARY_MODEL

@@ -14,12 +14,13 @@ import seqio
 import tensorflow as tf
 
 from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.data.prepare.file_vocabularies import T5_VOCABULARY
 from block_recurrent.data.prepare.folder_source import FolderSource
-from block_recurrent.data.prepare.seqio_vocabularies import T5_VOCABULARY, cut_for, load_vocabulary
+from block_recurrent.data.prepare.seqio_vocabularies import cut_for, load_vocabulary
+from block_recurrent.data.prepare.source import FOLDER_TASKS
 from block_recurrent.errors import UserError, first_line
 
 PG19 = ("pg19_bytes", "pg19_tokens")
-FOLDER_TASKS = ("arxiv", "github", "text_files")
 
 Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 

@@ -13,6 +13,7 @@ import block_recurrent.evaluate
 from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.corpora import load_documents
+from block_recurrent.data.prepare import plain_folder
 from books import BOOKS, TEXT, text_of
 from preparing import (
     TEXTS,
@@ -103,10 +104,8 @@ def test_text_files(prepare, place):
 
 def test_long_documents_in_pieces(prepare, place, model, monkeypatch):
     """Pieces of 100 bytes, one of which leaves no token."""
-    from block_recurrent.data.prepare import folder_source
-
-    read_pieces = folder_source.read_pieces
-    monkeypatch.setattr(folder_source, "read_pieces", lambda *a: read_pieces(*a, limit=100))
+    read_pieces = plain_folder.read_pieces
+    monkeypatch.setattr(plain_folder, "read_pieces", lambda *a: read_pieces(*a, limit=100))
     (place / "texts" / "spaces.txt").write_bytes(b" " * 500 + b"the end" + b"\n" * 200)
     whole = {path.name: path.read_bytes() for path in (place / "texts").iterdir()}
     prepare("bytes", *TEXTS)

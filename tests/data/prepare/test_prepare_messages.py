@@ -74,17 +74,21 @@ def test_mistakes_in_the_command(refuse, run):
     assert refuse(*bind(prepare__num_shards=0)) == (
         "--gin_bindings: prepare.num_shards = 0: must be at least 1"
     )
-    assert refuse(data("arxiv")).startswith(
-        "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (NotFoundError: "
+    assert refuse(data("arxiv")) == (
+        "prepare.task = 'arxiv' needs a source: set data.path to a file or folder, or prepare.tfds "
+        "to a TFDS dataset"
     )
-    assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("Task text_files: data.path = ")
+    assert refuse(data("arxiv"), *bind(data__path="texts")).startswith(
+        "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (FileNotFound"
+    )
+    assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("data.path = 'nowhere' does not")
     status, _, err = run("--gin_file=gin/data/arxiv.gin")
     assert status == 2 and "required: --output" in err
 
 
 def test_missing_packages(refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "seqio", None)
-    message = refuse(*TEXTS)
+    message = refuse(data("pg19_bytes"))
     assert message.startswith("prepare_data needs TensorFlow and seqio (import of seqio halted")
     assert message.endswith("): pip install 'block_recurrent[data]'")
 

@@ -29,16 +29,15 @@ PAPERS = {
 @pytest.fixture(scope="module", autouse=True)
 def modules(tensorflow):
     """The modules that import TensorFlow, imported only in the process that runs these tests."""
-    global seqio, tf, tfds, FolderSource, cut_for, find_task, make_plan, register_tasks, read_shard
+    global seqio, tf, tfds, FolderSource, cut_for, find_task, from_seqio, register_tasks, read_shard
     import seqio
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from block_recurrent.data.prepare.folder_source import FolderSource
-    from block_recurrent.data.prepare.plan import make_plan
+    from block_recurrent.data.prepare.seqio_source import from_seqio, read_shard
     from block_recurrent.data.prepare.seqio_vocabularies import cut_for
     from block_recurrent.data.prepare.tasks import find_task, register_tasks
-    from block_recurrent.data.prepare.write_shard import read_shard
 
 
 @pytest.fixture
@@ -252,7 +251,7 @@ def test_models_with_tokens_across_words_get_whole_documents(tmp_path, model):
 def test_a_folder_is_cut_to_suit_the_vocabulary(papers, model):
     data = DataConfig(path=str(papers))
     cuts = {
-        vocabulary: find(PrepareConfig("arxiv", vocabulary=vocabulary), data).source.cut
+        vocabulary: find(PrepareConfig("arxiv", vocabulary=vocabulary), data).source.folder.cut
         for vocabulary in ("bytes", model)
     }
     assert cuts == {"bytes": "anywhere", model: "at_spaces"}
@@ -260,7 +259,7 @@ def test_a_folder_is_cut_to_suit_the_vocabulary(papers, model):
 
 def test_files_that_change(papers):
     task = find(PrepareConfig("arxiv"), DataConfig(path=str(papers), held_out_per_mille=1))
-    assert task.source.documents
+    assert task.source.folder.documents
     (papers / "a" / "parts" / "2.tex").write_bytes(b"longer than it was before")
     for text in ("2.tex has 25 bytes, but had 10 at the start", "cannot read"):
         with pytest.raises(tf.errors.OpError, match=text):
@@ -383,13 +382,13 @@ def make_task():
 )
 def test_tasks_that_cannot_make_a_store(fields, message, make_task):
     task = make_task("of_errors", **fields)
-    assert message_of(make_plan, PrepareConfig(), task) == f"Task of_errors: {message}"
+    assert message_of(from_seqio, task) == f"Task of_errors: {message}"
 
 
 def test_a_mixture_of_different_vocabularies(make_task):
     make_task("of_bytes")
     make_task("of_others", vocabulary=seqio.ByteVocabulary(extra_ids=5))
     mixture = seqio.Mixture("of_both", [("of_bytes", 1.0), ("of_others", 1.0)])
-    assert message_of(make_plan, PrepareConfig(), mixture) == (
+    assert message_of(from_seqio, mixture) == (
         "the Tasks of of_both have different vocabularies: give them the same one"
     )

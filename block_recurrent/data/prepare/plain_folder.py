@@ -1,0 +1,68 @@
+"""A folder of plain files, whose documents are known without reading them."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.data.documents import CHUNK_BYTES
+from block_recurrent.data.prepare.folder_documents import (
+    Cut,
+    FileGroup,
+    Grouping,
+    digest,
+    group_files,
+    read_pieces,
+)
+from block_recurrent.data.prepare.store_writer import Shard
+
+
+class PlainFolder:
+    """The documents in the files of a folder. It is listed when it is first needed.
+
+    The arguments are explained in `group_files`, and `cut` in `read_pieces`.
+    """
+
+    passes = (("train",), ("validation",))
+    skipped = 0
+
+    def __init__(
+        self, path: str | Path, grouping: Grouping, glob: str, held_out_per_mille: int, cut: Cut
+    ):
+        self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
+        self.held_out_per_mille, self.cut = held_out_per_mille, cut
+
+    @functools.cached_property
+    def documents(self) -> Mapping[str, Sequence[FileGroup]]:
+        """The documents of each split."""
+        return group_files(self.path, self.grouping, self.glob, self.held_out_per_mille)
+
+    def describe(self) -> dict[str, Any]:
+        settings = ("grouping", "glob", "held_out_per_mille", "cut")
+        return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
+
+    def num_shards(self, split: str, most: int) -> int:
+        return max(1, min(most, len(self.documents[split])))
+
+    def num_examples(self, split: str) -> int:
+        """The number of pieces, estimated from the sizes of the documents."""
+        sizes = (sum(document.sizes) for document in self.documents[split])
+        return sum(max(1, -(-size // CHUNK_BYTES)) for size in sizes)
+
+    def begin(self, folder: Path):
+        """Nothing has to be done."""
+
+    def end(self, folder: Path):
+        """Nothing has to be done."""
+
+    def pieces(self, shard: Shard) -> Iterator[tuple[str, str, bytes, bool]]:
+        """Yields split, name and text of each piece, and whether its document goes on."""
+        (split,) = shard.splits
+        for document in self.documents[split][shard.index :: shard.num_shards]:
+            for text, continues in self.read(document):
+                yield split, document.name, text, continues
+
+    def read(self, document: FileGroup) -> Iterator[tuple[bytes, bool]]:
+        """Yields the pieces of a document, and whether it goes on; see `read_pieces`."""
+        files = [self.path / file for file in document.files]
+        return read_pieces(files, document.sizes, self.cut)

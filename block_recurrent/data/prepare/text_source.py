@@ -1,0 +1,66 @@
+"""Files as the source of a store: their documents, in pieces that are tokenized one by one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.data.formats.corpus import Corpus
+from block_recurrent.data.prepare.file_vocabularies import FileVocabulary, load_file_vocabulary
+from block_recurrent.data.prepare.plain_folder import PlainFolder
+from block_recurrent.data.prepare.source import Example
+from block_recurrent.data.prepare.store_writer import Shard
+from block_recurrent.data.prepare.streamed_corpus import StreamedCorpus
+from block_recurrent.freed_memory import keep_freed_memory
+
+
+class TextSource:
+    """The documents of files, tokenized piece by piece, as a `Source`.
+
+    Args:
+      texts: the documents.
+      vocabulary: which tokenizes them.
+    """
+
+    def __init__(self, texts: PlainFolder | StreamedCorpus, vocabulary: FileVocabulary):
+        self.passes, self.model = texts.passes, vocabulary.model
+        self.vocabulary = vocabulary.described
+        self._texts, self._encode = texts, vocabulary.encode
+
+    def describe(self) -> dict[str, Any]:
+        return self._texts.describe()
+
+    def num_shards(self, split: str, most: int) -> int:
+        return self._texts.num_shards(split, most)
+
+    def num_examples(self, split: str) -> int | None:
+        return self._texts.num_examples(split)
+
+    def begin(self, folder: Path):
+        self._texts.begin(folder)
+
+    def end(self, folder: Path):
+        self._texts.end(folder)
+
+    def examples(self, shard: Shard) -> Iterator[Example]:
+        keep_freed_memory()
+        for split, name, text, continues in self._texts.pieces(shard):
+            yield Example(split, name, text, continues, self._encode(text))
+
+    @property
+    def skipped(self) -> int:
+        return self._texts.skipped
+
+
+def open_text(prepare: PrepareConfig, data: DataConfig) -> TextSource:
+    """The source of 'arxiv', 'github' or 'text_files', from the files at data.path.
+
+    Raises:
+      UserError: the files or the vocabulary cannot be read.
+    """
+    vocabulary = load_file_vocabulary(prepare.vocabulary)
+    corpus = Corpus(data) if prepare.task == "text_files" else None
+    if corpus is None or (corpus.is_plain and Path(data.path).expanduser().is_dir()):
+        settings = prepare.task, data.glob, data.held_out_per_mille, vocabulary.cut
+        return TextSource(PlainFolder(data.path, *settings), vocabulary)
+    return TextSource(StreamedCorpus(corpus, vocabulary.cut), vocabulary)
