@@ -131,9 +131,12 @@ class DataConfig:
         a folder), 'store' (token stores made by prepare_data), or 'recall' (generated documents
         with facts at the start and questions about them at the end).
       path: folder of the text files, or of the files that prepare_data reads.
-      glob: which files of the folder, for example '**/*.txt'.
-      held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
-        store has its own split.
+      glob: which files of the folder, for example '**/*.txt', or several such patterns.
+      held_out_per_mille: share of the documents held out for evaluation, chosen by name, if
+        held_out is () and no file or folder is called valid, validation, val or dev; a token store
+        has its own split.
+      held_out: what to hold out instead: patterns of paths in the folder, or paths of files or
+        folders, also elsewhere.
       stores: folders of token stores; several are mixed.
       weights: one per store: the ratio in which their tokens are read; empty: by their sizes.
       vocabulary: name of the vocabulary that the corpus must have; None: any. The config.gin of a
@@ -145,8 +148,9 @@ class DataConfig:
 
     corpus: Literal["standard_library", "text_files", "store", "recall"] = "standard_library"
     path: str | None = None
-    glob: str = "**/*"
+    glob: str | tuple[str, ...] = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
+    held_out: str | tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
     vocabulary: str | None = None
@@ -154,11 +158,25 @@ class DataConfig:
     recall_values: Annotated[int, "values", Range(2)] = 16
     recall_filler: tuple[Annotated[int, "bytes", Range(1)], ...] = (1, 2048)
 
+    def __post_init__(self):
+        for name in ("path", "glob", "held_out", "stores"):
+            value = getattr(self, name)
+            items = (value,) if isinstance(value, str | None) else value
+            if "" in items or (name == "glob" and not items):
+                what = "'.' is the current folder" if name != "glob" else "'**/*' is every file"
+                raise UserError(f"data.{name} = {value!r} names nothing: {what}")
+
     def resolved(self, vocabulary: str) -> "DataConfig":
         """The same with absolute paths and the vocabulary's name, as saved in config.gin."""
         path = None if self.path is None else _absolute(self.path)
         stores = tuple(map(_absolute, self.stores))
-        return dataclasses.replace(self, path=path, stores=stores, vocabulary=vocabulary)
+        held_out = self.held_out
+        if path is not None:
+            items = (held_out,) if isinstance(held_out, str) else held_out
+            held_out = tuple(_absolute_outside(path, item) for item in items)
+        return dataclasses.replace(
+            self, path=path, stores=stores, held_out=held_out, vocabulary=vocabulary
+        )
 
 
 @checked
@@ -296,3 +314,11 @@ def check_segment(
 
 def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_outside(folder: str, path: str) -> str:
+    """The absolute path of a file or folder elsewhere; what lies in `folder` stays as it is."""
+    absolute = _absolute(path)
+    inside = os.path.join(folder, os.path.expanduser(path))
+    exists_only_elsewhere = os.path.exists(absolute) and not os.path.exists(inside)
+    return absolute if exists_only_elsewhere else path

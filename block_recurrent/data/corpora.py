@@ -10,7 +10,7 @@ from block_recurrent.errors import UserError
 
 
 def load_documents(config: DataConfig) -> dict[str, Documents]:
-    """The documents of each split: "train", "held_out", and other splits of a token store.
+    """The documents of each split: "train", "held_out", and others such as "test".
 
     Does not open any document yet.
 
@@ -45,7 +45,8 @@ def _standard_library(config: DataConfig) -> dict[str, Documents]:
 def _text_files(config: DataConfig) -> dict[str, Documents]:
     if config.path is None:
         raise UserError("data.corpus = 'text_files' needs a folder: set data.path")
-    return load_text_files(config.path, config.glob, config.held_out_per_mille)
+    choice = config.held_out_per_mille, config.held_out
+    return load_text_files(config.path, config.glob, *choice)
 
 
 def _token_stores(config: DataConfig) -> dict[str, Documents]:

@@ -2,40 +2,54 @@
 
 import os
 import sysconfig
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.data.documents import ByteDocuments, split_held_out
+from block_recurrent.data.documents import ByteDocuments, divide_documents
+from block_recurrent.data.globs import matches, names_dotted
+from block_recurrent.data.held_out import Part, divide_by_hash
 from block_recurrent.errors import UserError
+from block_recurrent.files.written_folders import RUN_FILES, is_run, is_store
 
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
 MACHINE_SPECIFIC = ("_sysconfigdata", "sitecustomize.", "usercustomize.")  # starts of names
 
 
 def load_text_files(
-    path: str | Path, glob: str = "**/*", held_out_per_mille: int = 20
+    path: str | Path,
+    glob: str | Sequence[str] = "**/*",
+    held_out_per_mille: int = 20,
+    held_out: str | Sequence[str] = (),
 ) -> dict[str, ByteDocuments]:
-    """The matching files of a folder, as "train" and "held_out"; see `split_held_out`.
+    """The matching files of a folder, as "train" and "held_out", and "test" if there is one.
 
     A document's name is its path in the folder, with '/' on every system. Documents are sorted by
-    name. Empty files are left out.
+    name. Empty files are left out. See `divide` for what is held out.
 
     Args:
       path: the folder; '~' is the home folder.
       glob: which files; see `matching_files`.
-      held_out_per_mille: documents per thousand to hold out.
+      held_out_per_mille: documents per thousand to hold out, if `held_out` is empty.
+      held_out: what to hold out: patterns of paths in the folder, or paths of files and folders,
+        also elsewhere. A file does not need to match `glob`.
 
     Raises:
-      UserError: the folder does not exist, a file cannot be read, or there are fewer than two
-        documents.
+      UserError: the folder does not exist, a file cannot be read, `held_out` names nothing, or
+        there is nothing to train on.
     """
     folder = Path(path).expanduser()
-    documents = _without_empty(folder, matching_files(folder, glob))
-    check_number_of_documents(documents.names, folder, glob)
-    return split_held_out(documents, held_out_per_mille)
+    files = {name: folder / name for name in matching_files(folder, glob)}
+    chosen = held_out_files(folder, held_out, glob) if held_out else {}
+    documents = _without_empty(dict(sorted({**files, **chosen}.items())))
+    check_not_empty(documents.names, folder, glob)
+    indices = None
+    if held_out:
+        indices = {i for i, name in enumerate(documents.names) if name in chosen}
+        if not indices:
+            raise UserError(f"every file that data.held_out = {held_out!r} names is empty")
+    return divide_documents(documents, held_out_per_mille, indices)
 
 
 def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocuments]:
@@ -51,38 +65,40 @@ def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocumen
     """
     folder = Path(sysconfig.get_path("stdlib"))
     found = files_under(folder, enter=_is_library) if folder.is_dir() else ()  # it may be a zip
-    documents = _without_empty(folder, [name for name in found if _is_source(name)])
+    documents = _without_empty({name: folder / name for name in found if _is_source(name)})
     if len(documents.names) < 2:
         raise UserError(
             f"no source files of Python's standard library in {folder}: set data.corpus = "
             "'text_files' and data.path to a folder of text"
         )
-    return split_held_out(documents, held_out_per_mille)
+    parts = [Part(i, 0, int(length) - 1) for i, length in enumerate(documents.lengths)]
+    # Its folders called test are no test splits, so names are not asked.
+    *splits, reason = divide_by_hash(documents.names, parts, held_out_per_mille, documents.read)
+    train, held_out = (documents.parts(split) for split in splits)
+    train.selection = held_out.selection = reason
+    return {"train": train, "held_out": held_out}
 
 
-def matching_files(folder: Path, glob: str) -> list[str]:
+def matching_files(folder: Path, glob: str | Sequence[str]) -> list[str]:
     """The relative paths of the regular files in `folder` that match, sorted, with '/' separators.
 
     Args:
       folder: where to look. Links to files are followed. Links to folders are not, to avoid loops.
-        Broken links and special files are left out.
-      glob: pattern of relative paths, with '/' separators. '**' stands for any number of folders.
-        A file or folder whose name starts with a dot only matches a part that starts with a dot.
+        Broken links and special files are left out, and so is what this package writes: the folders
+        of runs and token stores.
+      glob: one or more patterns of relative paths; see `matches`.
 
     Raises:
       UserError: the folder does not exist, no file matches, or a file cannot be read.
     """
     _check_folder(folder)
-    patterns = [part for part in glob.split("/") if part not in ("", ".")]
-    dotted = any(part.startswith(".") for part in patterns)
-    names = [
-        name
-        for name in files_under(folder, enter=lambda name: dotted or not name.startswith("."))
-        if _matches(name.split("/"), patterns)
-    ]
+    globs = [glob] if isinstance(glob, str) else glob
+    dotted = any(map(names_dotted, globs))
+    found = files_under(folder, enter=lambda name: dotted or not name.startswith("."))
+    names = [name for name in found if any(matches(name, each) for each in globs)]
     if not names:
         raise UserError(
-            f"no file in {folder} matches data.glob = '{glob}': "
+            f"no file in {folder} matches data.glob = {glob!r}: "
             "change the pattern ('**/*' matches every file) or data.path"
         )
     for name in names:
@@ -94,11 +110,59 @@ def matching_files(folder: Path, glob: str) -> list[str]:
     return names
 
 
+def held_out_files(
+    folder: Path, held_out: str | Sequence[str], glob: str | Sequence[str]
+) -> dict[str, Path]:
+    """The files that `data.held_out` names: name → path. Those elsewhere have names with '../'.
+
+    Args:
+      folder: the folder of the corpus.
+      held_out: see `load_text_files`.
+      glob: which files of a folder elsewhere; see `matching_files`.
+
+    Raises:
+      UserError: one of `held_out` names nothing.
+    """
+    found = {}
+    for item in [held_out] if isinstance(held_out, str) else held_out:
+        place = Path(item).expanduser()
+        inside = _inside(folder, place)
+        if inside and (names := _matching_or_below(folder, inside)):
+            found |= {name: folder / name for name in names}
+        elif place.is_file():
+            found[f"../{place.name}"] = place
+        elif place.is_dir():
+            names = matching_files(place, glob)
+            found |= {f"../{place.resolve().name}/{name}": place / name for name in names}
+        else:
+            raise UserError(
+                f"data.held_out = {item!r} matches no file in {folder}, and is no file or folder "
+                "elsewhere: give a pattern such as 'valid/**', or the path of a file or folder"
+            )
+    return found
+
+
+def _inside(folder: Path, place: Path) -> str | None:
+    """The pattern of paths in the folder that `place` is; None if it lies elsewhere."""
+    if not place.is_absolute() and ".." not in place.parts:
+        return place.as_posix()
+    top, place = folder.resolve(), place.parent.resolve() / place.name
+    return place.relative_to(top).as_posix() if place.is_relative_to(top) else None
+
+
+def _matching_or_below(folder: Path, glob: str) -> list[str]:
+    """The files in the folder that match, or that lie in a folder that matches."""
+    globs = [glob, f"{glob}/**/*"]
+    names = files_under(folder, enter=lambda name: names_dotted(glob) or not name.startswith("."))
+    return [name for name in names if any(matches(name, each) for each in globs)]
+
+
 def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
     """The relative paths of all regular files in `folder`, sorted, with '/' separators.
 
     Args:
-      folder: where to look.
+      folder: where to look. Folders of runs and token stores in it are left out; if it is itself
+        the folder of a run, the run's own files are.
       enter: returns whether to look into subfolders with a given name.
     """
 
@@ -110,43 +174,30 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
 
     found = []
     for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if enter(name)]
         inside = Path(place).relative_to(folder)
+        own = RUN_FILES if is_run(files, folders) else ()
+        written = bool(own) or is_store(files)
+        if written and inside.parts:
+            folders[:] = []
+            continue
+        folders[:] = [name for name in folders if name not in own and enter(name)]
         regular = [name for name in files if os.path.isfile(os.path.join(place, name))]
-        found += [(inside / name).as_posix() for name in regular]
+        found += [(inside / name).as_posix() for name in regular if name not in own]
     return sorted(found)
 
 
-def check_number_of_documents(names: Sequence[str], folder: Path, glob: str):
-    """Raises UserError for fewer than two documents; `names` are those of non-empty documents."""
+def check_not_empty(names: Sequence[str], folder: Path, glob: str | Sequence[str]):
+    """Raises UserError if there are no `names`, which are those of non-empty documents."""
     if not names:
         raise UserError(
-            f"every file in {folder} that matches data.glob = '{glob}' is empty: "
+            f"every file in {folder} that matches data.glob = {glob!r} is empty: "
             "set data.path or data.glob to other files"
         )
-    if len(names) == 1:
-        raise UserError(
-            f"{names[0]} is the only document in {folder} for data.glob = '{glob}', but "
-            "training and evaluation need one each: split it into two files or more"
-        )
 
 
-def _without_empty(folder: Path, names: Sequence[str]) -> ByteDocuments:
-    documents = ByteDocuments({name: folder / name for name in names})
+def _without_empty(files: Mapping[str, Path]) -> ByteDocuments:
+    documents = ByteDocuments(files)
     return documents.select(np.flatnonzero(documents.lengths > 1))
-
-
-def _matches(parts: list[str], patterns: list[str]) -> bool:
-    """Whether the parts of a path match the parts of a glob; see `matching_files`."""
-    if not patterns:
-        return not parts
-    if patterns[0] == "**" and _matches(parts, patterns[1:]):
-        return True
-    if not parts or (parts[0].startswith(".") and not patterns[0].startswith(".")):
-        return False
-    if patterns[0] == "**":
-        return _matches(parts[1:], patterns)
-    return fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
 def _check_folder(folder: Path):

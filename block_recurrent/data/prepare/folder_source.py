@@ -32,21 +32,27 @@ class FolderSource(seqio.DataSource):
 
     An example is a piece of a document, so memory does not grow with the length of documents. Its
     features are "name", "targets" (the text, as bytes) and "continues" (whether the next example
-    continues the same document). The splits are "train" and "validation". The folder is read when
-    it is first needed. The arguments are explained in `group_files`, and `cut` in `read_pieces`.
+    continues the same document). The splits are "train", "validation" and, if the folder has one,
+    "test". The folder is read when it is first needed. The arguments are explained in
+    `group_files`, and `cut` in `read_pieces`.
     """
 
     def __init__(
         self,
         path: str | Path,
         grouping: Grouping = "text_files",
-        glob: str = "**/*",
+        glob: str | Sequence[str] = "**/*",
         held_out_per_mille: int = 20,
         cut: Cut = "anywhere",
+        held_out: str | Sequence[str] = (),
     ):
-        super().__init__(splits=("train", "validation"))
+        super().__init__(splits=())
         self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
-        self.held_out_per_mille, self.cut = held_out_per_mille, cut
+        self.held_out_per_mille, self.held_out, self.cut = held_out_per_mille, held_out, cut
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return list(self.documents)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -55,19 +61,20 @@ class FolderSource(seqio.DataSource):
     @functools.cached_property
     def documents(self) -> Mapping[str, Sequence[FileGroup]]:
         """The documents of each split."""
-        return group_files(self.path, self.grouping, self.glob, self.held_out_per_mille)
+        choice = self.held_out_per_mille, self.held_out
+        return group_files(self.path, self.grouping, self.glob, *choice)
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [document.name for document in self.documents[split]]
 
     def num_input_examples(self, split: str) -> int:
         """The number of pieces, estimated from the sizes of the documents."""
-        sizes = (sum(document.sizes) for document in self.documents[split])
+        sizes = (document.stop - document.start for document in self.documents[split])
         return sum(max(1, -(-size // CHUNK_BYTES)) for size in sizes)
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the examples."""
-        settings = ("grouping", "glob", "held_out_per_mille", "cut")
+        settings = ("grouping", "glob", "held_out_per_mille", "held_out", "cut")
         return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
 
     def get_dataset(
@@ -94,6 +101,5 @@ class FolderSource(seqio.DataSource):
     def _examples(self, documents: Sequence[FileGroup]) -> Iterator[dict[str, Any]]:
         for document in documents:
             name = document.name.encode("utf-8", "surrogateescape")
-            files = [self.path / file for file in document.files]
-            for text, continues in read_pieces(files, document.sizes, self.cut):
+            for text, continues in read_pieces(document, self.path, self.cut):
                 yield {"name": name, "targets": text, "continues": continues}
