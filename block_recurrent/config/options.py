@@ -137,6 +137,7 @@ class DataConfig:
         has its own split.
       held_out: what to hold out instead: patterns of paths in the folder, or paths of files or
         folders, also elsewhere.
+      allow_binary: whether to train on files that are no text, such as PDF or gzip, as bytes.
       stores: folders of token stores; several are mixed.
       weights: one per store: the ratio in which their tokens are read; empty: by their sizes.
       vocabulary: name of the vocabulary that the corpus must have; None: any. The config.gin of a
@@ -151,6 +152,7 @@ class DataConfig:
     glob: str | tuple[str, ...] = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     held_out: str | tuple[str, ...] = ()
+    allow_binary: bool = False
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
     vocabulary: str | None = None

@@ -1,10 +1,14 @@
 """Loads the corpus that a configuration names, as documents of tokens."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.recall import SPLITS, RecallDocuments
 from block_recurrent.data.store import open_stores
+from block_recurrent.data.survey import Survey, survey
 from block_recurrent.data.text_files import load_standard_library, load_text_files
 from block_recurrent.errors import UserError
 
@@ -31,6 +35,14 @@ def load_documents(config: DataConfig) -> dict[str, Documents]:
             f"{config.vocabulary}: use the model's corpus, or one prepared with its vocabulary"
         )
     return documents
+
+
+def survey_corpus(
+    config: DataConfig, splits: Mapping[str, Documents], window_length: int | None
+) -> Survey:
+    """Surveys the documents of a corpus; see `survey`."""
+    folder = Path(config.path).expanduser() if config.corpus == "text_files" else None
+    return survey(splits, window_length, folder)
 
 
 def _standard_library(config: DataConfig) -> dict[str, Documents]:

@@ -5,6 +5,7 @@ is ever held out later.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from block_recurrent.errors import UserError
 ENOUGH = 8192  # bytes of held-out text below which its loss says little
 SHORT = 1024  # bytes below which a document is not cut
 FEW_PER_MILLE = 100  # share to hold out of a small corpus
+RANGE = re.compile(r"\[\d+:\d+\]$")  # of a part, in its name
 
 Read = Callable[[int, int, int], bytes]  # bytes start … stop − 1 of a document
 
@@ -119,7 +121,7 @@ def divide_by_hash(
             if one.stop >= SHORT and one not in held_out
         }
         if ends:
-            reason = "by a hash of their names, and the ends of others, because it chooses too few"
+            reason = "by a hash of their names, and, as that is little text, the ends of others"
     if not held_out and not ends:
         held_out = {min(documents, key=lambda one: _hash(names[one.document]))}
     if len(held_out) == len(documents):
@@ -140,6 +142,11 @@ def is_held_out(name: str, per_mille: int) -> bool:
 def part_name(name: str, size: int, start: int, stop: int) -> str:
     """The name of a part of a document; that of the document if it is all of it."""
     return name if (start, stop) == (0, size) else f"{name}[{start}:{stop}]"
+
+
+def document_name(name: str) -> str:
+    """The name of the document that a part belongs to; see `part_name`."""
+    return RANGE.sub("", name)
 
 
 def _hash(name: str) -> int:

@@ -1,10 +1,10 @@
 """Records which documents a run reads, so that later commands do not read others unnoticed."""
 
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping
 
 from block_recurrent.data.documents import Documents
+from block_recurrent.data.held_out import document_name
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath, explain_path_errors
 from block_recurrent.files.writing import atomic_write
@@ -13,7 +13,6 @@ from block_recurrent.parallel.processes import is_main_process
 RECORD = "corpus.json"
 MAX_NAMES = 20_000  # of a larger split, only the fingerprint is recorded
 SHOWN = 3  # names in a message
-RANGE = re.compile(r"\[\d+:\d+\]$")  # see `part_name`
 
 
 def record_corpus(workdir: AnyPath, splits: Mapping[str, Documents]):
@@ -89,7 +88,7 @@ def _files(record: Mapping[str, dict]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for index, split in enumerate(splits):
         for name, length in record[split]["lengths"].items():
-            lengths = found.setdefault(RANGE.sub("", name), [0] * len(splits))
+            lengths = found.setdefault(document_name(name), [0] * len(splits))
             lengths[index] += length - 1
     return found
 

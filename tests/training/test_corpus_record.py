@@ -94,6 +94,6 @@ def test_a_run_in_the_folder_of_its_corpus(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"started \(added: new.txt\): restore it"):
         SharingTrainer(more, workdir).run()
     run = load_run(workdir)
-    arguments = argparse.Namespace(workdir=workdir, split="train")
+    arguments = argparse.Namespace(workdir=workdir, split="held_out")
     with pytest.raises(UserError, match=r"started \(added: new.txt\): restore it"):
         make_evaluator(nnx.split(run.model)[0], run.config, arguments)

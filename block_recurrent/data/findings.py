@@ -1,0 +1,163 @@
+"""Looks into the documents of a corpus for what should not be trained on."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from block_recurrent.data.content import recognise
+from block_recurrent.data.documents import CHUNK_BYTES, ByteDocuments
+from block_recurrent.data.encodings import guess_encoding
+from block_recurrent.data.held_out import document_name
+
+READ_BYTES = 2**26  # read of the whole corpus, to see what it contains
+HEAD_BYTES = 4096  # least that is read of a document
+COMPARED_BYTES = 2**28  # read to find equal documents
+EXAMPLES = 3
+
+
+class Finding(NamedTuple):
+    """Documents with the same problem.
+
+    Attributes:
+      problem: what they are, such as "gzip".
+      advice: what to do.
+      names: the documents.
+    """
+
+    problem: str
+    advice: str
+    names: list[str]
+
+    def __str__(self):
+        names = shorten(self.names, EXAMPLES)
+        return f"{count(len(self.names))}: {self.problem} ({names}): {self.advice}"
+
+
+class Contents:
+    """What the beginnings of documents contain; of many documents, an evenly spread sample.
+
+    Reads `READ_BYTES` at most.
+
+    Attributes:
+      binary: documents that are no text, by format.
+      encodings: documents in other encodings, or with invalid UTF-8.
+      extent: how much was read, for the user.
+    """
+
+    def __init__(self, splits: Mapping[str, ByteDocuments]):
+        first = {}  # the first part of each document
+        for documents in splits.values():
+            for index, name in enumerate(documents.names):
+                first.setdefault(document_name(name), (documents, index))
+        everything = list(first.values())
+        step = max(1, -(-len(everything) * HEAD_BYTES // READ_BYTES))
+        sample = everything[::step]
+        limit = max(HEAD_BYTES, READ_BYTES // max(len(sample), 1))
+        found: dict[tuple[str, str], list[str]] = defaultdict(list)
+        guesses: dict[str | None, None] = {}
+        read = 0
+        for documents, index in sample:
+            size = int(documents.lengths[index]) - 1
+            head = documents.read(index, 0, limit)
+            content = recognise(head, complete=len(head) == size)
+            names = found[content]
+            names.append(document_name(documents.names[index]))
+            if content.kind == "invalid" and len(names) <= EXAMPLES:
+                guesses[guess_encoding(head[: 2**16])] = None
+            read += len(head)
+        total = sum(each.num_bytes for each in splits.values())
+        self.extent = (
+            f"looked at {megabytes(read)} of {megabytes(total)}, in {len(sample):,} of "
+            f"{len(everything):,} documents"
+        )
+        self.binary = [
+            Finding(name, "their bytes are no text", names)
+            for (kind, name), names in found.items()
+            if kind == "binary"
+        ]
+        self.encodings = [
+            Finding(name, _encoding_advice(kind, name, guesses), names)
+            for (kind, name), names in found.items()
+            if kind in ("encoded", "invalid")
+        ]
+
+
+def equal_documents(splits: Mapping[str, ByteDocuments]) -> Iterator[Finding]:
+    """Documents of other splits that are also trained on. Reads only documents of equal sizes.
+
+    Reads `COMPARED_BYTES` at most, and names what it could not compare.
+    """
+    train, budget = splits["train"], COMPARED_BYTES
+    by_length = defaultdict(list)
+    for index, length in enumerate(train.lengths.tolist()):
+        by_length[length].append(index)
+    for split in (name for name in splits if name != "train"):
+        documents, equal, skipped = splits[split], [], []
+        for index, length in enumerate(documents.lengths.tolist()):
+            if not (candidates := by_length.get(length)):
+                continue
+            budget -= length * (len(candidates) + 1)
+            if budget < 0:
+                skipped.append(documents.names[index])
+                continue
+            digest = _digest(documents, index)
+            same = (train.names[i] for i in candidates if _digest(train, i) == digest)
+            if copy := next(same, None):
+                equal.append(f"{documents.names[index]} = {copy}")
+        if equal:
+            advice = "their score shows what the model remembers; leave out copies by data.glob"
+            yield Finding(f"in {split} and equal to documents in train", advice, equal)
+        if skipped:
+            problem = f"in {split} and of the same sizes as documents in train"
+            yield Finding(problem, "not compared, because that would take too long", skipped)
+
+
+def leaving_links(splits: Mapping[str, ByteDocuments], folder: Path) -> Iterator[Finding]:
+    """Files of the folder that are links to a place outside of it."""
+    top = folder.resolve()
+    names = {document_name(name) for documents in splits.values() for name in documents.names}
+    leaving = [
+        name
+        for name in sorted(names)
+        if not name.startswith("../") and (folder / name).is_symlink()
+        if not (folder / name).resolve().is_relative_to(top)
+    ]
+    if leaving:
+        yield Finding(
+            "links to files elsewhere", "leave them out by data.glob if unwanted", leaving
+        )
+
+
+def count(documents: int) -> str:
+    """Such as "1 document" or "1,000 documents"."""
+    return f"{documents:,} document{'' if documents == 1 else 's'}"
+
+
+def shorten(items: Sequence[str], shown: int) -> str:
+    """The first items, and how many more there are."""
+    more = f" and {len(items) - shown:,} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more
+
+
+def megabytes(size: int) -> str:
+    """Formats bytes, such as "12.34 MB" or "44 bytes"."""
+    return f"{size / 1e6:,.2f} MB" if size >= 10_000 else f"{size:,} bytes"
+
+
+def _encoding_advice(kind: str, name: str, guesses: Mapping[str | None, None]) -> str:
+    if kind == "encoded":
+        return f"set data.encoding = '{name.lower()}', or leave them out by data.glob"
+    known = " or ".join(repr(guess) for guess in guesses if guess)
+    looks = f"they look like {known}: " if known else ""
+    return (
+        f"{looks}set data.encoding to their encoding or to 'detect', or train on them as they are"
+    )
+
+
+def _digest(documents: ByteDocuments, index: int) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, int(documents.lengths[index]), CHUNK_BYTES):
+        digest.update(documents.read(index, start, start + CHUNK_BYTES))
+    return digest.digest()

@@ -1,0 +1,180 @@
+"""A survey of a corpus: what will be trained on and scored, and what looks wrong with it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from block_recurrent.data.documents import ByteDocuments, Documents
+from block_recurrent.data.findings import (
+    EXAMPLES,
+    Contents,
+    Finding,
+    count,
+    equal_documents,
+    leaving_links,
+    megabytes,
+    shorten,
+)
+from block_recurrent.data.held_out import document_name
+from block_recurrent.errors import UserError
+
+MUCH_PADDING = 0.1
+LITTLE = 2048  # held-out bytes whose score says little
+SHOWN = 5  # held-out documents, and suffixes, in a short survey
+
+
+class SplitSurvey(NamedTuple):
+    """One split of a corpus.
+
+    Attributes:
+      documents: number of documents.
+      size: their bytes.
+      longest: length of the longest document.
+      median: length of the median document.
+      unit: of these lengths: "bytes" or "tokens".
+      padding: share of the positions of a batch that are padding, because a document begins at a
+        block boundary; None if it is not known.
+      named: names and sizes of its documents, for the user; [] for "train".
+    """
+
+    documents: int
+    size: int
+    longest: int
+    median: int
+    unit: str
+    padding: float | None
+    named: list[str]
+
+
+class Survey(NamedTuple):
+    """What is known about a corpus before the first step.
+
+    Attributes:
+      splits: the splits.
+      suffixes: suffix → documents and bytes, the largest first; {} for a corpus without files.
+      selection: how "held_out" was chosen, for the user; None if the corpus has splits of its own.
+      binary: documents that are no text.
+      warnings: what else looks wrong.
+      extent: how much was read for this; None for a corpus without files.
+    """
+
+    splits: dict[str, SplitSurvey]
+    suffixes: dict[str, tuple[int, int]]
+    selection: str | None
+    binary: list[Finding]
+    warnings: list[str]
+    extent: str | None
+
+    def lines(self, *, full: bool = False) -> Iterator[str]:
+        """Describes the corpus, in a few lines or in full."""
+        if self.suffixes:
+            files = [
+                f"{suffix} {megabytes(size)} in {number:,}"
+                for suffix, (number, size) in self.suffixes.items()
+            ]
+            yield f"files: {shorten(files, len(files) if full else SHOWN)}"
+        for split, one in self.splits.items():
+            if full or split == "train":
+                padding = "" if one.padding is None else f"; {one.padding:.1%} padding"
+                yield (
+                    f"{split}: {count(one.documents)}, {megabytes(one.size)}; the longest has "
+                    f"{one.longest:,} {one.unit}, the median {one.median:,}{padding}"
+                )
+            if one.named:
+                how = f", {self.selection}" if self.selection and split == "held_out" else ""
+                yield f"{split}{how}: {shorten(one.named, len(one.named) if full else SHOWN)}"
+        if self.extent:
+            yield self.extent
+        yield from (f"warning: {text}" for text in (*self.binary, *self.warnings))
+
+    def refuse_binary(self):
+        """Raises UserError if there are documents that are no text."""
+        if self.binary:
+            kinds = (f"{one.problem} ({shorten(one.names, EXAMPLES)})" for one in self.binary)
+            raise UserError(
+                f"{count(sum(len(one.names) for one in self.binary))} not text: "
+                f"{', '.join(kinds)}: choose others with data.glob, such as '**/*.txt', or set "
+                "data.allow_binary = True to train on their bytes"
+            )
+
+
+def survey(
+    splits: Mapping[str, Documents],
+    window_length: int | None,
+    folder: Path | None = None,
+    files: Mapping[str, ByteDocuments] | None = None,
+) -> Survey:
+    """Surveys the splits of a corpus. Reads a few hundred MB at most, and says how much.
+
+    Args:
+      splits: the documents of each split.
+      window_length: tokens of a block, at whose start a document begins; None: not known.
+      folder: the folder of files of text, whose contents are looked at; None: only the lengths of
+        the documents are.
+      files: the files of each split, if documents are groups of them.
+    """
+    found = {split: _survey_split(split, each, window_length) for split, each in splits.items()}
+    binary, warnings, suffixes, extent = [], [], {}, None
+    if folder is not None:
+        files = files or splits
+        contents = Contents(files)
+        binary, extent, suffixes = contents.binary, contents.extent, _suffixes(files.values())
+        findings = *contents.encodings, *equal_documents(files), *leaving_links(files, folder)
+        warnings += map(str, findings)
+    if (padding := found["train"].padding or 0) > MUCH_PADDING:
+        warnings.append(
+            f"{padding:.0%} of the positions in a batch are padding, because documents are short "
+            f"for a window of {window_length} tokens: set a smaller "
+            "BlockRecurrentTransformer.window_length, or join documents"
+        )
+    if (size := found["held_out"].size) < LITTLE:
+        warnings.append(
+            f"only {size:,} bytes are held out, so their score says little: hold out more with "
+            "data.held_out or data.held_out_per_mille, or add text"
+        )
+    selection = getattr(splits["held_out"], "selection", None)
+    return Survey(found, suffixes, selection, binary, warnings, extent)
+
+
+def _survey_split(split: str, documents: Documents, window_length: int | None) -> SplitSurvey:
+    lengths = np.asarray(documents.lengths, np.int64)
+    in_bytes = documents.num_bytes == int(lengths.sum()) - len(lengths)  # without end tokens
+    sizes = lengths - 1 if in_bytes else lengths
+    padding = None
+    if window_length is not None:
+        padding = 1 - int(lengths.sum()) / (
+            int((-(-lengths // window_length)).sum()) * window_length
+        )
+    named = []
+    if split != "train":
+        form = megabytes if in_bytes else "{:,} tokens".format
+        named = [
+            f"{name} ({form(size)})"
+            for name, size in zip(documents.names, sizes.tolist(), strict=True)
+        ]
+    return SplitSurvey(
+        len(lengths),
+        documents.num_bytes,
+        int(sizes.max()),
+        int(np.median(sizes)),
+        "bytes" if in_bytes else "tokens",
+        padding,
+        named,
+    )
+
+
+def _suffixes(splits: Iterable[ByteDocuments]) -> dict[str, tuple[int, int]]:
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    seen = set()
+    for documents in splits:
+        for name, length in zip(documents.names, documents.lengths.tolist(), strict=True):
+            whole = document_name(name)
+            entry = found[PurePosixPath(whole).suffix or "(no suffix)"]
+            entry[0] += whole not in seen
+            entry[1] += length - 1
+            seen.add(whole)
+    by_size = sorted(found.items(), key=lambda item: -item[1][1])
+    return {suffix: tuple(entry) for suffix, entry in by_size}
