@@ -1,12 +1,13 @@
 """Every option of a run except those of the model, which are in `model.config`."""
 
 import dataclasses
+import encodings.aliases
 import os
 import re
 from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
-from block_recurrent.fields import Range, checked
+from block_recurrent.fields import Range, checked, nearest
 
 AUTO_LANES = 512  # by the measurements in docs/results.md
 Steps = Annotated[int, "steps", Range(1)]
@@ -137,6 +138,9 @@ class DataConfig:
         has its own split.
       held_out: what to hold out instead: patterns of paths in the folder, or paths of files or
         folders, also elsewhere.
+      encoding: of the files, which are converted to UTF-8, for example 'utf-16', 'shift_jis' or
+        'latin_1'; 'detect': guessed for each file by charset-normalizer; None: their bytes are
+        trained on as they are.
       allow_binary: whether to train on files that are no text, such as PDF or gzip, as bytes.
       stores: folders of token stores; several are mixed.
       weights: one per store: the ratio in which their tokens are read; empty: by their sizes.
@@ -152,6 +156,7 @@ class DataConfig:
     glob: str | tuple[str, ...] = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     held_out: str | tuple[str, ...] = ()
+    encoding: str | None = None
     allow_binary: bool = False
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
@@ -167,6 +172,9 @@ class DataConfig:
             if "" in items or (name == "glob" and not items):
                 what = "'.' is the current folder" if name != "glob" else "'**/*' is every file"
                 raise UserError(f"data.{name} = {value!r} names nothing: {what}")
+
+        if self.encoding not in (None, "detect"):
+            check_encoding(self.encoding)
 
     def resolved(self, vocabulary: str) -> "DataConfig":
         """The same with absolute paths and the vocabulary's name, as saved in config.gin."""
@@ -292,6 +300,16 @@ def parse_rule(rule: str) -> tuple[re.Pattern, tuple[str | None, ...]]:
         return re.compile(pattern), tuple(None if name == "-" else name for name in names)
     except re.error as error:
         raise UserError(f"mesh.rules contains {rule!r}: {error}") from error
+
+
+def check_encoding(encoding: str):
+    """Raises UserError if `data.encoding` names no encoding of text; names the nearest one."""
+    try:
+        "".encode(encoding)
+    except LookupError as error:
+        close = nearest(encoding, encodings.aliases.aliases)
+        hint = f"did you mean '{close}'?" if close else "choose one that Python knows, or 'detect'"
+        raise UserError(f"data.encoding = '{encoding}' is no encoding of text: {hint}") from error
 
 
 def check_segment(

@@ -57,7 +57,7 @@ def _standard_library(config: DataConfig) -> dict[str, Documents]:
 def _text_files(config: DataConfig) -> dict[str, Documents]:
     if config.path is None:
         raise UserError("data.corpus = 'text_files' needs a folder: set data.path")
-    choice = config.held_out_per_mille, config.held_out
+    choice = config.held_out_per_mille, config.held_out, config.encoding
     return load_text_files(config.path, config.glob, *choice)
 
 

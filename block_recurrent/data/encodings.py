@@ -1,40 +1,43 @@
 """Converts text of any encoding to UTF-8, in which all text is trained on."""
 
 import codecs
+import functools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from block_recurrent.data.content import recognise
+from block_recurrent.data.documents import CHUNK_BYTES
 from block_recurrent.errors import UserError
 
 DETECT = "detect"
 SAMPLE_BYTES = 2**16  # from which an encoding is guessed
 
 
-def check_encoding(encoding: str | None):
-    """Raises UserError if `data.encoding` names no encoding of text."""
-    if encoding in (None, DETECT):
-        return
-    try:
-        "".encode(encoding)
-    except LookupError as error:
-        raise UserError(
-            f"data.encoding = {encoding!r} is not an encoding that Python knows: name one, such as "
-            "'utf-16', 'shift_jis', 'euc_jp' or 'latin_1', or write 'detect'"
-        ) from error
+def read_utf8(path: Path, encoding: str | None) -> Iterator[bytes]:
+    """The text of a file as UTF-8, in chunks; None: its bytes as they are. See `to_utf8`.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        chunks = iter(functools.partial(file.read, CHUNK_BYTES), b"")
+        yield from chunks if encoding is None else to_utf8(chunks, encoding, str(path))
 
 
 def guess_encoding(sample: bytes) -> str | None:
-    """The encoding that a text most likely has, by charset-normalizer; None if none fits.
+    """The encoding that a text most likely has; None if none fits.
 
-    UTF-8 is only said of valid UTF-8. A guess from a few words is often wrong.
+    UTF-8, UTF-16 and UTF-32 are recognised with certainty. Others are guessed by
+    charset-normalizer, which is often wrong if there are only a few words.
 
     Args:
       sample: the first bytes of the text. A character may be cut off at the end.
     """
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)
-        return "utf-8-sig" if sample.startswith(codecs.BOM_UTF8) else "utf-8"
-    except UnicodeDecodeError:
-        pass
+    content = recognise(sample)
+    if content.kind == "binary":
+        return None
+    if content.kind != "invalid":
+        return "utf-8-sig" if content.kind == "utf-8" else content.name
     from charset_normalizer import from_bytes  # takes a tenth of a second
 
     found = from_bytes(sample).best()

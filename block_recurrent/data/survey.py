@@ -106,6 +106,7 @@ def survey(
     window_length: int | None,
     folder: Path | None = None,
     files: Mapping[str, ByteDocuments] | None = None,
+    converted: bool = False,
 ) -> Survey:
     """Surveys the splits of a corpus. Reads a few hundred MB at most, and says how much.
 
@@ -115,6 +116,7 @@ def survey(
       folder: the folder of files of text, whose contents are looked at; None: only the lengths of
         the documents are.
       files: the files of each split, if documents are groups of them.
+      converted: whether the files will be converted to UTF-8.
     """
     found = {split: _survey_split(split, each, window_length) for split, each in splits.items()}
     binary, warnings, suffixes, extent = [], [], {}, None
@@ -122,7 +124,8 @@ def survey(
         files = files or splits
         contents = Contents(files)
         binary, extent, suffixes = contents.binary, contents.extent, _suffixes(files.values())
-        findings = *contents.encodings, *equal_documents(files), *leaving_links(files, folder)
+        findings = [] if converted else contents.encodings
+        findings += [*equal_documents(files), *leaving_links(files, folder)]
         warnings += map(str, findings)
     if (padding := found["train"].padding or 0) > MUCH_PADDING:
         warnings.append(

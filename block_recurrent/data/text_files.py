@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from block_recurrent.data.documents import ByteDocuments, divide_documents
+from block_recurrent.data.encodings import read_utf8
 from block_recurrent.data.globs import matches, names_dotted
 from block_recurrent.data.held_out import Part, divide_by_hash
 from block_recurrent.errors import UserError
 from block_recurrent.files.written_folders import RUN_FILES, is_run, is_store
 
+MOST_CONVERTED = 2**30  # bytes
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
 MACHINE_SPECIFIC = ("_sysconfigdata", "sitecustomize.", "usercustomize.")  # starts of names
 
@@ -22,6 +24,7 @@ def load_text_files(
     glob: str | Sequence[str] = "**/*",
     held_out_per_mille: int = 20,
     held_out: str | Sequence[str] = (),
+    encoding: str | None = None,
 ) -> dict[str, ByteDocuments]:
     """The matching files of a folder, as "train" and "held_out", and "test" if there is one.
 
@@ -34,6 +37,8 @@ def load_text_files(
       held_out_per_mille: documents per thousand to hold out, if `held_out` is empty.
       held_out: what to hold out: patterns of paths in the folder, or paths of files and folders,
         also elsewhere. A file does not need to match `glob`.
+      encoding: of the files, which are then converted in memory; see `to_utf8`. None: their bytes
+        are the documents, and are read where they lie.
 
     Raises:
       UserError: the folder does not exist, a file cannot be read, `held_out` names nothing, or
@@ -42,7 +47,8 @@ def load_text_files(
     folder = Path(path).expanduser()
     files = {name: folder / name for name in matching_files(folder, glob)}
     chosen = held_out_files(folder, held_out, glob) if held_out else {}
-    documents = _without_empty(dict(sorted({**files, **chosen}.items())))
+    files = dict(sorted({**files, **chosen}.items()))
+    documents = _without_empty(files if encoding is None else _convert(files, encoding))
     check_not_empty(documents.names, folder, glob)
     indices = None
     if held_out:
@@ -195,7 +201,28 @@ def check_not_empty(names: Sequence[str], folder: Path, glob: str | Sequence[str
         )
 
 
-def _without_empty(files: Mapping[str, Path]) -> ByteDocuments:
+def _convert(files: Mapping[str, Path], encoding: str) -> dict[str, bytes]:
+    """The texts of the files in UTF-8."""
+    texts, room = {}, MOST_CONVERTED
+    for name, path in files.items():
+        chunks = []
+        try:
+            for chunk in read_utf8(path, encoding):
+                chunks.append(chunk)
+                room -= len(chunk)
+                if room < 0:
+                    raise UserError(
+                        f"more than {MOST_CONVERTED // 2**30} GiB would be converted from "
+                        f"data.encoding = '{encoding}' in memory: make a token store with python "
+                        "-m block_recurrent.prepare_data and train on it, or convert the files"
+                    )
+        except OSError as error:
+            raise UserError(f"cannot read {path} ({error.strerror}): restore it") from error
+        texts[name] = b"".join(chunks)
+    return texts
+
+
+def _without_empty(files: Mapping[str, bytes | Path]) -> ByteDocuments:
     documents = ByteDocuments(files)
     return documents.select(np.flatnonzero(documents.lengths > 1))
 

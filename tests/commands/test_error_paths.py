@@ -75,7 +75,7 @@ def test_files_that_have_gone(tmp_path):
         f"cannot read {gone} (No such file or directory): restore it, or start a new run with the "
         "current files"
     )
-    assert message_of(_group, tmp_path, "document", {"gone": gone}) == (
+    assert message_of(_group, tmp_path, "document", {"gone": gone}, None) == (
         f"cannot read {gone} (No such file or directory): restore it, or exclude it with data.glob"
     )
     assert message_of(

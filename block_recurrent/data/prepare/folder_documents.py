@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from block_recurrent.data.documents import CHUNK_BYTES
+from block_recurrent.data.encodings import read_utf8
 from block_recurrent.data.held_out import divide, part_name
 from block_recurrent.data.text_files import check_not_empty, held_out_files, matching_files
 from block_recurrent.errors import UserError
@@ -27,7 +28,7 @@ class FileGroup(NamedTuple):
     Attributes:
       name: unique in the folder.
       files: their paths in the folder, sorted.
-      sizes: bytes of each file.
+      sizes: bytes of each file, in UTF-8 if it is converted.
       start: bytes of the files that come before this part.
       stop: bytes of the files up to the end of this part.
     """
@@ -45,6 +46,7 @@ def group_files(
     glob: str | Sequence[str],
     held_out_per_mille: int,
     held_out: str | Sequence[str] = (),
+    encoding: str | None = None,
 ) -> dict[str, list[FileGroup]]:
     """The documents of "train", "validation" and, if there is one, "test", sorted by name.
 
@@ -59,6 +61,8 @@ def group_files(
       held_out_per_mille: documents per thousand for validation, if `held_out` is empty.
       held_out: the documents that contain one of these files are for validation; see
         `load_text_files`.
+      encoding: of the files; see `to_utf8`. None: their bytes are the text. Otherwise all files are
+        read, to know the sizes of their texts.
 
     Raises:
       UserError: the folder does not exist, a file cannot be read, or there is nothing to train on.
@@ -71,7 +75,7 @@ def group_files(
             files.setdefault(document, {})[name] = path
     if not files:
         raise _no_documents(folder, grouping, glob)
-    groups = [_group(folder, document, files[document]) for document in sorted(files)]
+    groups = [_group(folder, document, files[document], encoding) for document in sorted(files)]
     full = [group for group in groups if group.stop]
     names = [group.name for group in full]
     check_not_empty(names, folder, glob)
@@ -80,7 +84,7 @@ def group_files(
         indices = {i for i, name in enumerate(names) if chosen.keys() & files[name].keys()}
 
     def read(index: int, start: int, stop: int) -> bytes:
-        return b"".join(_chunks(_part(full[index], start, stop), folder))
+        return b"".join(_chunks(_part(full[index], start, stop), folder, encoding))
 
     sizes = [group.stop for group in full]
     division = divide(names, sizes, held_out_per_mille, read, indices)
@@ -103,7 +107,11 @@ def digest(splits: Mapping[str, Sequence[FileGroup]]) -> str:
 
 
 def read_pieces(
-    group: FileGroup, folder: Path, cut: Cut, limit: int = CHUNK_BYTES
+    group: FileGroup,
+    folder: Path,
+    cut: Cut,
+    limit: int = CHUNK_BYTES,
+    encoding: str | None = None,
 ) -> Iterator[tuple[bytes, bool]]:
     """Yields the pieces of a document, each with whether another piece follows.
 
@@ -116,13 +124,14 @@ def read_pieces(
         'anywhere' for byte vocabularies, 'at_spaces' for vocabularies that tokenize each word
         separately, and 'nowhere' for all others.
       limit: maximum size of a piece in bytes, unless `cut` is 'nowhere'.
+      encoding: of the files; see `group_files`.
 
     Raises:
       UserError: a file cannot be read, or its size has changed.
     """
     place_in = _after_a_space if cut == "at_spaces" else _at_the_limit
     text = bytearray()
-    for chunk in _chunks(group, folder):
+    for chunk in _chunks(group, folder, encoding):
         text += chunk
         while len(text) > (sys.maxsize if cut == "nowhere" else limit):
             place = place_in(text, limit)
@@ -141,9 +150,11 @@ def _document_of(name: str, grouping: Grouping) -> str | None:
     return elsewhere + top if belongs else None
 
 
-def _group(folder: Path, document: str, files: Mapping[str, Path]) -> FileGroup:
+def _group(
+    folder: Path, document: str, files: Mapping[str, Path], encoding: str | None
+) -> FileGroup:
     try:
-        sizes = [os.stat(path).st_size for path in files.values()]
+        sizes = [_size(path, encoding) for path in files.values()]
     except OSError as error:
         raise UserError(
             f"cannot read {error.filename} ({error.strerror}): restore it, or exclude it with "
@@ -151,6 +162,12 @@ def _group(folder: Path, document: str, files: Mapping[str, Path]) -> FileGroup:
         ) from error
     places = [os.path.relpath(path, folder) for path in files.values()]
     return FileGroup(document, places, sizes, 0, sum(sizes))
+
+
+def _size(path: Path, encoding: str | None) -> int:
+    if encoding is None:
+        return os.stat(path).st_size
+    return sum(map(len, read_utf8(path, encoding)))
 
 
 def _part(group: FileGroup, start: int, stop: int) -> FileGroup:
@@ -185,18 +202,17 @@ def _continues_a_character(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
 
-def _chunks(group: FileGroup, folder: Path) -> Iterator[bytes]:
+def _chunks(group: FileGroup, folder: Path, encoding: str | None) -> Iterator[bytes]:
     """The chunks of a document that are not empty."""
     before = 0  # bytes of the files so far
     for name, size in zip(group.files, group.sizes, strict=True):
         path, first = folder / name, before
         try:
-            with open(path, "rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    start, stop = max(group.start - before, 0), max(group.stop - before, 0)
-                    before += len(chunk)
-                    if chunk := chunk[start:stop]:
-                        yield chunk
+            for chunk in read_utf8(path, encoding):
+                start, stop = max(group.start - before, 0), max(group.stop - before, 0)
+                before += len(chunk)
+                if chunk := chunk[start:stop]:
+                    yield chunk
         except OSError as error:
             raise UserError(
                 f"cannot read {path} ({error.strerror}): restore it, or run prepare_data again "

@@ -45,10 +45,12 @@ class FolderSource(seqio.DataSource):
         held_out_per_mille: int = 20,
         cut: Cut = "anywhere",
         held_out: str | Sequence[str] = (),
+        encoding: str | None = None,
     ):
         super().__init__(splits=())
         self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
-        self.held_out_per_mille, self.held_out, self.cut = held_out_per_mille, held_out, cut
+        self.held_out_per_mille, self.held_out = held_out_per_mille, held_out
+        self.cut, self.encoding = cut, encoding
 
     @property
     def splits(self) -> Sequence[str]:
@@ -61,7 +63,7 @@ class FolderSource(seqio.DataSource):
     @functools.cached_property
     def documents(self) -> Mapping[str, Sequence[FileGroup]]:
         """The documents of each split."""
-        choice = self.held_out_per_mille, self.held_out
+        choice = self.held_out_per_mille, self.held_out, self.encoding
         return group_files(self.path, self.grouping, self.glob, *choice)
 
     def list_shards(self, split: str) -> Sequence[str]:
@@ -74,7 +76,7 @@ class FolderSource(seqio.DataSource):
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the examples."""
-        settings = ("grouping", "glob", "held_out_per_mille", "held_out", "cut")
+        settings = ("grouping", "glob", "held_out_per_mille", "held_out", "cut", "encoding")
         return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
 
     def get_dataset(
@@ -101,5 +103,7 @@ class FolderSource(seqio.DataSource):
     def _examples(self, documents: Sequence[FileGroup]) -> Iterator[dict[str, Any]]:
         for document in documents:
             name = document.name.encode("utf-8", "surrogateescape")
-            for text, continues in read_pieces(document, self.path, self.cut):
+            for text, continues in read_pieces(
+                document, self.path, self.cut, encoding=self.encoding
+            ):
                 yield {"name": name, "targets": text, "continues": continues}

@@ -41,14 +41,14 @@ def survey_source(prepare: PrepareConfig, data: DataConfig, window_length: int |
             )
         return survey_corpus(data, load_documents(data), window_length)
     folder = Path(data.path).expanduser()
-    choice = data.glob, data.held_out_per_mille, data.held_out
+    choice = data.glob, data.held_out_per_mille, data.held_out, data.encoding
     groups = {
         "held_out" if split == "validation" else split: [group for group in found if group.stop]
         for split, found in group_files(folder, prepare.task, *choice).items()
     }
     sizes = {split: _sizes(found) for split, found in groups.items()}
     files = {split: _files(found, folder) for split, found in groups.items()}
-    return survey(sizes, window_length, folder, files)
+    return survey(sizes, window_length, folder, files, converted=data.encoding is not None)
 
 
 def _sizes(groups: list[FileGroup]) -> GroupSizes:
