@@ -307,7 +307,8 @@ def check_encoding(encoding: str):
     try:
         "".encode(encoding)
     except LookupError as error:
-        close = nearest(encoding, encodings.aliases.aliases)
+        known = encodings.aliases.aliases
+        close = nearest(encoding, sorted({*known, *known.values()}))
         hint = f"did you mean '{close}'?" if close else "choose one that Python knows, or 'detect'"
         raise UserError(f"data.encoding = '{encoding}' is no encoding of text: {hint}") from error
 

@@ -49,6 +49,7 @@ NEEDS_BINARY = (b"BZh", b"ID3", b"wOF", b"fLaC", b"PAR1", b"ARROW1")  # words th
 TEXT_CONTROLS = b"\t\n\v\f\r\x08\x1b"
 MANY_CONTROLS = 0.05  # share of control characters above which bytes are no text
 NO_TEXT = ("Cc", "Cn", "Co")  # Unicode's categories of control, unassigned and private characters
+LOOKED_AT = 8192  # bytes, character by character
 MANY_UNUSUAL = 0.01  # share of these above which characters are no text
 
 
@@ -100,7 +101,7 @@ def _has_controls(head: bytes) -> bool:
 
 def _utf_16_without_mark(head: bytes) -> str | None:
     """UTF-16LE or UTF-16BE, if all that the bytes mean in it is text."""
-    head = head[: len(head) // 2 * 2]
+    head = head[: min(len(head) // 2 * 2, LOOKED_AT)]
     # Zeros are the first byte of a space or a line end in UTF-16BE, and the second in UTF-16LE.
     name = "UTF-16BE" if head[::2].count(0) > head[1::2].count(0) else "UTF-16LE"
     text = codecs.getincrementaldecoder(name)(errors="replace").decode(head)

@@ -51,6 +51,11 @@ def _standard_library(config: DataConfig) -> dict[str, Documents]:
             f"data.path = '{config.path}' has no effect on data.corpus = 'standard_library': set "
             "data.corpus = 'text_files', or remove data.path"
         )
+    if config.held_out:
+        raise UserError(
+            f"data.held_out = {config.held_out!r} has no effect on data.corpus = "
+            "'standard_library': remove it, or set data.held_out_per_mille"
+        )
     return load_standard_library(config.held_out_per_mille)
 
 

@@ -1,6 +1,5 @@
 """Looks into the documents of a corpus for what should not be trained on."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,27 +84,34 @@ class Contents:
 
 
 def equal_documents(splits: Mapping[str, ByteDocuments]) -> Iterator[Finding]:
-    """Documents of other splits that are also trained on. Reads only documents of equal sizes.
+    """Documents of other splits that are also trained on, whole or without their end.
 
-    Reads `COMPARED_BYTES` at most, and names what it could not compare.
+    Reads only documents that have the size of one in training, or may begin with one whose end is
+    held out: `COMPARED_BYTES` at most. Names what it could not compare.
     """
     train, budget = splits["train"], COMPARED_BYTES
     by_length = defaultdict(list)
     for index, length in enumerate(train.lengths.tolist()):
         by_length[length].append(index)
+    cut = [i for i, name in enumerate(train.names) if name != document_name(name)]
     for split in (name for name in splits if name != "train"):
         documents, equal, skipped = splits[split], [], []
         for index, length in enumerate(documents.lengths.tolist()):
-            if not (candidates := by_length.get(length)):
+            begin = documents.read(index, 0, HEAD_BYTES) if cut else b""
+            candidates = by_length.get(length, []) + [
+                i
+                for i in cut
+                if train.lengths[i] < length and begin.startswith(train.read(i, 0, len(begin)))
+            ]
+            if not candidates:
                 continue
             budget -= length * (len(candidates) + 1)
             if budget < 0:
                 skipped.append(documents.names[index])
                 continue
-            digest = _digest(documents, index)
-            same = (train.names[i] for i in candidates if _digest(train, i) == digest)
-            if copy := next(same, None):
-                equal.append(f"{documents.names[index]} = {copy}")
+            same = (i for i in candidates if _begins_with(documents, index, train, i))
+            if (copy := next(same, None)) is not None:
+                equal.append(f"{documents.names[index]} = {train.names[copy]}")
         if equal:
             advice = "their score shows what the model remembers; leave out copies by data.glob"
             yield Finding(f"in {split} and equal to documents in train", advice, equal)
@@ -156,8 +162,11 @@ def _encoding_advice(kind: str, name: str, guesses: Mapping[str | None, None]) -
     )
 
 
-def _digest(documents: ByteDocuments, index: int) -> bytes:
-    digest = hashlib.sha256()
-    for start in range(0, int(documents.lengths[index]), CHUNK_BYTES):
-        digest.update(documents.read(index, start, start + CHUNK_BYTES))
-    return digest.digest()
+def _begins_with(documents: ByteDocuments, index: int, others: ByteDocuments, other: int) -> bool:
+    """Whether a document begins with all bytes of another."""
+    size = int(others.lengths[other]) - 1
+    for start in range(0, size, CHUNK_BYTES):
+        stop = min(start + CHUNK_BYTES, size)
+        if documents.read(index, start, stop) != others.read(other, start, stop):
+            return False
+    return True

@@ -164,8 +164,8 @@ def _cut(document: Part, per_mille: int, read: Read) -> int:
         )
     end = max(1, size * per_mille // 1000, min(size * FEW_PER_MILLE // 1000, ENOUGH))
     start = size - end
-    text = read(document.document, start, start + max(1, end // 2))
-    if line := text.find(b"\n") + 1:
-        return start + line
-    begins = (i for i, byte in enumerate(text) if byte & 0xC0 != 0x80)
+    text = read(document.document, start - 1, start + max(1, end // 2))
+    if line := text[:-1].find(b"\n") + 1:
+        return start - 1 + line
+    begins = (i for i, byte in enumerate(text[1:]) if byte & 0xC0 != 0x80)
     return start + next(begins, 0)

@@ -144,7 +144,7 @@ class Setup:
         layers = ", ".join(map(str, model.recurrent_indices))
         memory = f"{model.num_states} states in layer {layers}" if layers else "no recurrence"
         data = [
-            f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.lengths):,} documents ({split})"
+            f"{documents.num_bytes / 1e6:,.2f} MB in {count(len(documents.lengths))} ({split})"
             for split, documents in self.documents.items()
         ]
         devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"

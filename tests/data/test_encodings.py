@@ -107,7 +107,7 @@ def test_a_corpus_in_another_encoding(tmp_path, encoding):
 def test_a_store_of_another_encoding_has_the_same_documents(tmp_path):
     write_texts(tmp_path, {"a": (JAPANESE * 90).encode("utf-16"), "b": "二\n".encode("utf-16")})
     splits = load_documents(DataConfig("text_files", str(tmp_path), encoding="utf-16"))
-    groups = group_files(tmp_path, "text_files", "**/*", 20, (), "utf-16")
+    groups = group_files(tmp_path, "text_files", "**/*", 20, (), "utf-16").splits
     for split, ours in {"train": "train", "held_out": "validation"}.items():
         documents = splits[split]
         read = {

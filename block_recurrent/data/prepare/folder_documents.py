@@ -40,6 +40,18 @@ class FileGroup(NamedTuple):
     stop: int
 
 
+class Grouped(NamedTuple):
+    """The documents of a folder.
+
+    Attributes:
+      splits: those of "train", "validation" and, if there is one, "test", sorted by name.
+      selection: how "validation" was chosen, for the user.
+    """
+
+    splits: dict[str, list[FileGroup]]
+    selection: str
+
+
 def group_files(
     folder: Path,
     grouping: Grouping,
@@ -47,10 +59,10 @@ def group_files(
     held_out_per_mille: int,
     held_out: str | Sequence[str] = (),
     encoding: str | None = None,
-) -> dict[str, list[FileGroup]]:
-    """The documents of "train", "validation" and, if there is one, "test", sorted by name.
+) -> Grouped:
+    """Groups the files of a folder. See `divide` for what is held out.
 
-    See `divide` for what is held out. Documents without text are in "train".
+    Documents without text are in "train".
 
     Args:
       folder: where to look.
@@ -94,7 +106,7 @@ def group_files(
         if (parts := division.parts.get(split))
     }
     splits["train"] = sorted(splits["train"] + [group for group in groups if not group.stop])
-    return splits
+    return Grouped(splits, division.reason)
 
 
 def digest(splits: Mapping[str, Sequence[FileGroup]]) -> str:

@@ -64,7 +64,7 @@ class FolderSource(seqio.DataSource):
     def documents(self) -> Mapping[str, Sequence[FileGroup]]:
         """The documents of each split."""
         choice = self.held_out_per_mille, self.held_out, self.encoding
-        return group_files(self.path, self.grouping, self.glob, *choice)
+        return group_files(self.path, self.grouping, self.glob, *choice).splits
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [document.name for document in self.documents[split]]

@@ -20,6 +20,7 @@ class GroupSizes(NamedTuple):
     names: list[str]
     lengths: Int64[np.ndarray, " documents"]
     num_bytes: int
+    selection: str
 
 
 def reads_folder(prepare: PrepareConfig, data: DataConfig) -> bool:
@@ -42,18 +43,19 @@ def survey_source(prepare: PrepareConfig, data: DataConfig, window_length: int |
         return survey_corpus(data, load_documents(data), window_length)
     folder = Path(data.path).expanduser()
     choice = data.glob, data.held_out_per_mille, data.held_out, data.encoding
+    grouped = group_files(folder, prepare.task, *choice)
     groups = {
         "held_out" if split == "validation" else split: [group for group in found if group.stop]
-        for split, found in group_files(folder, prepare.task, *choice).items()
+        for split, found in grouped.splits.items()
     }
-    sizes = {split: _sizes(found) for split, found in groups.items()}
+    sizes = {split: _sizes(found, grouped.selection) for split, found in groups.items()}
     files = {split: _files(found, folder) for split, found in groups.items()}
     return survey(sizes, window_length, folder, files, converted=data.encoding is not None)
 
 
-def _sizes(groups: list[FileGroup]) -> GroupSizes:
+def _sizes(groups: list[FileGroup], selection: str) -> GroupSizes:
     sizes = np.array([group.stop - group.start for group in groups], np.int64)
-    return GroupSizes([group.name for group in groups], sizes + 1, int(sizes.sum()))
+    return GroupSizes([group.name for group in groups], sizes + 1, int(sizes.sum()), selection)
 
 
 def _files(groups: list[FileGroup], folder: Path) -> ByteDocuments:
