@@ -1,5 +1,6 @@
 """Looks into the documents of a corpus for what should not be trained on."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from block_recurrent.data.held_out import document_name
 READ_BYTES = 2**26  # read of the whole corpus, to see what it contains
 HEAD_BYTES = 4096  # least that is read of a document
 COMPARED_BYTES = 2**28  # read to find equal documents
+FILE_BYTES = 2**14  # read in the time that it takes to open a file
 EXAMPLES = 3
 
 
@@ -84,40 +86,75 @@ class Contents:
 
 
 def equal_documents(splits: Mapping[str, ByteDocuments]) -> Iterator[Finding]:
-    """Documents of other splits that are also trained on, whole or without their end.
-
-    Reads only documents that have the size of one in training, or may begin with one whose end is
-    held out: `COMPARED_BYTES` at most. Names what it could not compare.
-    """
-    train, budget = splits["train"], COMPARED_BYTES
-    by_length = defaultdict(list)
-    for index, length in enumerate(train.lengths.tolist()):
-        by_length[length].append(index)
-    cut = [i for i, name in enumerate(train.names) if name != document_name(name)]
+    """Documents of other splits that are also trained on, whole or without their end."""
+    copies = TrainingCopies(splits["train"])
     for split in (name for name in splits if name != "train"):
         documents, equal, skipped = splits[split], [], []
-        for index, length in enumerate(documents.lengths.tolist()):
-            begin = documents.read(index, 0, HEAD_BYTES) if cut else b""
-            candidates = by_length.get(length, []) + [
-                i
-                for i in cut
-                if train.lengths[i] < length and begin.startswith(train.read(i, 0, len(begin)))
-            ]
-            if not candidates:
-                continue
-            budget -= length * (len(candidates) + 1)
-            if budget < 0:
-                skipped.append(documents.names[index])
-                continue
-            same = (i for i in candidates if _begins_with(documents, index, train, i))
-            if (copy := next(same, None)) is not None:
-                equal.append(f"{documents.names[index]} = {train.names[copy]}")
+        for index, name in enumerate(documents.names):
+            try:
+                if copy := copies.of(documents, index):
+                    equal.append(f"{name} = {copy}")
+            except TooMuchToReadError:
+                skipped.append(name)
         if equal:
             advice = "their score shows what the model remembers; leave out copies by data.glob"
             yield Finding(f"in {split} and equal to documents in train", advice, equal)
         if skipped:
             problem = f"in {split} and of the same sizes as documents in train"
             yield Finding(problem, "not compared, because that would take too long", skipped)
+
+
+class TooMuchToReadError(Exception):
+    """A comparison would take too long."""
+
+
+class TrainingCopies:
+    """Finds documents in training that are equal to another document, or to its beginning.
+
+    Only documents of the same size are read, and those whose end is held out: `COMPARED_BYTES` in
+    all, where a document counts as at least `FILE_BYTES`.
+    """
+
+    def __init__(self, train: ByteDocuments):
+        self.train, self.room = train, COMPARED_BYTES
+        self.cut = [i for i, name in enumerate(train.names) if name != document_name(name)]
+        self.indices: dict[int, list[int]] = defaultdict(list)  # by length
+        for index, length in enumerate(train.lengths.tolist()):
+            self.indices[length].append(index)
+        self.digests: dict[int, dict[bytes, int]] = {}  # by length, digest → index
+
+    def of(self, documents: ByteDocuments, index: int) -> str | None:
+        """The name of an equal document in training; None if there is none.
+
+        Raises:
+          TooMuchToReadError: the documents of the same size are too many or too long.
+        """
+        length = int(documents.lengths[index])
+        begin = documents.read(index, 0, HEAD_BYTES) if self.cut else b""
+        for other in self.cut:
+            if self.train.lengths[other] < length and begin.startswith(
+                self.train.read(other, 0, len(begin))
+            ):
+                self._take(1, int(self.train.lengths[other]))
+                if _digest(documents, index, int(self.train.lengths[other]) - 1) == _digest(
+                    self.train, other
+                ):
+                    return self.train.names[other]
+        if length not in self.indices:
+            return None
+        if length not in self.digests:
+            self._take(len(self.indices[length]), length)
+            found = {_digest(self.train, other): other for other in self.indices[length]}
+            self.digests[length] = found
+        self._take(1, length)
+        other = self.digests[length].get(_digest(documents, index))
+        return None if other is None else self.train.names[other]
+
+    def _take(self, documents: int, length: int):
+        cost = documents * max(length, FILE_BYTES)
+        if cost > self.room:
+            raise TooMuchToReadError
+        self.room -= cost
 
 
 def leaving_links(splits: Mapping[str, ByteDocuments], folder: Path) -> Iterator[Finding]:
@@ -162,11 +199,10 @@ def _encoding_advice(kind: str, name: str, guesses: Mapping[str | None, None]) -
     )
 
 
-def _begins_with(documents: ByteDocuments, index: int, others: ByteDocuments, other: int) -> bool:
-    """Whether a document begins with all bytes of another."""
-    size = int(others.lengths[other]) - 1
+def _digest(documents: ByteDocuments, index: int, size: int | None = None) -> bytes:
+    """The hash of a document, or of its first bytes."""
+    size = int(documents.lengths[index]) - 1 if size is None else size
+    digest = hashlib.sha256()
     for start in range(0, size, CHUNK_BYTES):
-        stop = min(start + CHUNK_BYTES, size)
-        if documents.read(index, start, stop) != others.read(other, start, stop):
-            return False
-    return True
+        digest.update(documents.read(index, start, min(start + CHUNK_BYTES, size)))
+    return digest.digest()

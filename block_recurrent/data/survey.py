@@ -70,6 +70,11 @@ class Survey(NamedTuple):
 
     def lines(self, *, full: bool = False) -> Iterator[str]:
         """Describes the corpus, in a few lines or in full."""
+        for line in self._lines(full):
+            # A file name need not be UTF-8.
+            yield line.encode("utf-8", "backslashreplace").decode()
+
+    def _lines(self, full: bool) -> Iterator[str]:
         if self.suffixes:
             files = [
                 f"{suffix} {megabytes(size)} in {number:,}"

@@ -40,9 +40,17 @@ def check_corpus(workdir: AnyPath, splits: Mapping[str, Documents], checked: Col
     with explain_path_errors(workdir, "read"):
         if not (workdir / RECORD).exists():
             return
-        record = json.loads((workdir / RECORD).read_text(encoding="utf-8"))
+        content = (workdir / RECORD).read_bytes()
+    try:
+        record = json.loads(content)
+        fingerprints = {split: int(record[split]["fingerprint"]) for split in record}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{workdir / RECORD} is damaged: restore it, or delete it to continue without a check "
+            "that the corpus is the same"
+        ) from error
     for split in checked:
-        if split in record and record[split]["fingerprint"] != splits[split].fingerprint:
+        if fingerprints.get(split, splits[split].fingerprint) != splits[split].fingerprint:
             now = {split: _describe(documents) for split, documents in splits.items()}
             raise UserError(
                 f"the corpus has changed since this run started ({_explain(record, now)}): "

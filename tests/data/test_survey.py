@@ -111,6 +111,13 @@ def test_a_corpus_in_full(tmp_path):
     assert any(line.startswith("held_out: 10 documents, 0.02 MB; the longest has") for line in full)
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    write_texts(tmp_path, {"\udcff.txt": b"x" * 9000, "\udcff.txu\udcff": b"y" * 9000})
+    lines = list(survey_of(tmp_path).lines())
+    assert all(line.encode() for line in lines)
+    assert lines[0] == r"files: .txt 9,000 bytes in 1, .txu\udcff 9,000 bytes in 1"
+
+
 def warnings_of(folder, **options) -> list[str]:
     lines = survey_of(folder, **options).lines()
     return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]

@@ -65,6 +65,12 @@ def test_only_the_splits_that_are_read_count(texts, tmp_path):
         check_corpus(tmp_path, changed, ["test"])
 
 
+def test_names_that_are_not_utf8(texts, tmp_path):
+    record_corpus(tmp_path, load_text_files(texts))
+    write_texts(texts, {"\udcff.txt": b"new"})
+    assert reason(tmp_path, texts) == "added: \udcff.txt"
+
+
 def test_names_of_very_many_documents_are_not_recorded(texts, tmp_path, monkeypatch):
     monkeypatch.setattr("block_recurrent.training.corpus_record.MAX_NAMES", 50)
     record_corpus(tmp_path, load_text_files(texts))
@@ -72,6 +78,13 @@ def test_names_of_very_many_documents_are_not_recorded(texts, tmp_path, monkeypa
     write_texts(texts, {"new.txt": b"new"})
     counts = "train: 59 documents then, 59 now; held_out: 60 documents then, 61 now"
     assert reason(tmp_path, texts) == counts
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[3]", b'{"train": 3}', b'{"train": {}}'])
+def test_a_damaged_record(texts, tmp_path, content):
+    (tmp_path / "corpus.json").write_bytes(content)
+    with pytest.raises(UserError, match="corpus.json is damaged: restore it, or delete it"):
+        check_corpus(tmp_path, load_text_files(texts), ["train"])
 
 
 def test_a_run_without_a_record(texts, tmp_path):
