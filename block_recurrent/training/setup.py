@@ -140,7 +140,7 @@ class Setup:
     def summary(self, workdir: AnyPath) -> str:
         """Describes the run in a few lines: model, memory, data, steps."""
         train, model = self.config.train, self.config.model
-        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
         layers = ", ".join(map(str, model.recurrent_indices))
         memory = f"{model.num_states} states in layer {layers}" if layers else "no recurrence"
         data = [
@@ -150,7 +150,7 @@ class Setup:
         devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
         return "\n".join(
             [
-                f"model  {count / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
+                f"model  {num_params / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
                 f"{model.window_length}, {memory}",
                 f"memory {memory_line(self.abstract)}",
                 f"data   {self.config.data.corpus}: {', '.join(data)}",
