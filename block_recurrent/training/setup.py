@@ -9,6 +9,7 @@ from flax import nnx
 
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.corpora import load_documents, survey_corpus
+from block_recurrent.data.findings import count
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError
