@@ -43,8 +43,8 @@ def check_corpus(workdir: AnyPath, splits: Mapping[str, Documents], checked: Col
         content = (workdir / RECORD).read_bytes()
     try:
         record = json.loads(content)
-        fingerprints = {split: int(record[split]["fingerprint"]) for split in record}
-    except (ValueError, TypeError, KeyError) as error:
+        fingerprints = {split: int(one["fingerprint"]) for split, one in record.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{workdir / RECORD} is damaged: restore it, or delete it to continue without a check "
             "that the corpus is the same"

@@ -34,7 +34,7 @@ def test_a_folder(inspect, tmp_path):
     assert (status, err) == (0, "") and contents(tmp_path) == before
     assert out.splitlines() == [
         "files: .txt 0.02 MB in 1, .md 10 bytes in 1",
-        "train: 2 documents, 0.02 MB; the longest has 18,000 bytes, the median 9,005; 2.2% padding",
+        "train: 2 documents, 0.02 MB; the longest has 18,000 bytes, the median 9,005; 4.9% padding",
         "held_out: 1 document, 2,000 bytes; the longest has 2,000 bytes, the median 2,000; 2.3% "
         "padding",
         "held_out, by a hash of their names, and, as that is little text, the ends of others: "
@@ -58,9 +58,7 @@ def test_files_that_are_no_text(inspect, tmp_path):
 
 def test_papers(inspect, tmp_path):
     """A document is a folder of .tex files; files are compared and counted one by one."""
-    papers = {
-        f"{i}/{name}.tex": b"%d %d\n" % (i, len(name)) * 900 for i in range(9) for name in "ab"
-    }
+    papers = {f"{i}/{name}.tex": f"{i} {name}\n".encode() * 900 for i in range(9) for name in "ab"}
     write_texts(tmp_path / "papers", papers | {"copy/a.tex": papers["3/a.tex"]})
     options = bind(data__path="papers", data__held_out=("3",), prepare__vocabulary="my.model")
     status, out, err = inspect(data("arxiv"), *options)
@@ -70,17 +68,14 @@ def test_papers(inspect, tmp_path):
     assert train.startswith("train: 9 documents, 0.06 MB; the longest has 7,200 bytes")
     assert "padding" not in train, "because the number of tokens is not known"
     assert named == "held_out, as data.held_out says: 3 (7,200 bytes)"
-    assert (
-        warning.startswith(
-            "warning: 1 document: in held_out and equal to documents in train (3/a.tex = 3/b.tex)"
-        )
-        or "(3/a.tex = copy/a.tex)" in warning
+    assert warning.startswith(
+        "warning: 1 document: in held_out and equal to documents in train (3/a.tex = copy/a.tex):"
     )
 
 
 def test_other_corpora(inspect):
     status, out, err = inspect(data("embedded"))
-    assert (status, err) == (0, "") and out.startswith("train: ") and "os.py" not in out
+    assert (status, err) == (0, "") and out.startswith("train: ")
     status, out, err = inspect(data("pg19_bytes"))
     assert (status, out) == (2, "")
     assert err.startswith("error: there is nothing to inspect before it is prepared: of seqio")
