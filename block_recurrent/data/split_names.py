@@ -1,7 +1,8 @@
 """Recognises the names that people give to the files and folders of a split.
 
-For example ``train.txt``, ``wiki.valid.tokens``, ``dev-v1.1.json``, ``data/test/…``, and the shards
-of Hugging Face, ``data/validation-00000-of-00002.parquet``.
+For example ``train.txt``, ``wiki.valid.tokens``, ``dev-v1.1.json``, ``test/a.txt``, and the shards
+of Hugging Face, ``data/validation-00000-of-00002.parquet``. A document may also be a row of a file,
+as in ``train.jsonl:12``.
 """
 
 import functools
@@ -27,7 +28,7 @@ SUFFIXES = (
 ).split()
 NAME = re.compile(
     rf"(?P<prefix>(.*[._-])?)(?P<word>{'|'.join(sorted(WORDS, key=len, reverse=True))})"
-    r"([._-]?v?\d[\d._]*(-of-\d+)?(-[0-9a-f]{6,})?)?(?P<suffixes>(\.[a-z]\w*)*)",
+    r"([._-]?v?\d[\d._]*(-of-\d+)?(-[0-9a-f]{6,})?)?(?P<suffixes>(\.[a-z]\w*)*)(:\d+)?",
     re.IGNORECASE,
 )
 

@@ -90,6 +90,7 @@ class Survey(NamedTuple):
                 )
             if one.named:
                 how = f", {self.selection}" if self.selection and split == "held_out" else ""
+                how = ", never trained on" if split == "test" else how
                 yield f"{split}{how}: {shorten(one.named, len(one.named) if full else SHOWN)}"
         if self.extent:
             yield self.extent

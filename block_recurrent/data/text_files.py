@@ -182,7 +182,7 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
     for place, folders, files in os.walk(folder, onerror=refuse):
         inside = Path(place).relative_to(folder)
         own = RUN_FILES if is_run(files, folders) else ()
-        written = bool(own) or is_store(files)
+        written = bool(own) or is_store(inside.name, files)
         if written and inside.parts:
             folders[:] = []
             continue

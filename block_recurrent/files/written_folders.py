@@ -14,6 +14,6 @@ def is_run(files: Collection[str], folders: Collection[str]) -> bool:
     return "config.gin" in files and ("checkpoints" in folders or "lock" in files)
 
 
-def is_store(files: Collection[str]) -> bool:
-    """Whether a folder with these files is a token store, complete or not."""
-    return "store.json" in files or {"plan.json", "lock"} <= set(files)
+def is_store(name: str, files: Collection[str]) -> bool:
+    """Whether a folder with this name and these files is a token store, complete or not."""
+    return "store.json" in files or (name.endswith(".partial") and "plan.json" in files)

@@ -238,6 +238,31 @@ def test_links(folder, tmp_path):
     assert all_names(load_text_files(tmp_path / "linked")) == names
 
 
+def test_what_this_package_writes_is_no_text(folder):
+    """Runs and stores, also unfinished ones; but not every folder with a config.gin."""
+    names = all_names(load_text_files(folder))
+    write(
+        folder,
+        {
+            "runs/a/config.gin": b"a",
+            "runs/a/checkpoints/8/params/d/1": b"a",
+            "runs/a/metrics.jsonl": b"a",
+            "runs/begun/config.gin": b"a",
+            "runs/begun/lock": b"a",
+            "stores/b/store.json": b"b",
+            "stores/b/train-00000.tokens": b"b",
+            "stores/c.partial/plan.json": b"c",
+            "stores/c.partial/train-00000.tokens": b"c",
+        },
+    )
+    assert all_names(load_text_files(folder)) == names
+    write(folder, {"gin/config.gin": b"d", "plans/plan.json": b"e"})
+    assert {"gin/config.gin", "plans/plan.json"} < set(all_names(load_text_files(folder)))
+    write(folder, {"config.gin": b"f", "checkpoints/8/params": b"f", "samples.jsonl": b"f"})
+    found = set(all_names(load_text_files(folder)))
+    assert found == {*names, "gin/config.gin", "plans/plan.json"}, "the folder is that of a run"
+
+
 def test_home_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))

@@ -95,7 +95,7 @@ def test_a_corpus_in_a_few_lines(tmp_path):
         "files: .txt 0.05 MB in 32, .md 4,799 bytes in 1, (no suffix) 31 bytes in 1",
         "train: 32 documents, 0.05 MB; the longest has 4,799 bytes, the median 1,500; 0.2% padding",
         "held_out, as their names say: valid.txt (9,000 bytes)",
-        "test: test.txt (15 bytes)",
+        "test, never trained on: test.txt (15 bytes)",
         "looked at 0.06 MB of 0.06 MB, in 34 of 34 documents",
     ]
 
