@@ -153,10 +153,9 @@ def _survey_split(split: str, documents: Documents, window_length: int | None) -
     in_bytes = documents.num_bytes == int(lengths.sum()) - len(lengths)  # without end tokens
     sizes = lengths - 1 if in_bytes else lengths
     padding = None
-    if window_length is not None:
-        padding = 1 - int(lengths.sum()) / (
-            int((-(-lengths // window_length)).sum()) * window_length
-        )
+    if window_length is not None and len(lengths):
+        positions = int((-(-lengths // window_length)).sum()) * window_length
+        padding = 1 - int(lengths.sum()) / positions
     named = []
     if split != "train":
         form = megabytes if in_bytes else "{:,} tokens".format
@@ -167,8 +166,8 @@ def _survey_split(split: str, documents: Documents, window_length: int | None) -
     return SplitSurvey(
         len(lengths),
         documents.num_bytes,
-        int(sizes.max()),
-        int(np.median(sizes)),
+        int(sizes.max(initial=0)),
+        int(np.median(sizes)) if len(sizes) else 0,
         "bytes" if in_bytes else "tokens",
         padding,
         named,

@@ -16,7 +16,9 @@ from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data import findings
 from block_recurrent.data.content import recognise
 from block_recurrent.data.corpora import load_documents, survey_corpus
+from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.held_out import document_name, is_held_out
+from block_recurrent.data.survey import survey
 from block_recurrent.errors import UserError
 from block_recurrent.training.setup import Setup
 from preparing import write_texts
@@ -229,3 +231,12 @@ def test_binary_files_that_are_asked_for(texts):
     data = DataConfig("text_files", str(texts), allow_binary=True)
     splits = Setup(RunConfig(data=data)).documents
     assert any(document_name(name) == "a" for each in splits.values() for name in each.names)
+
+
+def test_an_empty_split():
+    """Such as that of a store; training then says that the corpus has no documents."""
+    empty = ByteDocuments({})
+    found = survey({"train": empty, "held_out": empty}, 16)
+    assert next(found.lines()) == (
+        "train: 0 documents, 0 bytes; the longest has 0 bytes, the median 0"
+    )
