@@ -32,7 +32,7 @@ ROW_BYTES = 8000  # of text; a row of The Pile has 6 kB on average
 FORMATS = ("txt", "jsonl.zst", "parquet")
 
 ALONE = """
-import sys
+import io, sys
 import orjson, zstandard
 from pyarrow import parquet
 from sentencepiece import SentencePieceProcessor
@@ -48,7 +48,7 @@ def texts(path):
             for text in batch.column(0).to_pylist():
                 yield text.encode()
     else:
-        with zstandard.open(path, "rb") as file:
+        with io.BufferedReader(zstandard.open(path, "rb"), 2**20) as file:
             for line in file:
                 yield orjson.loads(line)["text"].encode()
 
@@ -82,7 +82,7 @@ def write_corpus(folder: Path, kind: str, megabytes: int, source: str) -> Path:
             parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=1000)
         else:
             with zstandard.open(path, "wb") as file:
-                file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+                file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     return folder
 
 

@@ -58,6 +58,8 @@ def _unpack(corpus: Corpus) -> tuple[ByteDocuments, list]:
             f"cannot write temporary files to {tempfile.gettempdir()} ({error.strerror}): free "
             "some space, or set the environment variable TMPDIR to another folder"
         ) from error
+    if corpus.skipped:
+        print(f"{corpus.skipped:,} rows left out (data.skip_bad_rows)")
     return ByteDocuments(texts), splits
 
 

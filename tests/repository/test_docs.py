@@ -46,6 +46,7 @@ def commands() -> list[tuple[str, str]]:
         blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         lines = "".join(blocks).replace("\\\n", " ").splitlines()
         lines += re.findall(r"`(python (?:-m block_recurrent|benchmarks/)[^`…]* --[^`…]*)`", text)
+        lines = [line.replace(r"\|", "|") for line in lines]  # escaped in tables
         name = page.relative_to(ROOT).as_posix()
         found += [(name, part.strip()) for line in lines for part in line.split("&&")]
     return sorted(set(found))

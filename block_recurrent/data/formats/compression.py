@@ -19,6 +19,7 @@ from block_recurrent.data.formats.suffixes import split_compression
 from block_recurrent.errors import DISK_FULL, UserError, first_line
 
 CHUNK_BYTES = 2**18
+SMALL_READ, LARGE_READ = 2**9, 2**14  # of zstd, whose frames can grow 30,000-fold
 WINDOW = 2**31  # the longest that zstd writes (--long=31)
 
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
@@ -73,13 +74,14 @@ class _ZstdFile(io.RawIOBase):
         self._frame = None  # the one that is being read
         self._rest = b""  # read from the file, but not yet given to a frame
         self._ready = memoryview(b"")
+        self._size = SMALL_READ
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
         while not self._ready:
-            data = self._rest or self._file.read(CHUNK_BYTES)
+            data = self._rest or self._file.read(self._size)
             if not data:
                 if self._frame is not None:
                     raise EOFError("the last zstd frame is not complete")
@@ -87,6 +89,8 @@ class _ZstdFile(io.RawIOBase):
             if self._frame is None:
                 self._frame = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
             self._ready, self._rest = memoryview(self._frame.decompress(data)), b""
+            much = len(self._ready) > CHUNK_BYTES
+            self._size = SMALL_READ if much else min(2 * self._size, LARGE_READ)
             if self._frame.eof:
                 self._rest, self._frame = self._frame.unused_data, None
         count = min(len(buffer), len(self._ready))

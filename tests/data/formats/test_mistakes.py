@@ -3,6 +3,7 @@
 import gzip
 import json
 import sqlite3
+import sys
 import zipfile
 
 import fsspec
@@ -15,6 +16,7 @@ from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.formats import json_rows, long_lines
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.errors import UserError
+from bucket_server import serve_bucket
 from text_formats import COMPRESS, FILES, TEXTS, archive, json_lines, write
 
 SKIP = "; correct the row, or leave such rows out with data.skip_bad_rows = True"
@@ -102,6 +104,12 @@ def test_rows_without_text(tmp_path):
         message = message_of(tmp_path)
         assert message.startswith("a.jsonl, row 2: it is no JSON object (")
         assert message.endswith(SKIP)
+
+
+def test_training_says_how_many_rows_are_left_out(tmp_path, capsys):
+    write(tmp_path, {"a.jsonl": b'{"text": null}\n' * 3 + json_lines()})
+    load_documents(DataConfig("text_files", str(tmp_path), skip_bad_rows=True))
+    assert capsys.readouterr().out == "3 rows left out (data.skip_bad_rows)\n"
 
 
 def test_rows_of_tables_without_text(tmp_path):
@@ -238,6 +246,28 @@ def test_urls():
     assert message_of("no-such-scheme://x").startswith("cannot read no-such-scheme://x (ValueErr")
     resolved = DataConfig("text_files", "memory://corpus").resolved("bytes")
     assert resolved.path == "memory://corpus"
+
+
+def test_a_bucket(monkeypatch):
+    with serve_bucket() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for name in ("a.jsonl", "b/f.parquet"):
+            server.objects[f"corpus/{name}"] = 1, FILES[name.rpartition("/")[2]]
+        server.objects["other/c.txt"] = 1, b"c"
+        splits = load_documents(DataConfig("text_files", "gs://bucket/corpus"))
+        texts = [one.raw(i) for one in splits.values() for i in range(len(one.names))]
+        assert sorted(texts) == sorted(text.encode() for text in TEXTS * 2)
+        found = message_of("gs://bucket/none")
+        assert found.startswith("data.path = 'gs://bucket/none' does not exist: set it")
+
+
+def test_pyarrow_is_needed_for_tables_only(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write(tmp_path, {"a.jsonl": json_lines(), "f.parquet": FILES["f.parquet"]})
+    assert message_of(tmp_path).startswith("f.parquet needs pyarrow (import of pyarrow halted")
+    assert message_of(tmp_path).endswith(": pip install 'block_recurrent[parquet]'")
+    assert documents_of(tmp_path, glob="*.jsonl") == ([text.encode() for text in TEXTS], 0)
 
 
 def test_null_in_json_text_is_not_the_word(tmp_path):

@@ -16,7 +16,7 @@ from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.formats import json_rows
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.held_out import document_name
-from books import text_of
+from books import text_of, train_model
 from preparing import (
     ONE_PROCESS,
     TEXTS,
@@ -170,6 +170,13 @@ def test_long_lines_in_pieces(prepare, place, model, monkeypatch):
     found = documents_of("store", "train") | documents_of("store", "held_out")
     assert list(found.values()) != [] and sorted(found.values()) == sorted(
         processor.encode(text) for text in BOOKS.values()
+    )
+
+
+def test_a_vocabulary_without_an_end(refuse, place, tmp_path_factory):
+    model = train_model(tmp_path_factory.mktemp("model") / "endless.model", eos_id=-1)
+    assert refuse(*TEXTS, *bind(prepare__vocabulary=str(model))).startswith(
+        f"prepare.vocabulary = '{model}' has no end token, but each document needs one: give it "
     )
 
 
