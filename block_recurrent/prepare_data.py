@@ -4,11 +4,13 @@ import argparse
 import signal
 from pathlib import Path
 
+from block_recurrent.config.options import DataConfig
 from block_recurrent.config.run_config import load, load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
 from block_recurrent.data.prepare.inspect_source import reads_folder, survey_source
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow, quiet
 from block_recurrent.data.store import verify
+from block_recurrent.data.survey import Survey
 from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import STOPPED_STATUS
 
@@ -60,14 +62,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     if arguments.inspect:
-        _inspect(arguments.gin_file, arguments.gin_bindings, full=True)
+        _inspect(arguments.gin_file, arguments.gin_bindings)
         return 0
     if arguments.verify:
         _verify(arguments.output)
         return 0
     config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
     if reads_folder(config, data):
-        _inspect(arguments.gin_file, arguments.gin_bindings, full=False)
+        _refuse_binary(survey_source(config, data, None), data)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import_tensorflow()
@@ -81,15 +83,19 @@ def main() -> int:
     return 0
 
 
-def _inspect(gin_files: list[str], bindings: list[str], *, full: bool):
+def _inspect(gin_files: list[str], bindings: list[str]):
     """Prints what the corpus contains. Raises UserError for files that are no text."""
     prepare, data = load_prepare(gin_files, bindings)
     # With other vocabularies, the number of tokens, and so of padding, is not known yet.
     in_bytes = prepare.vocabulary == "bytes" or not reads_folder(prepare, data)
     window_length = load(gin_files, bindings).model.window_length if in_bytes else None
     found = survey_source(prepare, data, window_length)
-    for line in found.lines(full=full):
+    for line in found.lines(full=True):
         print(line)
+    _refuse_binary(found, data)
+
+
+def _refuse_binary(found: Survey, data: DataConfig):
     if not data.allow_binary:
         found.refuse_binary()
 

@@ -1,13 +1,14 @@
 """A survey of a corpus: what will be trained on and scored, and what looks wrong with it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64
 
-from block_recurrent.data.documents import ByteDocuments, Documents
+from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.findings import (
     EXAMPLES,
     Contents,
@@ -24,6 +25,15 @@ from block_recurrent.errors import UserError
 MUCH_PADDING = 0.1
 LITTLE = 2048  # held-out bytes whose score says little
 SHOWN = 5  # held-out documents, and suffixes, in a short survey
+
+
+@runtime_checkable
+class Sizes(Protocol):
+    """What a survey needs to know of documents; see `Documents`."""
+
+    names: Sequence[str]
+    lengths: Int64[np.ndarray, " documents"]
+    num_bytes: int
 
 
 class SplitSurvey(NamedTuple):
@@ -108,7 +118,7 @@ class Survey(NamedTuple):
 
 
 def survey(
-    splits: Mapping[str, Documents],
+    splits: Mapping[str, Sizes],
     window_length: int | None,
     folder: Path | None = None,
     files: Mapping[str, ByteDocuments] | None = None,
@@ -148,7 +158,7 @@ def survey(
     return Survey(found, suffixes, selection, binary, warnings, extent)
 
 
-def _survey_split(split: str, documents: Documents, window_length: int | None) -> SplitSurvey:
+def _survey_split(split: str, documents: Sizes, window_length: int | None) -> SplitSurvey:
     lengths = np.asarray(documents.lengths, np.int64)
     in_bytes = documents.num_bytes == int(lengths.sum()) - len(lengths)  # without end tokens
     sizes = lengths - 1 if in_bytes else lengths

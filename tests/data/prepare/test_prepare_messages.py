@@ -49,7 +49,7 @@ def test_store_with_another_plan_is_refused(refuse, prepare, place):
     assert f"({source}.files: '" in message and "…' there, '" in message
     (place / "texts" / "0.txt").write_bytes(text)
     assert prepare("store", *TEXTS).startswith(
-        "12 of 12 shards are already complete\nstore train: "
+        "19 of 19 shards are already complete\nstore train: "
     )
     assert contents(place / "store") == before
 
@@ -77,7 +77,7 @@ def test_mistakes_in_the_command(refuse, run):
     assert refuse(data("arxiv")).startswith(
         "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (NotFoundError: "
     )
-    assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("Task text_files: data.path = ")
+    assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("data.path = ")
     status, _, err = run("--gin_file=gin/data/arxiv.gin")
     assert status == 2 and "required: --output" in err
 
