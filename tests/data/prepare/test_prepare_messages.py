@@ -28,7 +28,8 @@ def test_verify(run, place, prepare):
 def test_store_with_another_plan_is_refused(refuse, prepare, place):
     prepare("store", *TEXTS)
     shards, per_mille = bind(prepare__num_shards=5), bind(data__held_out_per_mille=300)
-    different = "(tasks.text_files.shards.train: 11 there, 5 now)"
+    counts = "tasks.text_files.shards"
+    different = f"({counts}.train: 11 there, 5 now; {counts}.validation: 8 there, 5 now)"
     assert refuse(*TEXTS, *shards) == (
         f"store is another token store {different}: name another --output, or remove it"
     )
