@@ -4,6 +4,7 @@ import argparse
 import signal
 from pathlib import Path
 
+from block_recurrent.config.options import DataConfig
 from block_recurrent.config.run_config import load, load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
 from block_recurrent.data.prepare.inspect_source import survey_source
@@ -11,6 +12,7 @@ from block_recurrent.data.prepare.make_store import prepare
 from block_recurrent.data.prepare.quiet_tensorflow import quiet
 from block_recurrent.data.prepare.source import reads_files
 from block_recurrent.data.store import verify
+from block_recurrent.data.survey import Survey
 from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import STOPPED_STATUS
 
@@ -62,33 +64,44 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     if arguments.inspect:
-        _inspect(arguments.gin_file, arguments.gin_bindings, full=True)
+        _inspect(arguments.gin_file, arguments.gin_bindings)
         return 0
     if arguments.verify:
         _verify(arguments.output)
         return 0
     config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
+    about = ()
     if reads_files(config) and data.path is not None:
-        _inspect(arguments.gin_file, arguments.gin_bindings, full=False)
+        found = _survey(arguments.gin_file, arguments.gin_bindings)
+        _refuse_binary(found, data)
+        about = found.lines()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with quiet():
-            prepare(config, data, arguments.output)
+            prepare(config, data, arguments.output, about)
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue")
         return STOPPED_STATUS
     return 0
 
 
-def _inspect(gin_files: list[str], bindings: list[str], *, full: bool):
-    """Prints what the corpus contains. Raises UserError for files that are no text."""
+def _inspect(gin_files: list[str], bindings: list[str]):
+    """Prints what the corpus contains. Raises UserError for documents that are no text."""
+    found = _survey(gin_files, bindings)
+    for line in found.lines(full=True):
+        print(line)
+    _refuse_binary(found, load_prepare(gin_files, bindings)[1])
+
+
+def _survey(gin_files: list[str], bindings: list[str]) -> Survey:
     prepare, data = load_prepare(gin_files, bindings)
     # With other vocabularies, the number of tokens, and so of padding, is not known yet.
     in_bytes = prepare.vocabulary == "bytes" or not reads_files(prepare)
     window_length = load(gin_files, bindings).model.window_length if in_bytes else None
-    found = survey_source(prepare, data, window_length)
-    for line in found.lines(full=full):
-        print(line)
+    return survey_source(prepare, data, window_length)
+
+
+def _refuse_binary(found: Survey, data: DataConfig):
     if not data.allow_binary:
         found.refuse_binary()
 

@@ -172,7 +172,7 @@ def test_a_copy_of_which_only_the_end_is_held_out_is_told(tmp_path):
 
 
 def test_equal_documents_are_not_looked_for_without_end(texts, monkeypatch):
-    monkeypatch.setattr(findings, "COMPARED_BYTES", 50_000)
+    monkeypatch.setattr(findings, "COMPARED_BYTES", 7 * findings.FILE_BYTES)
     (warning,) = warnings_of(texts, held_out="[12345].txt")
     assert warning.startswith(
         "3 documents: in held_out and of the same sizes as documents in train"
