@@ -79,7 +79,7 @@ def test_mistakes_in_the_command(refuse, run):
         "prepare.task = 'arxiv' needs a source: set data.path to a file or folder, or prepare.tfds "
         "to a TFDS dataset"
     )
-    assert refuse(data("arxiv"), *bind(data__path="texts")).startswith(
+    assert refuse(*TEXTS, *bind(prepare__vocabulary="sentencepiece.model")).startswith(
         "prepare.vocabulary = 'sentencepiece.model' is not a SentencePiece model (FileNotFound"
     )
     assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("data.path = 'nowhere' does not")
