@@ -20,6 +20,7 @@ from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.metrics_log import for_json
+from block_recurrent.training.corpus_record import check_corpus
 from block_recurrent.training.workdir import load_run
 
 EXAMPLES = """\
@@ -117,6 +118,7 @@ def make_evaluator(
     splits = load_documents(config.data)
     if arguments.split not in splits:
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
+    check_corpus(arguments.workdir, splits, [arguments.split])
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
     shape = evaluation_shape(documents, config.model, *shape)

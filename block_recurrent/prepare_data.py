@@ -4,11 +4,15 @@ import argparse
 import signal
 from pathlib import Path
 
-from block_recurrent.config.run_config import load_prepare
+from block_recurrent.config.options import DataConfig
+from block_recurrent.config.run_config import load, load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
+from block_recurrent.data.prepare.inspect_source import survey_source
 from block_recurrent.data.prepare.make_store import prepare
 from block_recurrent.data.prepare.quiet_tensorflow import quiet
+from block_recurrent.data.prepare.source import reads_files
 from block_recurrent.data.store import verify
+from block_recurrent.data.survey import Survey
 from block_recurrent.errors import UserError
 from block_recurrent.training.preemption import STOPPED_STATUS
 
@@ -19,6 +23,8 @@ EXAMPLES = """\
   python -m block_recurrent.prepare_data --gin_file=gin/data/pg19_bytes.gin \\
       --output=stores/pg19_bytes
   python -m block_recurrent.prepare_data --gin_file=gin/data/text_files.gin --output=stores/mine \\
+      --gin_bindings="data.path = 'my/folder'"
+  python -m block_recurrent.prepare_data --gin_file=gin/data/text_files.gin --inspect \\
       --gin_bindings="data.path = 'my/folder'"
   python -m block_recurrent.prepare_data --output=stores/mine --verify
 """
@@ -35,32 +41,69 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        required=True,
         metavar="DIR",
         help="folder of the store; it is called DIR.partial until it is complete",
+    )
+    parser.add_argument(
+        "--inspect",
+        action="store_true",
+        help="only describe the corpus: its documents, what is held out, and what looks wrong. "
+        "Needs no --output, and no TensorFlow",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
         help="only check that no byte of the existing store at DIR has changed",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.output and not arguments.inspect:
+        parser.error("the following arguments are required: --output")
+    return arguments
 
 
 def main() -> int:
     arguments = parse_arguments()
+    if arguments.inspect:
+        _inspect(arguments.gin_file, arguments.gin_bindings)
+        return 0
     if arguments.verify:
         _verify(arguments.output)
         return 0
     config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
+    about = ()
+    if reads_files(config) and data.path is not None:
+        found = _survey(arguments.gin_file, arguments.gin_bindings)
+        _refuse_binary(found, data)
+        about = found.lines()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with quiet():
-            prepare(config, data, arguments.output)
+            prepare(config, data, arguments.output, about)
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue")
         return STOPPED_STATUS
     return 0
+
+
+def _inspect(gin_files: list[str], bindings: list[str]):
+    """Prints what the corpus contains. Raises UserError for documents that are no text."""
+    found = _survey(gin_files, bindings)
+    for line in found.lines(full=True):
+        print(line)
+    _refuse_binary(found, load_prepare(gin_files, bindings)[1])
+
+
+def _survey(gin_files: list[str], bindings: list[str]) -> Survey:
+    prepare, data = load_prepare(gin_files, bindings)
+    # With other vocabularies, the number of tokens, and so of padding, is not known yet.
+    in_bytes = prepare.vocabulary == "bytes" or not reads_files(prepare)
+    window_length = load(gin_files, bindings).model.window_length if in_bytes else None
+    return survey_source(prepare, data, window_length)
+
+
+def _refuse_binary(found: Survey, data: DataConfig):
+    if not data.allow_binary:
+        found.refuse_binary()
 
 
 def _verify(store: Path):

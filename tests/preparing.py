@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import block_recurrent
+from block_recurrent.config.options import DataConfig
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.data.loaded_text import load_text
 from block_recurrent.data.store import open_stores
 
 TESTS = Path(__file__).parent
@@ -17,6 +20,11 @@ def write_texts(folder: Path, files: dict[str, bytes]):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(text)
+
+
+def load_text_files(path: Path | str, *arguments, **options) -> dict[str, ByteDocuments]:
+    """The documents of a folder in each split, with these options of the data."""
+    return load_text(DataConfig("text_files", str(path), *arguments, **options))
 
 
 def bind(**values) -> list[str]:

@@ -1,12 +1,13 @@
 """Every option of a run except those of the model, which are in `model.config`."""
 
 import dataclasses
+import encodings.aliases
 import os
 import re
 from typing import Annotated, Literal
 
 from block_recurrent.errors import UserError
-from block_recurrent.fields import Range, checked
+from block_recurrent.fields import Range, checked, nearest
 from block_recurrent.files.paths import is_url
 
 AUTO_LANES = 512  # by the measurements in docs/results.md
@@ -140,9 +141,17 @@ class DataConfig:
         a file or a folder), 'store' (token stores made by prepare_data), or 'recall' (generated
         documents with facts at the start and questions about them at the end).
       path: the file or folder with the text, on disk or at a URL such as gs://bucket/texts.
-      glob: which files of the folder, for example '**/*.txt'.
-      held_out_per_mille: share of the documents held out for evaluation, chosen by name; a token
-        store has its own split.
+      glob: which files of the folder, or of the archive, for example '**/*.txt', or several such
+        patterns.
+      held_out_per_mille: share of the documents held out for evaluation, chosen by name, if
+        held_out is () and no file or folder is called valid, validation, val or dev; a token store
+        has its own split.
+      held_out: what to hold out instead: patterns of paths in the folder or in archives, or paths
+        of files or folders, also elsewhere.
+      encoding: of text files, which are converted to UTF-8, for example 'utf-16', 'shift_jis' or
+        'latin_1'; 'detect': guessed for each file by charset-normalizer; None: their bytes are
+        trained on as they are. Rows are always UTF-8.
+      allow_binary: whether to train on documents that are no text, such as PDF or images, as bytes.
       format: of all files: 'text', 'json', 'csv', 'tsv', 'parquet' or 'arrow'; 'auto': by suffix.
         Compressed files and archives are always recognised by their suffix.
       separator: cuts text files into documents, such as '<|endoftext|>'. After 're:' it is a
@@ -163,7 +172,7 @@ class DataConfig:
 
     corpus: Literal["standard_library", "text_files", "store", "recall"] = "standard_library"
     path: str | None = None
-    glob: str = "**/*"
+    glob: str | tuple[str, ...] = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     format: Literal["auto", "text", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
     separator: str | None = None
@@ -172,6 +181,9 @@ class DataConfig:
     group_by: str | None = None
     order_by: str | None = None
     skip_bad_rows: bool = False
+    held_out: str | tuple[str, ...] = ()
+    encoding: str | None = None
+    allow_binary: bool = False
     stores: tuple[str, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
     vocabulary: str | None = None
@@ -179,11 +191,27 @@ class DataConfig:
     recall_values: Annotated[int, "values", Range(2)] = 16
     recall_filler: tuple[Annotated[int, "bytes", Range(1)], ...] = (1, 2048)
 
+    def __post_init__(self):
+        for name in ("path", "glob", "held_out", "stores"):
+            value = getattr(self, name)
+            items = (value,) if isinstance(value, str | None) else value
+            if "" in items or (name == "glob" and not items):
+                what = "'.' is the current folder" if name != "glob" else "'**/*' is every file"
+                raise UserError(f"data.{name} = {value!r} names nothing: {what}")
+        if self.encoding not in (None, "detect"):
+            check_encoding(self.encoding)
+
     def resolved(self, vocabulary: str) -> "DataConfig":
         """The same with absolute paths and the vocabulary's name, as saved in config.gin."""
         path = None if self.path is None else _absolute(self.path)
         stores = tuple(map(_absolute, self.stores))
-        return dataclasses.replace(self, path=path, stores=stores, vocabulary=vocabulary)
+        held_out = self.held_out
+        if path is not None:
+            items = (held_out,) if isinstance(held_out, str) else held_out
+            held_out = tuple(_absolute_outside(path, item) for item in items)
+        return dataclasses.replace(
+            self, path=path, stores=stores, held_out=held_out, vocabulary=vocabulary
+        )
 
 
 @checked
@@ -303,6 +331,17 @@ def parse_rule(rule: str) -> tuple[re.Pattern, tuple[str | None, ...]]:
         raise UserError(f"mesh.rules contains {rule!r}: {error}") from error
 
 
+def check_encoding(encoding: str):
+    """Raises UserError if `data.encoding` names no encoding of text; names the nearest one."""
+    try:
+        "".encode(encoding)
+    except LookupError as error:
+        known = encodings.aliases.aliases
+        close = nearest(encoding, sorted({*known, *known.values()}))
+        hint = f"did you mean '{close}'?" if close else "choose one that Python knows, or 'detect'"
+        raise UserError(f"data.encoding = '{encoding}' is no encoding of text: {hint}") from error
+
+
 def check_segment(
     segment: int,
     window: int,
@@ -325,3 +364,11 @@ def check_segment(
 
 def _absolute(path: str) -> str:
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_outside(folder: str, path: str) -> str:
+    """The absolute path of a file or folder elsewhere; what lies in `folder` stays as it is."""
+    absolute = _absolute(path)
+    inside = os.path.join(folder, os.path.expanduser(path))
+    exists_only_elsewhere = os.path.exists(absolute) and not os.path.exists(inside)
+    return absolute if exists_only_elsewhere else path

@@ -1,17 +1,21 @@
 """Loads the corpus that a configuration names, as documents of tokens."""
 
+from collections.abc import Mapping
+
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.documents import Documents
+from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.loaded_text import load_text
 from block_recurrent.data.mixture import Mixture
 from block_recurrent.data.recall import SPLITS, RecallDocuments
 from block_recurrent.data.store import open_stores
+from block_recurrent.data.survey import Survey, survey
 from block_recurrent.data.text_files import load_standard_library
 from block_recurrent.errors import UserError
 
 
 def load_documents(config: DataConfig) -> dict[str, Documents]:
-    """The documents of each split: "train", "held_out", and other splits of a token store.
+    """The documents of each split: "train", "held_out", and others such as "test".
 
     Opens no document yet, except those of text_files that must be unpacked.
 
@@ -34,11 +38,24 @@ def load_documents(config: DataConfig) -> dict[str, Documents]:
     return documents
 
 
+def survey_corpus(
+    config: DataConfig, splits: Mapping[str, Documents], window_length: int | None
+) -> Survey:
+    """Surveys the documents of a corpus; see `survey`."""
+    files = Corpus(config).files if config.corpus == "text_files" else ()
+    return survey(splits, window_length, files)
+
+
 def _standard_library(config: DataConfig) -> dict[str, Documents]:
     if config.path is not None:
         raise UserError(
             f"data.path = '{config.path}' has no effect on data.corpus = 'standard_library': set "
             "data.corpus = 'text_files', or remove data.path"
+        )
+    if config.held_out:
+        raise UserError(
+            f"data.held_out = {config.held_out!r} has no effect on data.corpus = "
+            "'standard_library': remove it, or set data.held_out_per_mille"
         )
     return load_standard_library(config.held_out_per_mille)
 

@@ -1,4 +1,4 @@
-"""A collection of documents, as tokens, and its division into train and held-out."""
+"""A collection of documents, as tokens."""
 
 import copy
 import functools
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Integer
+from jaxtyping import Float32, Int64, Integer
 
+from block_recurrent.data.held_out import NamedSplits, Part, divide_named, part_name
 from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
 
@@ -66,15 +67,19 @@ class ByteDocuments:
 
     Raises:
       UserError: a file is missing, now or when it is read, or was truncated in between.
+
+    Attributes:
+      selection: how these documents were chosen from the corpus, for the user.
     """
 
     text_lost = 0.0
 
     def __init__(self, sources: Mapping[str, bytes | Path]):
-        self.vocabulary = ByteVocabulary()
+        self.vocabulary, self.selection = ByteVocabulary(), "all documents"
         self.names = list(sources)
         self._sources = list(sources.values())
         self._sizes = np.array([_num_bytes(source) for source in self._sources], np.int64)
+        self._starts = np.zeros_like(self._sizes)  # of a document in its source
         self.lengths = self._sizes + 1
 
     @property
@@ -100,7 +105,7 @@ class ByteDocuments:
         for document, size in enumerate(self._sizes.tolist()):
             counters.append(TextCounter())
             for start in range(0, size, CHUNK_BYTES):
-                counters[-1].add(self._read(document, start, min(start + CHUNK_BYTES, size)))
+                counters[-1].add(self.read(document, start, start + CHUNK_BYTES))
         return sum(one.words for one in counters), sum(one.characters for one in counters)
 
     @functools.cached_property
@@ -110,7 +115,7 @@ class ByteDocuments:
 
     def tokens(self, document: int, start: int, stop: int) -> Integer[np.ndarray, " length"]:
         size = int(self._sizes[document])
-        tokens = self.vocabulary.encode(self._read(document, start, min(stop, size)))
+        tokens = self.vocabulary.encode(self.read(document, start, stop))
         if start <= size < stop:
             tokens = np.append(tokens, np.uint16(self.vocabulary.end_id))
         return tokens
@@ -120,32 +125,43 @@ class ByteDocuments:
 
     def raw(self, document: int) -> bytes:
         """All bytes of a document."""
-        return self._read(document, 0, int(self._sizes[document]))
+        return self.read(document, 0, int(self._sizes[document]))
 
-    def select(self, indices: Sequence[int] | np.ndarray) -> "ByteDocuments":
-        """The documents at `indices`, in that order."""
+    def parts(self, parts: Sequence[Part]) -> "ByteDocuments":
+        """Documents and parts of documents, in this order."""
         chosen = copy.copy(self)  # the constructor would ask the file system for all sizes again
-        chosen.names = [self.names[i] for i in indices]
-        chosen._sources = [self._sources[i] for i in indices]
-        chosen._sizes, chosen.lengths = self._sizes[indices], self.lengths[indices]
+        indices, starts, stops = np.array(parts, np.int64).reshape(-1, 3).T
+        chosen.names = [
+            part_name(self.names[index], int(self._sizes[index]), start, stop)
+            for index, start, stop in parts
+        ]
+        chosen._sources = [self._sources[index] for index in indices]
+        chosen._starts, chosen._sizes = self._starts[indices] + starts, stops - starts
+        chosen.lengths = chosen._sizes + 1
         for cached in ("_text_counts", "fingerprint"):
             chosen.__dict__.pop(cached, None)
         return chosen
 
-    def _read(self, document: int, start: int, stop: int) -> bytes:
-        source = self._sources[document]
+    def select(self, indices: Sequence[int] | np.ndarray) -> "ByteDocuments":
+        """The documents at `indices`, in that order."""
+        return self.parts([Part(int(i), 0, int(self._sizes[i])) for i in indices])
+
+    def read(self, document: int, start: int, stop: int) -> bytes:
+        """Bytes `start` … `stop` − 1 of a document; fewer if the document ends before `stop`."""
+        source, first = self._sources[document], int(self._starts[document])
+        count = max(min(stop, int(self._sizes[document])) - start, 0)
         if isinstance(source, bytes):
-            return source[start:stop]
+            return source[first + start : first + start + count]
         try:
             with open(source, "rb") as file:
-                file.seek(start)
-                data = file.read(max(stop - start, 0))
+                file.seek(first + start)
+                data = file.read(count)
         except OSError as error:
             raise _unreadable(source, error) from error
-        if len(data) < stop - start:
+        if len(data) < count:
             raise UserError(
-                f"{source} is shorter than the {self._sizes[document]} bytes that it had at the "
-                "start: restore it, or start a new run with the current files"
+                f"{source} is shorter than the {first + self._sizes[document]} bytes that it had "
+                "at the start: restore it, or start a new run with the current files"
             )
         return data
 
@@ -198,48 +214,24 @@ def count_characters(text: bytes) -> int:
     return len(text) - int(np.count_nonzero(continues))
 
 
+def divide_documents(
+    documents: ByteDocuments, named: NamedSplits, per_mille: int
+) -> dict[str, ByteDocuments]:
+    """Divides into "train" and "held_out", and "test" if there is one; see `divide_named`."""
+    names, sizes = documents.names, documents.lengths - 1
+    division = divide_named(names, sizes, named, per_mille, documents.read)
+    splits = {split: documents.parts(parts) for split, parts in division.parts.items()}
+    for part in splits.values():
+        part.selection = division.reason
+    return splits
+
+
 def fingerprint(parts: Iterable[str]) -> int:
     """A 63-bit hash of all parts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode("utf-8", "surrogateescape") + b"\n")
     return int.from_bytes(digest.digest()[:8], "big") >> 1
-
-
-def is_held_out(name: str, per_mille: int) -> bool:
-    """Whether a document is held out. This depends only on its name, so all machines agree."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") * 1000 < per_mille * 2**64
-
-
-def split_held_out(documents: ByteDocuments, per_mille: int) -> dict[str, ByteDocuments]:
-    """Splits two or more documents into "train" and "held_out"; see `choose_held_out`."""
-    held_out = choose_held_out(documents.names, documents.lengths, per_mille)
-    return {
-        "train": documents.select(np.flatnonzero(~held_out)),
-        "held_out": documents.select(np.flatnonzero(held_out)),
-    }
-
-
-def choose_held_out(
-    names: Sequence[str], sizes: Sequence[int] | np.ndarray, per_mille: int
-) -> Bool[np.ndarray, " documents"]:
-    """Which of two or more documents to hold out: at least one, and not all.
-
-    Uses `is_held_out`. If that chooses no document, which can happen with fewer than about
-    1000 / per_mille documents, the document of median size is held out: the smallest one is often
-    just a README, and the largest one is the most useful for training. If it chooses all documents,
-    the largest one is used for training.
-    """
-    if not 1 <= per_mille <= 999:
-        raise UserError(f"data.held_out_per_mille = {per_mille}: choose from 1 to 999")
-    held_out = np.array([is_held_out(name, per_mille) for name in names])
-    by_size = np.argsort(sizes, kind="stable")
-    if not held_out.any():
-        held_out[by_size[(len(by_size) - 1) // 2]] = True
-    if held_out.all():
-        held_out[by_size[-1]] = False
-    return held_out
 
 
 def _num_bytes(source: bytes | Path) -> int:

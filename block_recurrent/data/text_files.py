@@ -1,41 +1,20 @@
-"""Corpora of text files, one document per file: any folder, or Python's standard library."""
+"""The files of a folder, and the corpus of those of Python's standard library."""
 
 import os
 import sysconfig
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.data.documents import ByteDocuments, split_held_out
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.data.globs import matches, names_dotted, or_below
+from block_recurrent.data.held_out import Part, divide_by_hash
 from block_recurrent.errors import UserError
+from block_recurrent.files.written_folders import without_written
 
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
 MACHINE_SPECIFIC = ("_sysconfigdata", "sitecustomize.", "usercustomize.")  # starts of names
-
-
-def load_text_files(
-    path: str | Path, glob: str = "**/*", held_out_per_mille: int = 20
-) -> dict[str, ByteDocuments]:
-    """The matching files of a folder, as "train" and "held_out"; see `split_held_out`.
-
-    A document's name is its path in the folder, with '/' on every system. Documents are sorted by
-    name. Empty files are left out.
-
-    Args:
-      path: the folder; '~' is the home folder.
-      glob: which files; see `matching_files`.
-      held_out_per_mille: documents per thousand to hold out.
-
-    Raises:
-      UserError: the folder does not exist, a file cannot be read, or there are fewer than two
-        documents.
-    """
-    folder = Path(path).expanduser()
-    documents = _without_empty(folder, matching_files(folder, glob))
-    check_number_of_documents(documents.names, folder, glob)
-    return split_held_out(documents, held_out_per_mille)
 
 
 def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocuments]:
@@ -51,39 +30,36 @@ def load_standard_library(held_out_per_mille: int = 20) -> dict[str, ByteDocumen
     """
     folder = Path(sysconfig.get_path("stdlib"))
     found = files_under(folder, enter=_is_library) if folder.is_dir() else ()  # it may be a zip
-    documents = _without_empty(folder, [name for name in found if _is_source(name)])
+    documents = ByteDocuments({name: folder / name for name in found if _is_source(name)})
+    documents = documents.select(np.flatnonzero(documents.lengths > 1))
     if len(documents.names) < 2:
         raise UserError(
             f"no source files of Python's standard library in {folder}: set data.corpus = "
             "'text_files' and data.path to a folder of text"
         )
-    return split_held_out(documents, held_out_per_mille)
+    parts = [Part(i, 0, int(length) - 1) for i, length in enumerate(documents.lengths)]
+    # Its folders called test are no test splits, so names are not asked.
+    *splits, reason = divide_by_hash(documents.names, parts, held_out_per_mille, documents.read)
+    train, held_out = (documents.parts(split) for split in splits)
+    train.selection = held_out.selection = reason
+    return {"train": train, "held_out": held_out}
 
 
-def matching_files(folder: Path, glob: str) -> list[str]:
+def matching_files(folder: Path, glob: str | Sequence[str]) -> list[str]:
     """The relative paths of the regular files in `folder` that match, sorted, with '/' separators.
 
     Args:
       folder: where to look. Links to files are followed. Links to folders are not, to avoid loops.
-        Broken links and special files are left out.
-      glob: pattern of relative paths, with '/' separators. '**' stands for any number of folders.
-        A file or folder whose name starts with a dot only matches a part that starts with a dot.
+        Broken links and special files are left out, and so is what this package writes: the folders
+        of runs and token stores.
+      glob: one or more patterns of relative paths; see `matches`.
 
     Raises:
       UserError: the folder does not exist, no file matches, or a file cannot be read.
     """
     _check_folder(folder)
-    dotted = any(part.startswith(".") for part in _parts(glob))
-    names = [
-        name
-        for name in files_under(folder, enter=lambda name: dotted or not name.startswith("."))
-        if matches_glob(name, glob)
-    ]
-    if not names:
-        raise UserError(
-            f"no file in {folder} matches data.glob = '{glob}': "
-            "change the pattern ('**/*' matches every file) or data.path"
-        )
+    names = [name for name in _walk(folder, glob) if matches(name, glob)]
+    check_matched(names, folder, glob)
     for name in names:
         if not os.access(folder / name, os.R_OK):
             raise UserError(
@@ -93,11 +69,78 @@ def matching_files(folder: Path, glob: str) -> list[str]:
     return names
 
 
+def held_out_files(
+    folder: Path, held_out: str | Sequence[str], glob: str | Sequence[str]
+) -> dict[str, Path]:
+    """The files that `data.held_out` names: name → path. Those elsewhere have names with '../'.
+
+    Args:
+      folder: the folder of the corpus.
+      held_out: patterns of paths in the folder, or paths of files and folders, also elsewhere. A
+        file in the folder does not need to match `glob`.
+      glob: which files of a folder elsewhere; see `matching_files`.
+
+    Raises:
+      UserError: one of `held_out` names nothing.
+    """
+    found = {}
+    for item in [held_out] if isinstance(held_out, str) else held_out:
+        named = files_named(folder, item, glob)
+        if not named:
+            raise names_nothing(item, folder)
+        found |= named
+    return found
+
+
+def files_named(folder: Path, item: str, glob: str | Sequence[str]) -> dict[str, Path]:
+    """The files that one item of `data.held_out` names, or none; see `held_out_files`."""
+    place = Path(item).expanduser()
+    inside = _inside(folder, place)
+    if inside and (names := _matching_or_below(folder, inside)):
+        return {name: folder / name for name in names}
+    if place.is_file():
+        return {f"../{place.name}": place}
+    if place.is_dir():
+        names = matching_files(place, glob)
+        return {f"../{place.resolve().name}/{name}": place / name for name in names}
+    return {}
+
+
+def names_nothing(item: str, folder: str | Path) -> UserError:
+    """A `UserError` that says that an item of `data.held_out` names nothing."""
+    return UserError(
+        f"data.held_out = {item!r} matches no file in {folder}, and is no file or folder "
+        "elsewhere: give a pattern such as 'valid/**', or the path of a file or folder"
+    )
+
+
+def _inside(folder: Path, place: Path) -> str | None:
+    """The pattern of paths in the folder that `place` is; None if it lies elsewhere."""
+    if not folder.is_dir():
+        return None
+    if not place.is_absolute() and ".." not in place.parts:
+        return place.as_posix()
+    top, place = folder.resolve(), place.parent.resolve() / place.name
+    return place.relative_to(top).as_posix() if place.is_relative_to(top) else None
+
+
+def _matching_or_below(folder: Path, glob: str) -> list[str]:
+    """The files in the folder that match, or that lie in a folder that matches."""
+    return [name for name in _walk(folder, glob) if matches(name, or_below(glob))]
+
+
+def _walk(folder: Path, glob: str | Sequence[str]) -> list[str]:
+    """All files, without those in hidden folders that cannot match."""
+    dotted = names_dotted(glob)
+    return files_under(folder, enter=lambda name: dotted or not name.startswith("."))
+
+
 def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
     """The relative paths of all regular files in `folder`, sorted, with '/' separators.
 
     Args:
-      folder: where to look.
+      folder: where to look. Folders of runs and token stores in it are left out; if it is itself
+        the folder of a run, the run's own files are.
       enter: returns whether to look into subfolders with a given name.
     """
 
@@ -113,54 +156,32 @@ def files_under(folder: Path, enter: Callable[[str], bool]) -> list[str]:
         inside = Path(place).relative_to(folder)
         regular = [name for name in files if os.path.isfile(os.path.join(place, name))]
         found += [(inside / name).as_posix() for name in regular]
-    return sorted(found)
+    return sorted(without_written(found))
 
 
-def matches_glob(name: str, glob: str) -> bool:
-    """Whether a relative path, with '/' separators, matches; see `matching_files`."""
-    return _matches(name.split("/"), _parts(glob))
+def check_matched(matching: Sequence, place: str | Path, glob: str | Sequence[str]):
+    """Raises UserError if there are no files, which are those `matching` `data.glob`."""
+    if not matching:
+        raise UserError(
+            f"no file in {place} matches data.glob = {glob!r}: "
+            "change the pattern ('**/*' matches every file) or data.path"
+        )
 
 
-def check_number_of_documents(names: Sequence[str], folder: str | Path, glob: str):
-    """Raises UserError for fewer than two documents; `names` are those of non-empty documents."""
+def check_not_empty(names: Sequence[str], folder: str | Path, glob: str | Sequence[str]):
+    """Raises UserError if there are no `names`, which are those of non-empty documents."""
     if not names:
         raise UserError(
-            f"every file in {folder} that matches data.glob = '{glob}' is empty: "
+            f"every file in {folder} that matches data.glob = {glob!r} is empty: "
             "set data.path or data.glob to other files"
         )
-    if len(names) == 1:
-        raise UserError(
-            f"{names[0]} is the only document in {folder} for data.glob = '{glob}', but "
-            "training and evaluation need one each: split it into two files or more"
-        )
-
-
-def _without_empty(folder: Path, names: Sequence[str]) -> ByteDocuments:
-    documents = ByteDocuments({name: folder / name for name in names})
-    return documents.select(np.flatnonzero(documents.lengths > 1))
-
-
-def _parts(glob: str) -> list[str]:
-    """The parts of a glob that stand for folders and files."""
-    return [part for part in glob.split("/") if part not in ("", ".")]
-
-
-def _matches(parts: list[str], patterns: list[str]) -> bool:
-    """Whether the parts of a path match the parts of a glob; see `matching_files`."""
-    if not patterns:
-        return not parts
-    if patterns[0] == "**" and _matches(parts, patterns[1:]):
-        return True
-    if not parts or (parts[0].startswith(".") and not patterns[0].startswith(".")):
-        return False
-    if patterns[0] == "**":
-        return _matches(parts[1:], patterns)
-    return fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
 def _check_folder(folder: Path):
     if not folder.exists():
-        raise UserError(f"data.path = '{folder}' does not exist: set it to a folder of text files")
+        raise UserError(
+            f"data.path = '{folder}' does not exist: set it to a file or folder of text"
+        )
     if not folder.is_dir():
         raise UserError(
             f"data.path = '{folder}' is a file: set data.path to its folder, and data.glob to the "

@@ -8,7 +8,8 @@ import jax
 from flax import nnx
 
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.data.corpora import load_documents
+from block_recurrent.data.corpora import load_documents, survey_corpus
+from block_recurrent.data.findings import count
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError
@@ -55,6 +56,7 @@ class Setup:
       config: the configuration, with absolute paths, the name of the vocabulary and the number of
         lanes.
       documents: the documents of each split.
+      survey: what is known about the documents.
       lanes: the training documents, laid out in batches.
       mesh: the devices.
       layout: how arrays are laid out over the mesh.
@@ -71,6 +73,9 @@ class Setup:
     def __init__(self, config: RunConfig):
         train, model = config.train, split_heads(config.mesh, config.model)
         self.documents = load_documents(config.data)
+        self.survey = survey_corpus(config.data, self.documents, model.window_length)
+        if not config.data.allow_binary:
+            self.survey.refuse_binary()
         vocabulary = self.documents["train"].vocabulary
         check_vocabulary(vocabulary, model)
         self.config = dataclasses.replace(
@@ -136,11 +141,11 @@ class Setup:
     def summary(self, workdir: AnyPath) -> str:
         """Describes the run in a few lines: model, memory, data, evaluations, steps."""
         train, model = self.config.train, self.config.model
-        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
         layers = ", ".join(map(str, model.recurrent_indices))
         memory = f"{model.num_states} states in layer {layers}" if layers else "no recurrence"
         data = [
-            f"{documents.num_bytes / 1e6:,.2f} MB in {len(documents.lengths):,} documents ({split})"
+            f"{documents.num_bytes / 1e6:,.2f} MB in {count(len(documents.lengths))} ({split})"
             for split, documents in self.documents.items()
         ]
         held_out, limit = self.documents["held_out"].num_tokens, train.eval_tokens
@@ -148,10 +153,11 @@ class Setup:
         devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
         return "\n".join(
             [
-                f"model  {count / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
+                f"model  {num_params / 1e6:,.2f}M parameters, {model.num_layers} layers, window "
                 f"{model.window_length}, {memory}",
                 f"memory {memory_line(self.abstract)}",
                 f"data   {self.config.data.corpus}: {', '.join(data)}",
+                *(f"       {line}" for line in self.survey.lines()),
                 *([part] if limit is not None and limit < held_out else []),
                 f"run    {workdir}: {train.num_steps:,} steps of {train.batch_size} × "
                 f"{train.segment_length} tokens on {devices}",

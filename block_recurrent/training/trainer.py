@@ -21,6 +21,7 @@ from block_recurrent.parallel.processes import (
 from block_recurrent.reporting.metrics_log import is_logged
 from block_recurrent.reporting.wandb_log import check_wandb
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.corpus_record import check_corpus, record_corpus
 from block_recurrent.training.device_memory import layout_table
 from block_recurrent.training.held_out import HeldOutEvaluation
 from block_recurrent.training.loop import TrainingLoop
@@ -118,13 +119,19 @@ class Trainer:
             print_once(f"\n{table}\n")
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, LanePosition]:
-        """Returns the state and position of the newest checkpoint, or of a new run."""
+        """Returns the state and position of the newest checkpoint, or of a new run.
+
+        Raises:
+          UserError: the corpus is another one than when the run started.
+        """
         lanes = self.setup.lanes
         position = lanes.initial_position() if lanes.turns == 1 else lanes.staggered_position()
         newest = checkpoints.find_latest_intact()
         if newest is not None:
+            check_corpus(self.workdir, self.setup.documents, ["train", "held_out"])
             print_once(f"continuing from step {newest:,}")
             return checkpoints.restore(self.setup.abstract, position)
+        record_corpus(self.workdir, self.setup.documents)
         state = self.setup.initial_state()
         if self.initial_params is not None:
             params = jax.device_put(self.initial_params, self.setup.shardings.params)

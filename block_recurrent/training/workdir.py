@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "train.wandb_project",
     "train.on_nonfinite",
     "train.max_nonfinite_steps",
+    "data.allow_binary",
     "mesh.",
     "distributed.",
     "watch.",

@@ -20,7 +20,7 @@ from block_recurrent.analysis.report import write_analysis
 from block_recurrent.analysis.tracing import Text
 from block_recurrent.config.options import DistributedConfig
 from block_recurrent.data.documents import ByteDocuments
-from block_recurrent.data.prepare.folder_documents import _group, read_pieces
+from block_recurrent.data.prepare.folder_documents import FileGroup, _group, read_pieces
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.generate import load_generator
 from block_recurrent.interop.model_file import CONFIG
@@ -75,10 +75,12 @@ def test_files_that_have_gone(tmp_path):
         f"cannot read {gone} (No such file or directory): restore it, or start a new run with the "
         "current files"
     )
-    assert message_of(_group, tmp_path, "document", ["gone"]) == (
+    assert message_of(_group, tmp_path, "document", {"gone": gone}, None) == (
         f"cannot read {gone} (No such file or directory): restore it, or exclude it with data.glob"
     )
-    assert message_of(lambda: list(read_pieces([gone], [1], "anywhere", 10))) == (
+    assert message_of(
+        lambda: list(read_pieces(FileGroup("a", ["gone"], [1], 0, 1), tmp_path, "anywhere"))
+    ) == (
         f"cannot read {gone} (No such file or directory): restore it, or run prepare_data again "
         "without it"
     )

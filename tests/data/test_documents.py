@@ -11,11 +11,13 @@ import pytest
 
 from block_recurrent.config.options import DataConfig
 from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.documents import ByteDocuments, is_held_out, split_held_out
-from block_recurrent.data.text_files import load_standard_library, load_text_files
+from block_recurrent.data.documents import ByteDocuments
+from block_recurrent.data.held_out import Part, is_held_out
+from block_recurrent.data.text_files import matching_files
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.evaluation.score import compressed_bits_per_byte
+from preparing import load_text_files
 
 EVERY_BYTE = bytes(range(256))
 
@@ -92,6 +94,17 @@ def test_select(documents):
     assert documents.names == ["a", "b", "c"], "the selection should leave the original alone"
 
 
+def test_parts(documents):
+    parts = documents.parts([Part(2, 1, 4), Part(0, 0, 256), Part(0, 250, 256)])
+    assert parts.names == ["c[1:4]", "a", "a[250:256]"]
+    assert parts.lengths.tolist() == [4, 257, 7]
+    assert [parts.raw(i) for i in range(3)] == [b"yz\r", EVERY_BYTE, EVERY_BYTE[250:]]
+    assert parts.tokens(0, 1, 9).tolist() == [ord("z") + 3, ord("\r") + 3, 1]
+    inside = parts.parts([Part(2, 2, 4)])
+    assert (inside.raw(0), inside.read(0, 1, 9)) == (EVERY_BYTE[252:254], EVERY_BYTE[253:254])
+    assert parts.fingerprint != documents.fingerprint
+
+
 def test_a_huge_file_is_read_in_pieces(tmp_path):
     path = tmp_path / "huge"
     with open(path, "wb") as file:
@@ -121,49 +134,6 @@ def test_files_that_change_while_in_use(tmp_path):
         message = message_of(read, 1)
         assert f"cannot read {tmp_path / 'vanishes'} (No such file" in message
         assert "restore it" in message
-
-
-# Train and held-out
-
-
-def test_held_out_depends_on_the_name_alone():
-    """Pinned: a changed rule would train older runs on documents they were evaluated with."""
-    names = [f"folder/{i}.txt" for i in range(5000)] + ["é.txt", "\udcff.txt"]
-    held_out = {name for name in names if is_held_out(name, 20)}
-    assert 70 <= len(held_out) <= 130
-    assert sorted(held_out)[:3] == ["folder/1052.txt", "folder/1130.txt", "folder/1157.txt"]
-    assert held_out < {name for name in names if is_held_out(name, 40)}
-    assert not any(is_held_out(name, 0) for name in names)
-    assert all(is_held_out(name, 1000) for name in names)
-
-
-def test_split_is_a_partition_by_name():
-    contents = {f"{i}": b"x" * (i + 1) for i in range(300)}
-    splits = split_held_out(ByteDocuments(contents), 100)
-    assert all_names(splits) == sorted(contents)
-    assert splits["held_out"].names == [name for name in contents if is_held_out(name, 100)]
-    assert all(len(splits["train"].raw(i)) == n - 1 for i, n in enumerate(splits["train"].lengths))
-
-
-def test_neither_split_is_empty():
-    names = [name for name in map(str, range(100)) if not is_held_out(name, 20)][:4]
-    documents = ByteDocuments(
-        {name: b"x" * size for name, size in zip(names, (9, 1, 5, 7), strict=True)}
-    )
-    assert split_held_out(documents, 20)["held_out"].names == [names[2]]  # the lower median
-    two = split_held_out(documents.select([0, 1]), 20)
-    assert (two["train"].names, two["held_out"].names) == ([names[0]], [names[1]])
-    names = [name for name in map(str, range(100)) if is_held_out(name, 999)][:3]
-    documents = ByteDocuments(
-        {name: b"x" * size for name, size in zip(names, (5, 9, 1), strict=True)}
-    )
-    assert split_held_out(documents, 999)["train"].names == [names[1]]  # the largest
-
-
-@pytest.mark.parametrize("per_mille", [0, 1000, -1])
-def test_held_out_per_mille_out_of_range(per_mille):
-    message = message_of(load_standard_library, per_mille)
-    assert message == f"data.held_out_per_mille = {per_mille}: choose from 1 to 999"
 
 
 # The standard library
@@ -228,22 +198,17 @@ def folder(tmp_path):
         ("**", ["a.txt", "b.md", "sub/c.txt", "sub/deep/d.txt"]),
         ("**/*.txt", ["a.txt", "sub/c.txt", "sub/deep/d.txt"]),
         ("./*", ["a.txt", "b.md"]),
-        ("*/*.txt", None),
+        ("*/*.txt", ["sub/c.txt"]),
         ("sub/**/*.txt", ["sub/c.txt", "sub/deep/d.txt"]),
         ("**/[cd].txt", ["sub/c.txt", "sub/deep/d.txt"]),
-        ("**/.*/*", None),
-        ("**/.*", None),
-        (".git/*", None),
+        ("**/.*/*", [".git/e.txt"]),
+        ("**/.*", ["sub/.hidden.txt"]),
+        (".git/*", [".git/e.txt"]),
+        (("*.md", "sub/*"), ["b.md", "sub/c.txt"]),
     ],
 )
 def test_glob(folder, glob, expected):
-    if expected is None:  # only one file matches, and the error names it
-        only = {"*/*.txt": "sub/c.txt", "**/.*": "sub/.hidden.txt"}.get(glob, ".git/e.txt")
-        message = message_of(load_text_files, folder, glob)
-        assert message.startswith(f"{only} is the only document in {folder} for data.glob")
-        assert message.endswith("split it into two files or more")
-    else:
-        assert all_names(load_text_files(folder, glob)) == expected
+    assert matching_files(folder, glob) == expected
 
 
 def test_bytes_are_kept(tmp_path):
@@ -274,6 +239,32 @@ def test_links(folder, tmp_path):
     assert all_names(load_text_files(tmp_path / "linked")) == names
 
 
+def test_what_this_package_writes_is_no_text(folder):
+    """Runs and stores, also unfinished ones; but not every folder with a config.gin."""
+    names = all_names(load_text_files(folder))
+    write(
+        folder,
+        {
+            "runs/a/config.gin": b"a",
+            "runs/a/checkpoints/8/params/d/1": b"a",
+            "runs/a/metrics.jsonl": b"a",
+            "runs/begun/config.gin": b"a",
+            "runs/begun/lock": b"a",
+            "stores/b/store.json": b"b",
+            "stores/b/train-00000.tokens": b"b",
+            "stores/c.partial/plan.json": b"c",
+            "stores/c.partial/train-00000.tokens": b"c",
+        },
+    )
+    assert all_names(load_text_files(folder)) == names
+    write(folder, {"gin/config.gin": b"d", "plans/plan.json": b"e"})
+    found = set(all_names(load_text_files(folder, format="text")))
+    assert {"gin/config.gin", "plans/plan.json"} < found
+    write(folder, {"config.gin": b"f", "checkpoints/8/params": b"f", "samples.jsonl": b"f"})
+    found = set(all_names(load_text_files(folder, format="text")))
+    assert found == {*names, "gin/config.gin", "plans/plan.json"}, "the folder is that of a run"
+
+
 def test_home_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))
@@ -293,11 +284,8 @@ def test_mistakes_in_the_configuration(folder):
 def test_mistakes_in_the_folder(folder):
     message = message_of(load_text_files, folder / "x")
     assert (
-        message == f"data.path = '{folder / 'x'}' does not exist: set it to a folder of text files"
-    )
-    message = message_of(load_text_files, folder / "a.txt")
-    assert message.startswith(
-        f"data.path = '{folder / 'a.txt'}' is a file: set data.path to its folder"
+        message
+        == f"data.path = '{folder / 'x'}' does not exist: set it to a file or folder of text"
     )
     message = message_of(load_text_files, folder, "**/*.rst")
     assert message.startswith(f"no file in {folder} matches data.glob = '**/*.rst': change")
@@ -308,7 +296,7 @@ def test_all_files_empty(tmp_path):
     message = message_of(load_text_files, tmp_path)
     assert message.startswith(f"every file in {tmp_path} that matches data.glob = '**/*' is empty")
     message = message_of(load_text_files, write(tmp_path, {"c": b"1"}))
-    assert message.startswith("c is the only document")
+    assert message.startswith("the only document has a single byte")
 
 
 def test_no_permission(folder, monkeypatch):

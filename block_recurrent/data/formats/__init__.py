@@ -12,7 +12,8 @@ Documents whose pieces are not read are skipped. `corpus.documents(part, num_par
 several parts, which together are the whole; `corpus.is_plain` tells whether each file is a document
 as it is, so that names and sizes are known without reading (`corpus.files`).
 
-`suffixes` says which formats there are, `source_files` finds and opens files, `compression` and
-`archives` unpack them, `plain_text`, `json_rows`, `csv_rows` and `tables` read what is inside,
-`rows` turns rows of fields into documents, and `groups` joins rows of the same document.
+`suffixes` says which formats there are, `source_files` finds and opens files, `paths` knows the
+splits that they belong to, `compression` and `archives` unpack them, `plain_text`, `json_rows`,
+`csv_rows` and `tables` read what is inside, `rows` turns rows of fields into documents, and
+`groups` joins rows of the same document.
 """

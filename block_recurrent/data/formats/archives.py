@@ -1,9 +1,10 @@
 """The files inside .tar and .zip archives, one after the other."""
 
 import io
+import posixpath
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import IOBase
 
 from block_recurrent.data.formats.compression import CHUNK_BYTES, seekable
@@ -11,16 +12,18 @@ from block_recurrent.data.formats.rows import Share
 from block_recurrent.errors import UserError
 
 
-def members(stream: IOBase, name: str, kind: str, share: Share) -> Iterator[tuple[str, IOBase]]:
-    """The regular files in an archive, each as (path in the archive, stream), in its order.
+def members(
+    stream: IOBase, name: str, kind: str, wanted: Callable[[str], bool], share: Share
+) -> Iterator[tuple[str, int, IOBase]]:
+    """The regular files in an archive, each as (path in it, size, stream), in its order.
 
-    Hidden files, whose name or folder starts with a dot, are left out. A stream must be read before
-    the next one.
+    A stream must be read before the next one, or not at all.
 
     Args:
       stream: the archive.
       name: of the archive, for messages.
       kind: 'tar' or 'zip'.
+      wanted: whether a path in the archive is wanted.
       share: which of the files.
 
     Raises:
@@ -28,13 +31,13 @@ def members(stream: IOBase, name: str, kind: str, share: Share) -> Iterator[tupl
     """
     found = _in_tar(stream) if kind == "tar" else _in_zip(stream, name)
     number = -1
-    for path, open_member in found:
-        if any(part.startswith(".") and part != "." for part in path.split("/")):
+    for path, size, open_member in found:
+        if not wanted(path):
             continue
         number += 1
         if number in share:
             with open_member() as member:
-                yield path, member
+                yield path, size, member
 
 
 def _in_tar(stream: IOBase):
@@ -42,7 +45,8 @@ def _in_tar(stream: IOBase):
         for member in archive:
             if member.isfile():
                 yield (
-                    member.name,
+                    posixpath.normpath(member.name),
+                    member.size,
                     lambda member=member: io.BufferedReader(
                         _Forward(archive.extractfile(member)), CHUNK_BYTES
                     ),
@@ -58,7 +62,8 @@ def _in_zip(stream: IOBase, name: str):
                     "folder"
                 )
             if not member.is_dir():
-                yield member.filename, lambda member=member: archive.open(member)
+                path = posixpath.normpath(member.filename)
+                yield path, member.file_size, lambda member=member: archive.open(member)
 
 
 class _Forward(io.RawIOBase):

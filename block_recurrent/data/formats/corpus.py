@@ -1,23 +1,27 @@
 """The documents of a file or a folder of files, in whatever formats they are."""
 
 import contextlib
+import copy
 import functools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import IOBase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.data.formats.archives import members
+from block_recurrent.data.encodings import to_utf8
 from block_recurrent.data.formats.compression import decompress, explain_damage
 from block_recurrent.data.formats.csv_rows import csv_rows
 from block_recurrent.data.formats.groups import are_written, read_groups, write_groups
 from block_recurrent.data.formats.json_rows import json_rows
+from block_recurrent.data.formats.paths import CorpusPaths
 from block_recurrent.data.formats.plain_text import cut, parse_separator, read_chunks
 from block_recurrent.data.formats.rows import Document, Fields, Share
-from block_recurrent.data.formats.source_files import SourceFile, find_files
-from block_recurrent.data.formats.suffixes import ROWS, format_of, split_compression
+from block_recurrent.data.formats.source_files import SourceFile
+from block_recurrent.data.formats.suffixes import format_of, split_compression
 from block_recurrent.data.formats.tables import arrow_rows, parquet_rows
+from block_recurrent.data.held_out import NamedSplits
+from block_recurrent.data.split_names import Split
 from block_recurrent.files.paths import is_url
 
 READERS = {
@@ -27,10 +31,6 @@ READERS = {
     "parquet": parquet_rows,
     "arrow": arrow_rows,
 }
-# What Hugging Face datasets has beside the files with the rows.
-DESCRIPTIONS = ("readme.md", "dataset_dict.json", "dataset_info.json", "dataset_infos.json")
-DESCRIPTIONS += ("state.json", "license", "license.md", "license.txt")
-CACHES = "cache-"  # starts of the names of its intermediate results
 LEAST_PARTS = 4  # of a corpus of few files, which each part reads from their start
 
 
@@ -38,19 +38,22 @@ class Corpus:
     """The documents that `data` names.
 
     Args:
-      data: `path`, `glob`, `format` and the options of separators and rows are used.
+      data: `path`, `glob`, `held_out`, `encoding`, `format` and the options of separators and rows
+        are used.
 
     Attributes:
       files: sorted by name. Beside files with rows, the descriptions that Hugging Face puts there
         (README.md, dataset_info.json, …) are left out.
 
     Raises:
-      UserError: there are no such files, or the options do not fit each other.
+      UserError: there are no such files, `data.held_out` names nothing, or the options do not fit
+        each other.
     """
 
     def __init__(self, data: DataConfig):
         self.data = data
-        self.files = self._without_descriptions(find_files(data.path, data.glob))
+        self._paths = CorpusPaths(data)
+        self.files = self._paths.files
         separator = data.separator
         self._separator = None if separator is None else parse_separator(separator)
         self._fields = Fields(data)
@@ -58,17 +61,45 @@ class Corpus:
     @property
     def is_plain(self) -> bool:
         """Whether each file is a document as it lies on disk."""
-        return self._separator is None and all(
-            format_of(file.name, self.data.format) == "text"
-            and not split_compression(file.name)[1]
-            and not is_url(file.path)
-            for file in self.files
+        return (
+            self._separator is None
+            and self.data.encoding is None
+            and all(
+                format_of(file.name, self.data.format) == "text"
+                and not split_compression(file.name)[1]
+                and not is_url(file.path)
+                for file in self.files
+            )
         )
+
+    @property
+    def named(self) -> NamedSplits:
+        """The splits of all files, by their paths; see `CorpusPaths`."""
+        return self._paths.named
+
+    @property
+    def splits(self) -> dict[str, Split | None]:
+        """The split of each file, by its path; see `CorpusPaths`."""
+        return self._paths.splits
 
     @property
     def skipped(self) -> int:
         """Rows left out so far because of `data.skip_bad_rows`."""
         return self._fields.skipped
+
+    def reordered(self, first: Callable[[Split | None], bool]) -> "Corpus":
+        """The same corpus, with the files first in which something is in such a split."""
+        places = (PurePosixPath(path) for path, split in self.splits.items() if first(split))
+        names = {str(each) for place in places for each in (place, *place.parents)}
+        corpus = copy.copy(self)
+        corpus.files = sorted(self.files, key=lambda file: file.name not in names)
+        return corpus
+
+    def only(self, file: SourceFile) -> "Corpus":
+        """The part of the corpus that is in one of its files."""
+        corpus = copy.copy(self)
+        corpus.files = [file]
+        return corpus
 
     def parts(self, most: int) -> int:
         """In how many parts the corpus can be read side by side.
@@ -119,35 +150,26 @@ class Corpus:
 
     def _read(self, name: str, stream: IOBase, share: Share) -> Iterator[Document]:
         stream, kind = decompress(stream, name), format_of(name, self.data.format)
-        if kind in ("tar", "zip"):
-            for path, member in members(stream, name, kind, share):
-                yield from self._read(f"{name}/{path}", member, Share())
+        if self._paths.is_archive(name):
+            for path, _, member in self._paths.members(name, stream, share):
+                yield from self._read(path, member, Share())
         elif kind == "text":
             yield from self._read_text(name, stream, share)
         else:
             rows = READERS[kind](stream, name, self._fields.wanted, share)
-            yield from self._fields.documents(name, rows)
+            yield from self._fields.documents(name, rows, self.splits.get(name))
 
     def _read_text(self, name: str, stream: IOBase, share: Share) -> Iterator[Document]:
+        chunks, split = read_chunks(stream), self.splits.get(name)
+        if self.data.encoding is not None:
+            chunks = to_utf8(chunks, self.data.encoding, name)
         if self._separator is None:
             if 0 in share:
-                yield Document(name, _explained(name, read_chunks(stream)))
+                yield Document(name, _explained(name, chunks), split)
             return
-        for number, pieces in enumerate(cut(stream, self._separator)):
+        for number, pieces in enumerate(cut(chunks, self._separator)):
             if number in share:
-                yield Document(f"{name}:{number + 1}", _explained(name, pieces))
-
-    def _without_descriptions(self, files: list[SourceFile]) -> list[SourceFile]:
-        formats = {format_of(file.name, self.data.format) for file in files}
-        if formats.isdisjoint(ROWS.values()):
-            return files
-        names = (file.name.rpartition("/")[2].lower() for file in files)
-        kept = [
-            file
-            for file, name in zip(files, names, strict=True)
-            if name not in DESCRIPTIONS and not name.startswith(CACHES)
-        ]
-        return kept or files
+                yield Document(f"{name}:{number + 1}", _explained(name, pieces), split)
 
 
 def _explained(name: str, pieces: Iterable[bytes]) -> Iterator[bytes]:

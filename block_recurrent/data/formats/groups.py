@@ -11,6 +11,7 @@ from typing import Any
 from block_recurrent.data.formats.plain_text import CHUNK_BYTES
 from block_recurrent.data.formats.rows import Document, Share
 
+SPLITS = (None, "train", "held_out", "test")  # what is in a later one is not in an earlier one
 TEXTS, TABLE = "rows.bytes", "rows.sqlite"
 
 
@@ -18,8 +19,9 @@ def write_groups(documents: Iterable[Document], folder: Path):
     """Writes the parts of documents to a folder, from which `read_groups` joins them.
 
     A part of a document has the document's name, and a place by which the parts are sorted: null
-    first, then numbers, then text. Parts with the same place stay in their order. Memory does not
-    grow with the number of parts.
+    first, then numbers, then text. Parts with the same place stay in their order. If the parts are
+    in several splits, the document is in the last of `SPLITS`. Memory does not grow with the number
+    of parts.
     """
     unfinished = folder / f"{TABLE}.tmp"
     unfinished.unlink(missing_ok=True)
@@ -32,9 +34,11 @@ def write_groups(documents: Iterable[Document], folder: Path):
 
 def _write(documents: Iterable[Document], texts_path: Path, table_path: Path):
     with open(texts_path, "wb") as texts, contextlib.closing(sqlite3.connect(table_path)) as table:
-        table.execute("CREATE TABLE rows (name BLOB, place, start INTEGER, size INTEGER)")
-        table.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", _append(documents, texts))
-        table.execute("CREATE INDEX sorted ON rows (name, place, start, size)")
+        table.execute(
+            "CREATE TABLE rows (name BLOB, place, start INTEGER, size INTEGER, split INTEGER)"
+        )
+        table.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", _append(documents, texts))
+        table.execute("CREATE INDEX sorted ON rows (name, place, start, size, split)")
         table.commit()
 
 
@@ -53,18 +57,21 @@ def read_groups(folder: Path, share: Share) -> Iterator[Document]:
             for number, (name, parts) in enumerate(grouped):
                 if number in share:
                     places = ((start, size) for _, start, size in parts)
-                    yield Document(_decode(name), _read(texts, places))
+                    last = table.execute("SELECT max(split) FROM rows WHERE name = ?", [name])
+                    split = SPLITS[last.fetchone()[0]]
+                    yield Document(_decode(name), _read(texts, places), split)
     finally:
         table.close()
 
 
-def _append(documents: Iterable[Document], texts) -> Iterator[tuple[bytes, Any, int, int]]:
+def _append(documents: Iterable[Document], texts) -> Iterator[tuple[bytes, Any, int, int, int]]:
     start = 0
-    for name, pieces, place in documents:
+    for name, pieces, split, place in documents:
         size = sum(map(texts.write, pieces))
         if not isinstance(place, float | str | None) and not _is_short_integer(place):
             place = str(place)
-        yield name.encode("utf-8", "surrogatepass"), place, start, size
+        split = SPLITS.index(split)
+        yield name.encode("utf-8", "surrogatepass"), place, start, size, split
         start += size
 
 

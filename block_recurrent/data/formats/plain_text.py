@@ -41,13 +41,13 @@ def read_chunks(stream: IOBase) -> Iterator[bytes]:
         yield chunk
 
 
-def cut(stream: IOBase, separator: re.Pattern[bytes]) -> Iterator[Iterator[bytes]]:
+def cut(chunks: Iterator[bytes], separator: re.Pattern[bytes]) -> Iterator[Iterator[bytes]]:
     """The texts between separators, each as an iterator of pieces.
 
     A text must be read before the next one; what is left of it is skipped. Only a chunk is in
     memory, for texts of any length.
     """
-    cutter = _Cutter(stream, separator)
+    cutter = _Cutter(chunks, separator)
     while not cutter.is_finished:
         pieces = cutter.pieces()
         yield pieces
@@ -56,8 +56,8 @@ def cut(stream: IOBase, separator: re.Pattern[bytes]) -> Iterator[Iterator[bytes
 
 
 class _Cutter:
-    def __init__(self, stream: IOBase, separator: re.Pattern[bytes]):
-        self._stream, self._separator = stream, separator
+    def __init__(self, chunks: Iterator[bytes], separator: re.Pattern[bytes]):
+        self._chunks, self._separator = chunks, separator
         self._buffer, self._start = b"", 0  # what is before the start has been given out
         self._at_end = False
         self.is_finished = False
@@ -84,7 +84,7 @@ class _Cutter:
         return piece
 
     def _fill(self):
-        chunk = self._stream.read(CHUNK_BYTES)
+        chunk = next(self._chunks, b"")
         self._at_end = not chunk
         before = max(self._start - CONTEXT, 0)
         self._buffer, self._start = self._buffer[before:] + chunk, self._start - before

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from block_recurrent.config.options import DataConfig
+from block_recurrent.data.split_names import Split
 from block_recurrent.errors import UserError
 from block_recurrent.fields import nearest
 
@@ -14,11 +15,13 @@ class Document(NamedTuple):
     Attributes:
       name: of the document.
       pieces: its bytes. They must be read before the next document, or not at all.
+      split: what the path of its file says, or `data.held_out` says of it; None: nothing.
       place: what the parts of a document are sorted by; None: nothing.
     """
 
     name: str
     pieces: Iterable[bytes]
+    split: Split | None
     place: Any = None
 
 
@@ -68,8 +71,8 @@ class Fields:
         self.wanted = [field for field in fields if field is not None]
         self.skipped = 0
 
-    def documents(self, file: str, rows: Iterable[Row]) -> Iterator[Document]:
-        """The documents in the rows of a file.
+    def documents(self, file: str, rows: Iterable[Row], split: Split | None) -> Iterator[Document]:
+        """The documents in the rows of a file, which belongs to a split or None.
 
         Raises:
           UserError: a row has no text, unless `data.skip_bad_rows` is set.
@@ -78,7 +81,7 @@ class Fields:
             try:
                 if isinstance(values, BadRow):
                     raise values
-                yield self._document(f"{file}:{number}", values)
+                yield self._document(f"{file}:{number}", values, split)
             except BadRow as error:
                 if not self._data.skip_bad_rows:
                     raise UserError(
@@ -87,17 +90,17 @@ class Fields:
                     ) from error
                 self.skipped += 1
 
-    def _document(self, place: str, values: Sequence[Any]) -> Document:
+    def _document(self, place: str, values: Sequence[Any], split: Split | None) -> Document:
         pieces = _pieces(values[0], self._data.text_field)
         if self._named_by is None:
-            return Document(place, pieces)
+            return Document(place, pieces, split)
         name = values[1]
         if name is None and self._data.group_by is not None:
             raise BadRow(f"the field '{self._named_by}', which groups the rows, is null")
         if isinstance(name, dict | list):
             raise BadRow(f"the field '{self._named_by}', which names it, is no text or number")
         order = values[2] if self._data.order_by is not None else None
-        return Document(place if name is None else str(name), pieces, order)
+        return Document(place if name is None else str(name), pieces, split, order)
 
 
 def select(row: dict[str, Any], wanted: Sequence[str]) -> list[Any] | BadRow:

@@ -1,13 +1,16 @@
 """The files of a corpus, on disk or at a URL that fsspec knows, such as gs://bucket/folder."""
 
 import os
+from collections.abc import Sequence
 from io import IOBase
 from pathlib import Path
 from typing import NamedTuple
 
-from block_recurrent.data.text_files import matches_glob, matching_files
+from block_recurrent.data.globs import matches, or_below
+from block_recurrent.data.text_files import check_matched, files_named, matching_files
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.files.paths import is_url
+from block_recurrent.files.written_folders import without_written
 
 
 class SourceFile(NamedTuple):
@@ -45,8 +48,8 @@ class SourceFile(NamedTuple):
         return file
 
 
-def find_files(path: str, glob: str) -> list[SourceFile]:
-    """The files of a corpus, sorted by name.
+def find_files(path: str, glob: str | Sequence[str]) -> list[SourceFile]:
+    """The files of a corpus, sorted by name, without those of runs and token stores.
 
     Args:
       path: a file, or a folder; '~' is the home folder.
@@ -56,11 +59,33 @@ def find_files(path: str, glob: str) -> list[SourceFile]:
       UserError: there is no such file or folder, no file matches, or a file cannot be read.
     """
     if is_url(path):
-        return _find_at_url(path, glob)
+        found = _list_url(path)
+        if [file.path for file in found] == [path]:
+            return found
+        found = [file for file in found if matches(file.name, glob)]
+        check_matched(found, path, glob)
+        return found
     place = Path(path).expanduser()
     if place.is_file():
-        return [_on_disk(place.name, place)]
-    return [_on_disk(name, place / name) for name in matching_files(place, glob)]
+        return [on_disk(place.name, place)]
+    return [on_disk(name, place / name) for name in matching_files(place, glob)]
+
+
+def find_held_out(path: str, item: str, glob: str | Sequence[str]) -> list[SourceFile]:
+    """The files that an item of `data.held_out` names, or none; see `held_out_files`."""
+    if is_url(item):
+        folder = item.rstrip("/").rpartition("/")[2]
+        found = find_files(item, glob)
+        at_item = [file.path for file in found] == [item]
+        return [
+            file._replace(name=f"../{'' if at_item else folder + '/'}{file.name}") for file in found
+        ]
+    if is_url(path):
+        found = [file for file in _list_url(path) if matches(file.name, or_below(item))]
+        if found:
+            return found
+    named = files_named(Path(path).expanduser(), item, glob)
+    return [on_disk(name, place) for name, place in named.items()]
 
 
 def unreadable(path: str, error: Exception) -> UserError:
@@ -71,14 +96,20 @@ def unreadable(path: str, error: Exception) -> UserError:
     )
 
 
-def _on_disk(name: str, path: Path) -> SourceFile:
+def on_disk(name: str, path: Path) -> SourceFile:
+    """A file on disk, with its size.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     try:
         return SourceFile(name, str(path), path.stat().st_size)
     except OSError as error:
         raise unreadable(str(path), error) from error
 
 
-def _find_at_url(url: str, glob: str) -> list[SourceFile]:
+def _list_url(url: str) -> list[SourceFile]:
+    """All files at a URL, sorted by name; a file at it has the last part of the URL as its name."""
     files = _file_system(url)
     root = files._strip_protocol(url).rstrip("/")
     try:
@@ -87,20 +118,13 @@ def _find_at_url(url: str, glob: str) -> list[SourceFile]:
         raise unreadable(url, error) from error
     if not found:
         raise UserError(f"data.path = '{url}' does not exist: set it to a file or folder of text")
-    listed = []
-    for path, described in sorted(found.items()):
-        name = path[len(root) :].lstrip("/")
-        if not name:  # the URL of a file
-            name = path.rpartition("/")[2]
-        elif not matches_glob(name, glob):
-            continue
-        listed.append(SourceFile(name, files.unstrip_protocol(path), described["size"]))
-    if not listed:
-        raise UserError(
-            f"no file in {url} matches data.glob = '{glob}': "
-            "change the pattern ('**/*' matches every file) or data.path"
-        )
-    return listed
+    if root in found:
+        return [SourceFile(root.rpartition("/")[2], url, found[root]["size"])]
+    named = {path[len(root) :].lstrip("/"): path for path in found}
+    return [
+        SourceFile(name, files.unstrip_protocol(named[name]), found[named[name]]["size"])
+        for name in sorted(without_written(named))
+    ]
 
 
 def _file_system(url: str):

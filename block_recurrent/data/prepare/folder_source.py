@@ -24,20 +24,28 @@ class FolderSource(seqio.DataSource):
 
     An example is a piece of a document, so memory does not grow with the length of documents. Its
     features are "name", "targets" (the text, as bytes) and "continues" (whether the next example
-    continues the same document). The splits are "train" and "validation". The folder is read when
-    it is first needed. The arguments are explained in `group_files`, and `cut` in `read_pieces`.
+    continues the same document). The splits are "train", "validation" and, if the folder has one,
+    "test". The folder is read when it is first needed. The arguments are explained in
+    `group_files`, and `cut` in `read_pieces`.
     """
 
     def __init__(
         self,
         path: str | Path,
         grouping: Grouping = "text_files",
-        glob: str = "**/*",
+        glob: str | Sequence[str] = "**/*",
         held_out_per_mille: int = 20,
         cut: Cut = "anywhere",
+        held_out: str | Sequence[str] = (),
+        encoding: str | None = None,
     ):
-        super().__init__(splits=("train", "validation"))
-        self.folder = PlainFolder(path, grouping, glob, held_out_per_mille, cut)
+        super().__init__(splits=())
+        choice = held_out_per_mille, cut, held_out, encoding
+        self.folder = PlainFolder(path, grouping, glob, *choice)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return list(self.folder.documents)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from block_recurrent.config.options import DataConfig, PrepareConfig
@@ -23,8 +23,14 @@ from block_recurrent.data.store_format import METADATA, VOCABULARY_FILES, read_j
 from block_recurrent.data.vocabulary_storage import describe_vocabulary
 
 
-def prepare(config: PrepareConfig, data: DataConfig, output: Path):
+def prepare(config: PrepareConfig, data: DataConfig, output: Path, about: Iterable[str] = ()):
     """Writes the store, or its missing shards, and prints how to train from it.
+
+    Args:
+      config: what to write.
+      data: the corpus.
+      output: folder of the store.
+      about: lines about the corpus, which are printed before anything is written.
 
     Raises:
       UserError: the store cannot be written, or `output` contains something else.
@@ -35,14 +41,14 @@ def prepare(config: PrepareConfig, data: DataConfig, output: Path):
             print(f"{output} is already complete")
         else:
             with partial_folder(output, plan.content) as folder:
-                _fill(folder, plan, config, data)
+                _fill(folder, plan, config, data, about)
     except OSError as error:
         raise write_error(output, error) from error
     for line in _summary(output, plan):
         print(line)
 
 
-def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
+def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig, about: Iterable[str]):
     """Writes the missing shards and the metadata of the store."""
     for task in plan.tasks:
         plan.store_of(task, folder).mkdir(exist_ok=True)
@@ -51,6 +57,8 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig):
     if len(missing) < len(shards):
         print(f"{len(shards) - len(missing)} of {len(shards)} shards are already complete")
     if missing:
+        for line in about:
+            print(line)
         for task, source in plan.tasks.items():
             source.begin(plan.store_of(task, folder))
         _write(missing, plan, config, data)

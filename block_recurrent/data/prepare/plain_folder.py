@@ -9,6 +9,7 @@ from block_recurrent.data.documents import CHUNK_BYTES
 from block_recurrent.data.prepare.folder_documents import (
     Cut,
     FileGroup,
+    Grouped,
     Grouping,
     digest,
     group_files,
@@ -23,22 +24,39 @@ class PlainFolder:
     The arguments are explained in `group_files`, and `cut` in `read_pieces`.
     """
 
-    passes = (("train",), ("validation",))
     skipped = 0
 
     def __init__(
-        self, path: str | Path, grouping: Grouping, glob: str, held_out_per_mille: int, cut: Cut
+        self,
+        path: str | Path,
+        grouping: Grouping,
+        glob: str | Sequence[str],
+        held_out_per_mille: int,
+        cut: Cut,
+        held_out: str | Sequence[str],
+        encoding: str | None,
     ):
         self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
-        self.held_out_per_mille, self.cut = held_out_per_mille, cut
+        self.held_out_per_mille, self.held_out = held_out_per_mille, held_out
+        self.cut, self.encoding = cut, encoding
 
-    @functools.cached_property
+    @property
+    def passes(self) -> tuple[tuple[str, ...], ...]:
+        return tuple((split,) for split in self.documents)
+
+    @property
     def documents(self) -> Mapping[str, Sequence[FileGroup]]:
         """The documents of each split."""
-        return group_files(self.path, self.grouping, self.glob, self.held_out_per_mille)
+        return self.grouped.splits
+
+    @functools.cached_property
+    def grouped(self) -> Grouped:
+        """The documents, and how they were divided."""
+        choice = self.held_out_per_mille, self.held_out, self.encoding
+        return group_files(self.path, self.grouping, self.glob, *choice)
 
     def describe(self) -> dict[str, Any]:
-        settings = ("grouping", "glob", "held_out_per_mille", "cut")
+        settings = ("grouping", "glob", "held_out_per_mille", "held_out", "cut", "encoding")
         return {name: getattr(self, name) for name in settings} | {"files": digest(self.documents)}
 
     def num_shards(self, split: str, most: int) -> int:
@@ -46,7 +64,7 @@ class PlainFolder:
 
     def num_examples(self, split: str) -> int:
         """The number of pieces, estimated from the sizes of the documents."""
-        sizes = (sum(document.sizes) for document in self.documents[split])
+        sizes = (document.stop - document.start for document in self.documents[split])
         return sum(max(1, -(-size // CHUNK_BYTES)) for size in sizes)
 
     def begin(self, folder: Path):
@@ -64,5 +82,4 @@ class PlainFolder:
 
     def read(self, document: FileGroup) -> Iterator[tuple[bytes, bool]]:
         """Yields the pieces of a document, and whether it goes on; see `read_pieces`."""
-        files = [self.path / file for file in document.files]
-        return read_pieces(files, document.sizes, self.cut)
+        return read_pieces(document, self.path, self.cut, encoding=self.encoding)

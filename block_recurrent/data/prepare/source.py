@@ -81,6 +81,11 @@ class Sources(NamedTuple):
     weights: Mapping[str, float] | None
 
 
+def reads_files(prepare: PrepareConfig) -> bool:
+    """Whether the documents are in the files at data.path, and not those of a seqio Task."""
+    return prepare.task in FOLDER_TASKS and prepare.tfds is None
+
+
 def open_sources(prepare: PrepareConfig, data: DataConfig) -> Sources:
     """The sources that the configuration names. Imports TensorFlow only if they need it.
 
@@ -88,7 +93,7 @@ def open_sources(prepare: PrepareConfig, data: DataConfig) -> Sources:
       UserError: there is no such Task, it is no source of documents, or TensorFlow is needed and
         not installed.
     """
-    if prepare.task in FOLDER_TASKS and prepare.tfds is None:
+    if reads_files(prepare):
         if data.path is None:
             raise UserError(
                 f"prepare.task = '{prepare.task}' needs a source: set data.path to a file or "

@@ -47,7 +47,8 @@ def register_tasks(prepare: PrepareConfig, data: DataConfig):
             texts = functools.partial(_take_text_feature, feature=prepare.tfds_feature)
             _register(name, _tfds_source(prepare.tfds), vocabulary, texts)
         elif data.path:
-            source = FolderSource(data.path, name, data.glob, data.held_out_per_mille, cut)
+            choice = data.held_out_per_mille, cut, data.held_out, data.encoding
+            source = FolderSource(data.path, name, data.glob, *choice)
             _register(name, source, vocabulary)
     if prepare.module:
         _import_module(prepare.module)

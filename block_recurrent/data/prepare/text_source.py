@@ -7,6 +7,7 @@ from typing import Any
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.prepare.cuts import cut_for
+from block_recurrent.data.prepare.folder_documents import Cut, Grouping
 from block_recurrent.data.prepare.plain_folder import PlainFolder
 from block_recurrent.data.prepare.source import Example
 from block_recurrent.data.prepare.store_writer import Shard
@@ -25,31 +26,35 @@ class TextSource:
     """
 
     def __init__(self, texts: PlainFolder | StreamedCorpus, vocabulary: Vocabulary):
-        self.passes, self.vocabulary, self._texts = texts.passes, vocabulary, texts
+        self.texts, self.vocabulary = texts, vocabulary
+
+    @property
+    def passes(self) -> tuple[tuple[str, ...], ...]:
+        return self.texts.passes
 
     def describe(self) -> dict[str, Any]:
-        return self._texts.describe()
+        return self.texts.describe()
 
     def num_shards(self, split: str, most: int) -> int:
-        return self._texts.num_shards(split, most)
+        return self.texts.num_shards(split, most)
 
     def num_examples(self, split: str) -> int | None:
-        return self._texts.num_examples(split)
+        return self.texts.num_examples(split)
 
     def begin(self, folder: Path):
-        self._texts.begin(folder)
+        self.texts.begin(folder)
 
     def end(self, folder: Path):
-        self._texts.end(folder)
+        self.texts.end(folder)
 
     def examples(self, shard: Shard) -> Iterator[Example]:
         keep_freed_memory()
-        for split, name, text, continues in self._texts.pieces(shard):
+        for split, name, text, continues in self.texts.pieces(shard):
             yield Example(split, name, text, continues, self.vocabulary.encode(text))
 
     @property
     def skipped(self) -> int:
-        return self._texts.skipped
+        return self.texts.skipped
 
 
 def open_text(prepare: PrepareConfig, data: DataConfig) -> TextSource:
@@ -59,9 +64,13 @@ def open_text(prepare: PrepareConfig, data: DataConfig) -> TextSource:
       UserError: the files or the vocabulary cannot be read.
     """
     vocabulary = load_vocabulary(prepare.vocabulary)
-    cut = cut_for(vocabulary)
-    corpus = Corpus(data) if prepare.task == "text_files" else None
+    return TextSource(open_texts(prepare.task, data, cut_for(vocabulary)), vocabulary)
+
+
+def open_texts(grouping: Grouping, data: DataConfig, cut: Cut) -> PlainFolder | StreamedCorpus:
+    """The documents of the files at data.path; see `group_files` and `read_pieces`."""
+    corpus = Corpus(data) if grouping == "text_files" else None
     if corpus is None or (corpus.is_plain and Path(data.path).expanduser().is_dir()):
-        settings = prepare.task, data.glob, data.held_out_per_mille, cut
-        return TextSource(PlainFolder(data.path, *settings), vocabulary)
-    return TextSource(StreamedCorpus(corpus, cut), vocabulary)
+        choice = data.held_out_per_mille, cut, data.held_out, data.encoding
+        return PlainFolder(data.path, grouping, data.glob, *choice)
+    return StreamedCorpus(corpus, cut)

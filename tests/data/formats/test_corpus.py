@@ -71,7 +71,7 @@ def test_archives(tmp_path):
     for name, content in packed.items():
         rows = {f"f.parquet:{i + 1}": text.encode() for i, text in enumerate(TEXTS)}
         rows |= {f"z.csv.gz:{i + 1}": text.encode() for i, text in enumerate(TEXTS)}
-        inside = {"b/1.txt": b"first", "./2.txt": b"", "c.csv:1": b"T", **rows, "deep.zip/x": b"X"}
+        inside = {"b/1.txt": b"first", "2.txt": b"", "c.csv:1": b"T", **rows, "deep.zip/x": b"X"}
         folder = write(tmp_path / name, {name: content})
         assert read(folder) == {f"{name}/{path}": text for path, text in inside.items()}
 

@@ -195,11 +195,13 @@ def test_options_that_do_not_fit(tmp_path):
 def test_training_without_preparation_has_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("block_recurrent.data.loaded_text.MOST_BYTES", 3000)
     write(tmp_path, {"a.jsonl": json_lines()})
-    with pytest.raises(UserError, match="must be unpacked: make a token store .python -m"):
+    with pytest.raises(UserError, match="must be unpacked or converted: make a token"):
         load_documents(DataConfig("text_files", str(tmp_path)))
     monkeypatch.undo()
     splits = load_documents(DataConfig("text_files", str(tmp_path)))
-    assert sum(len(documents.names) for documents in splits.values()) == len(TEXTS)
+    assert sum(documents.num_bytes for documents in splits.values()) == sum(
+        len(text.encode()) for text in TEXTS
+    )
     write(tmp_path, {"a.jsonl": json_lines() * 2})
     with pytest.raises(UserError, match="two documents have the name 'http://0': set data.name"):
         load_documents(DataConfig("text_files", str(tmp_path), name_field="url"))

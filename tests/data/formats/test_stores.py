@@ -16,6 +16,7 @@ from block_recurrent.config.options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.formats import json_rows
 from block_recurrent.data.formats.corpus import Corpus
+from block_recurrent.data.held_out import document_name
 from books import text_of
 from preparing import (
     ONE_PROCESS,
@@ -45,9 +46,14 @@ def lossy(model: str) -> dict[str, Any]:
 
 
 def both(store: str) -> dict[str, bytes]:
+    """The documents of both splits; ends that are held out are joined to their beginnings."""
     splits = [texts_of(store, split) for split in ("train", "held_out")]
     assert all(splits) and splits[0].keys().isdisjoint(splits[1])
-    return splits[0] | splits[1]
+    joined: dict[str, bytes] = {}
+    for texts in splits:
+        for name, text in texts.items():
+            joined[document_name(name)] = joined.get(document_name(name), b"") + text
+    return joined
 
 
 def write_mixture(place: Path) -> Path:
@@ -65,7 +71,7 @@ def write_mixture(place: Path) -> Path:
 def test_a_store_has_the_documents_and_splits_of_training_without_one(prepare, place):
     mixture = write_mixture(place)
     options = {"data__path": "mixture", "data__held_out_per_mille": 200}
-    out = prepare("store", *TEXTS, *bind(**options))
+    out = prepare("store", *TEXTS, *bind(**options, data__allow_binary=True))
     splits = load_documents(DataConfig("text_files", str(mixture), held_out_per_mille=200))
     for split, documents in splits.items():
         raw = {name: documents.raw(i) for i, name in enumerate(documents.names)}
@@ -75,7 +81,7 @@ def test_a_store_has_the_documents_and_splits_of_training_without_one(prepare, p
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(prepare, place, run):
     write_mixture(place)
-    mixture = bind(data__path="mixture")
+    mixture = bind(data__path="mixture", data__allow_binary=True)
     prepare("one", *TEXTS, *mixture)
     status, _, err = run("--output=two", *TEXTS, *mixture, *bind(prepare__num_processes=2))
     assert (status, err) == (0, "")
@@ -88,7 +94,8 @@ def test_a_file_is_a_corpus(name, prepare, place):
     content = {"z.zip": archive("zip", {str(i): text.encode() for i, text in enumerate(ROWS)})}
     content |= FILES | {"one.txt.gz": gzip.compress("|".join(ROWS).encode())}
     write(place, {name: content[name]})
-    prepare("store", *TEXTS, *bind(data__path=name, data__separator="|"))
+    options = bind(data__path=name, data__separator="|", data__allow_binary=True)
+    prepare("store", *TEXTS, *options)
     expected = Corpus(DataConfig("text_files", name, separator="|")).documents()
     assert both("store") == {one.name: b"".join(one.pieces) for one in expected}
     assert sorted(both("store").values()) == sorted(text.encode() for text in ROWS)
@@ -117,7 +124,8 @@ def test_the_gin_files_of_common_corpora(gin_file, files, prepare, place, model)
                 pa.Table.from_pylist(list(map(json.loads, lines))), place / "corpus" / name
             )
     write(place / "corpus", {"README.md": b"# About"})
-    prepare("store", data(gin_file), *bind(data__path="corpus", prepare__vocabulary=model))
+    options = bind(data__path="corpus", data__held_out_per_mille=300, prepare__vocabulary=model)
+    prepare("store", data(gin_file), *options)
     processor = SentencePieceProcessor(model_file=model)
     found = documents_of("store", "train") | documents_of("store", "held_out")
     assert len(found) == len(BOOKS) and (gin_file != "c4" or found.keys() == BOOKS.keys())
@@ -162,7 +170,8 @@ def test_long_lines_in_pieces(prepare, place, model, monkeypatch):
     """A line that is not held in memory has the same tokens."""
     monkeypatch.setattr(json_rows, "LONG_BYTES", 1000)
     write(place / "some", {"a.jsonl": "".join(LINES).encode()})
-    prepare("store", *TEXTS, *bind(data__path="some", **lossy(model)))
+    options = bind(data__path="some", data__held_out_per_mille=300, **lossy(model))
+    prepare("store", *TEXTS, *options)
     processor = SentencePieceProcessor(model_file=model)
     found = documents_of("store", "train") | documents_of("store", "held_out")
     assert list(found.values()) != [] and sorted(found.values()) == sorted(

@@ -105,14 +105,16 @@ def test_text_files(prepare, place):
 def test_long_documents_in_pieces(prepare, place, model, monkeypatch):
     """Pieces of 100 bytes, one of which leaves no token."""
     read_pieces = plain_folder.read_pieces
-    monkeypatch.setattr(plain_folder, "read_pieces", lambda *a: read_pieces(*a, limit=100))
+    monkeypatch.setattr(
+        plain_folder, "read_pieces", lambda *a, **k: read_pieces(*a, limit=100, **k)
+    )
     (place / "texts" / "spaces.txt").write_bytes(b" " * 500 + b"the end" + b"\n" * 200)
     whole = {path.name: path.read_bytes() for path in (place / "texts").iterdir()}
-    prepare("bytes", *TEXTS)
+    held_out = bind(data__held_out="0.txt")
+    prepare("bytes", *TEXTS, *held_out)
     assert texts_of("bytes", "train") | texts_of("bytes", "held_out") == whole
-    prepare(
-        "tokens", *TEXTS, *bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
-    )
+    lossy = bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
+    prepare("tokens", *TEXTS, *held_out, *lossy)
     found = documents_of("tokens", "train") | documents_of("tokens", "held_out")
     processor = SentencePieceProcessor(model_file=model)
     assert found == {name: processor.encode(text.decode()) for name, text in whole.items()}
@@ -121,12 +123,12 @@ def test_long_documents_in_pieces(prepare, place, model, monkeypatch):
 def test_invalid_utf8_and_empty_documents(prepare, place, model):
     odd = {"a.txt": b"the \xff\xfe state", "b.txt": "naïve".encode()[:3], "empty.txt": b""}
     write_texts(place / "texts", odd)
-    out = prepare("bytes", *TEXTS)
+    held_out = bind(data__held_out="0.txt")
+    out = prepare("bytes", *TEXTS, *held_out)
     assert "1 empty documents left out, 0 with invalid UTF-8" in out
     assert texts_of("bytes", "train") | odd == texts_of("bytes", "train") | {"empty.txt": b""}
-    out = prepare(
-        "tokens", *TEXTS, *bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
-    )
+    lossy = bind(prepare__vocabulary=model, prepare__allow_lossy_vocabulary=True)
+    out = prepare("tokens", *TEXTS, *held_out, *lossy)
     assert "1 empty documents left out, 2 with invalid UTF-8" in out
 
 

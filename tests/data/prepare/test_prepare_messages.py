@@ -28,7 +28,8 @@ def test_verify(run, place, prepare):
 def test_store_with_another_plan_is_refused(refuse, prepare, place):
     prepare("store", *TEXTS)
     shards, per_mille = bind(prepare__num_shards=5), bind(data__held_out_per_mille=300)
-    different = "(tasks.text_files.shards.train: 11 there, 5 now)"
+    counts = "tasks.text_files.shards"
+    different = f"({counts}.train: 11 there, 5 now; {counts}.validation: 8 there, 5 now)"
     assert refuse(*TEXTS, *shards) == (
         f"store is another token store {different}: name another --output, or remove it"
     )
@@ -49,7 +50,7 @@ def test_store_with_another_plan_is_refused(refuse, prepare, place):
     assert f"({source}.files: '" in message and "…' there, '" in message
     (place / "texts" / "0.txt").write_bytes(text)
     assert prepare("store", *TEXTS).startswith(
-        "12 of 12 shards are already complete\nstore train: "
+        "19 of 19 shards are already complete\nstore train: "
     )
     assert contents(place / "store") == before
 
@@ -78,7 +79,7 @@ def test_mistakes_in_the_command(refuse, run):
         "prepare.task = 'arxiv' needs a source: set data.path to a file or folder, or prepare.tfds "
         "to a TFDS dataset"
     )
-    assert refuse(data("arxiv"), *bind(data__path="texts")).startswith(
+    assert refuse(*TEXTS, *bind(prepare__vocabulary="sentencepiece.model")).startswith(
         "prepare.vocabulary = 'sentencepiece.model': cannot read the vocabulary"
     )
     assert refuse(*TEXTS, *bind(data__path="nowhere")).startswith("data.path = 'nowhere' does not")

@@ -173,7 +173,7 @@ def test_full_disk(place, run, prepare, monkeypatch):
     monkeypatch.undo()
     os.chdir(place)
     assert not (place / "store").exists() and not (place / "store.partial/store.json").exists()
-    assert "of 12 shards are already complete" in prepare("store", *TEXTS)
+    assert "of 19 shards are already complete" in prepare("store", *TEXTS)
     prepare("undisturbed", *TEXTS)
     assert contents(place / "store") == contents(place / "undisturbed")
 

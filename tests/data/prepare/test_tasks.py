@@ -12,9 +12,10 @@ from sentencepiece import SentencePieceProcessor
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare.cuts import cut_for
-from block_recurrent.data.prepare.folder_documents import read_pieces
+from block_recurrent.data.prepare.folder_documents import FileGroup, read_pieces
 from block_recurrent.errors import UserError
 from books import BOOKS, text_of, train_model
+from preparing import write_texts
 
 ANY_BYTES = bytes(range(256)) * 40
 PAPERS = {
@@ -165,6 +166,38 @@ def test_text_files_equal_those_of_training_on_a_folder(papers):
     assert "c/empty.tex" in documents_of(source, "train")
 
 
+@pytest.mark.parametrize(
+    "files, held_out",
+    [
+        ({"book.txt": b"A line of the book.\n" * 500, "README": b"a note"}, ()),
+        ({"train.txt": b"a" * 5000, "valid.txt": b"b", "test.txt": b"c"}, ()),
+        ({"a.txt": b"a", "b.txt": b"b"}, "../b"),
+    ],
+)
+def test_splits_equal_those_of_training_on_a_folder(tmp_path, files, held_out):
+    write_texts(tmp_path / "texts", files)
+    write_texts(tmp_path / "b", {"c.txt": b"c"})
+    path, held_out = tmp_path / "texts", held_out and str(tmp_path / "texts" / held_out)
+    source = FolderSource(path, held_out=held_out)
+    expected = load_documents(DataConfig("text_files", str(path), held_out=held_out))
+    names = {"validation": "held_out"}
+    assert sorted(expected) == sorted(names.get(split, split) for split in source.splits)
+    for split in source.splits:
+        documents = expected[names.get(split, split)]
+        texts = {documents.names[i]: documents.raw(i) for i in range(len(documents.names))}
+        assert documents_of(source, split) == texts
+
+
+def test_papers_to_hold_out(papers, tmp_path_factory):
+    """Whole documents are held out, in the folder or elsewhere."""
+    source = FolderSource(papers, "arxiv", held_out=("a/*.tex",))
+    assert source.list_shards("validation") == ["a"]
+    other = tmp_path_factory.mktemp("new") / "other"
+    write_texts(other, {"x/1.tex": b"1", "x/2.tex": b"2", "y.tex": b"3"})
+    source = FolderSource(papers, "arxiv", held_out=str(other))
+    assert documents_of(source, "validation") == {"../other/x": b"12", "../other/y.tex": b"3"}
+
+
 def test_names_that_are_not_utf8(tmp_path):
     for name in (b"\xff\xfe.txt", "é.txt".encode()):
         with open(bytes(tmp_path) + b"/" + name, "wb") as file:
@@ -203,7 +236,8 @@ def test_a_tfds_dataset_instead_of_a_folder(pg19):
 
 def pieces_of(folder, text: bytes, cut: str, limit: int) -> list[bytes]:
     (folder / "text").write_bytes(text)
-    found = list(read_pieces([folder / "text"], [len(text)], cut, limit))
+    group = FileGroup("text", ["text"], [len(text)], 0, len(text))
+    found = list(read_pieces(group, folder, cut, limit))
     assert b"".join(piece for piece, _ in found) == text
     assert [continues for _, continues in found] == [True] * (len(found) - 1) + [False]
     return [piece for piece, _ in found]
@@ -340,7 +374,7 @@ def test_folders_without_documents(papers):
         return message_of(FolderSource(path, grouping, glob).list_shards, "train")
 
     assert message(papers / "x") == (
-        f"data.path = '{papers}/x' does not exist: set it to a folder of text files"
+        f"data.path = '{papers}/x' does not exist: set it to a file or folder of text"
     )
     assert message(papers / "a", "github", "*.tex").startswith(
         f"no folder with files in {papers}/a"
@@ -350,7 +384,6 @@ def test_folders_without_documents(papers):
         "every file) or data.path"
     )
     assert message(papers / "c", "arxiv").startswith(f"every file in {papers}/c that matches")
-    assert message(papers, "github").startswith(f"a is the only document in {papers}")
 
 
 @pytest.fixture
