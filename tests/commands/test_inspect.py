@@ -1,6 +1,7 @@
 """``prepare_data --inspect`` describes a corpus, and does nothing else."""
 
 import gzip
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ import pytest
 
 import block_recurrent.prepare_data
 from block_recurrent.console.cli import run_main
+from block_recurrent.data.prepare import inspect_source
 from preparing import bind, contents, data, environment, write_texts
+from text_formats import archive
 
 BOOK = b"A line of the book.\n" * 1000
 
@@ -117,3 +120,72 @@ def test_without_tensorflow(tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert "the end of the only document: book.txt[18000:20000]" in result.stdout
+
+
+# Other formats
+
+
+def rows(*texts: str) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def test_rows_and_archives(inspect, tmp_path):
+    texts = [f"Row {i} of a file.\n" * 100 for i in range(6)]
+    write_texts(
+        tmp_path / "rows",
+        {
+            "train.jsonl.gz": gzip.compress(rows(*texts, "caf\u00e9")),
+            "valid.tar": archive("", {"a.txt": texts[2].encode(), "b.txt": b"caf\xe9 " * 99}),
+            "test.csv": b"text\none\n",
+        },
+    )
+    status, out, err = inspect(data("text_files"), *bind(data__path="rows"))
+    assert (status, err) == (0, "")
+    files, train, held_out, named, test, test_named, extent, *warnings = out.splitlines()
+    size = (tmp_path / "rows/train.jsonl.gz").stat().st_size
+    assert files == f"files: .tar 0.01 MB in 1, .jsonl.gz {size} bytes in 1, .csv 9 bytes in 1"
+    assert train.startswith(
+        "train: 7 documents, 0.01 MB; the longest has 1,700 bytes, the median 1"
+    )
+    assert named == (
+        "held_out, as their names say: valid.tar/a.txt (1,700 bytes), valid.tar/b.txt (495 bytes)"
+    )
+    assert test_named == "test, never trained on: test.csv:1 (3 bytes)"
+    assert extent == "looked at 0.01 MB of 0.01 MB, in 10 of 10 documents"
+    invalid, equal = warnings[:2]
+    assert invalid.startswith("warning: 1 document: invalid UTF-8 (valid.tar/b.txt): they look")
+    assert "equal to documents in train (valid.tar/a.txt = train.jsonl.gz:3): their score" in equal
+
+
+def test_rows_that_are_no_text(inspect, tmp_path):
+    """What counts is the text, and not that a file is compressed."""
+    content = gzip.compress(rows("a", "b", "\x00\x01\x02" * 99))
+    write_texts(tmp_path, {"a.jsonl.gz": content})
+    status, _, err = inspect(data("text_files"), *bind(data__path="a.jsonl.gz"))
+    assert status == 2 and "1 document not text: binary data (a.jsonl.gz:3)" in err
+
+
+def test_a_large_corpus_is_sampled(inspect, tmp_path, monkeypatch):
+    """Each of its files."""
+    monkeypatch.setattr(inspect_source, "READ_BYTES", 100_000)
+    for name in ("a", "b"):
+        write_texts(tmp_path / "rows", {f"{name}.jsonl": rows(*[f"{name} " * 500] * 1000)})
+    status, out, err = inspect(data("text_files"), *bind(data__path="rows"))
+    assert (status, err) == (0, "")
+    assert "documents: all figures are those of the first 0.05 MB of 2 files" in out
+    (train,) = (line for line in out.splitlines() if line.startswith("train: "))
+    (held_out,) = (line for line in out.splitlines() if line.startswith("held_out: "))
+    counts = [int(line.split()[1]) for line in (train, held_out)]
+    assert sum(counts) == 100 and counts[0] > counts[1]
+
+
+def test_grouped_rows(inspect, tmp_path):
+    """The end of one is held out."""
+    content = b"".join(
+        json.dumps({"repo": "one", "text": f"line {i}\n" * 99}).encode() + b"\n" for i in range(20)
+    )
+    write_texts(tmp_path, {"a.jsonl": content})
+    options = bind(data__path="a.jsonl", data__group_by="repo")
+    status, out, err = inspect(data("text_files"), *options)
+    assert (status, err) == (0, "")
+    assert "held_out, the end of the only document: one[" in out

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import gzip
+import json
 import shutil
 
 import pytest
@@ -77,6 +79,16 @@ def test_names_of_very_many_documents_are_not_recorded(texts, tmp_path, monkeypa
     write_texts(texts, {"new.txt": b"new"})
     counts = "train: 59 documents then, 59 now; held_out: 60 documents then, 61 now"
     assert reason(tmp_path, texts) == counts
+
+
+def test_documents_of_other_formats(texts, tmp_path):
+    """Rows of a file are named one by one."""
+    rows = [json.dumps({"text": f"row {i}"}) + "\n" for i in range(9)]
+    write_texts(texts, {"a.jsonl": "".join(rows[:7]).encode()})
+    record_corpus(tmp_path, load_text_files(texts))
+    check_corpus(tmp_path, load_text_files(texts), ["train", "held_out"])
+    write_texts(texts, {"a.jsonl": "".join(rows).encode(), "b.txt.gz": gzip.compress(b"new")})
+    assert reason(tmp_path, texts) == "added: a.jsonl:8, a.jsonl:9, b.txt.gz"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[3]", b'{"train": 3}', b'{"train": {}}'])
