@@ -13,7 +13,6 @@ from block_recurrent.console.cli import run_main
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary
-from block_recurrent.data.text_files import load_text_files
 from block_recurrent.data.text_sample import CHUNK_TOKENS, sample_text
 from block_recurrent.data.tokenizer_vocabulary import TokenizerVocabulary
 from block_recurrent.data.vocabulary_storage import load_vocabulary
@@ -31,10 +30,7 @@ def corpus(tmp_path, monkeypatch):
     (folder := tmp_path / "texts").mkdir()
     for number in range(60):
         (folder / f"{number}.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
-    held_out = load_text_files(folder)["held_out"].names
-    for name in held_out:
-        (folder / name).write_text(f"{HELD_OUT} " * 500)
-    assert load_text_files(folder)["held_out"].names == held_out
+    (folder / "valid.txt").write_text(f"{HELD_OUT} " * 500)
     return tmp_path
 
 

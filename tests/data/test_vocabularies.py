@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from block_recurrent import UserError
 from block_recurrent.data.prepare.cuts import cut_for
-from block_recurrent.data.prepare.folder_documents import read_pieces
+from block_recurrent.data.prepare.folder_documents import cut_pieces
 from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from block_recurrent.data.store_format import VOCABULARY_FILES
 from block_recurrent.data.tokenizer_vocabulary import TokenizerVocabulary
@@ -208,17 +208,13 @@ PARTS = [*"ab '3.\n\t\r/(", "\u3000", "\xa0", "\x85", "\u2028", "。", "漢", "�
 def test_pieces_have_the_tokens_of_the_whole_text(text, limit, splitting, tmp_path_factory):
     path = tmp_path_factory.mktemp("pieces") / "text"
     path.write_bytes(text.encode())
-    pieces = [
-        piece for piece, _ in read_pieces([path], [len(text.encode())], "between_words", limit)
-    ]
+    pieces = [piece for piece, _ in cut_pieces([text.encode()], "between_words", limit)]
     assert b"".join(pieces) == text.encode()
     tokens = [token for piece in pieces for token in splitting.encode(piece).tolist()]
     assert tokens == splitting.encode(text.encode()).tolist()
 
 
-def test_pieces_are_short_where_there_are_words_or_lines(tmp_path):
+def test_pieces_are_short_where_there_are_words_or_lines():
     for text in (" ".join(LINES), "漢字。\n" * 1000):
-        (tmp_path / "text").write_text(text, encoding="utf-8")
-        size = len(text.encode())
-        pieces = list(read_pieces([tmp_path / "text"], [size], "between_words", limit=100))
+        pieces = list(cut_pieces([text.encode()], "between_words", limit=100))
         assert max(len(piece) for piece, _ in pieces) <= 100 and len(pieces) > 30

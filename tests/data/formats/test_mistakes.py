@@ -255,7 +255,7 @@ def test_a_bucket(monkeypatch):
         for name in ("a.jsonl", "b/f.parquet"):
             server.objects[f"corpus/{name}"] = 1, FILES[name.rpartition("/")[2]]
         server.objects["other/c.txt"] = 1, b"c"
-        splits = load_documents(DataConfig("text_files", "gs://bucket/corpus"))
+        splits = load_documents(DataConfig("text_files", "gs://bucket/corpus", held_out="b/**"))
         texts = [one.raw(i) for one in splits.values() for i in range(len(one.names))]
         assert sorted(texts) == sorted(text.encode() for text in TEXTS * 2)
         found = message_of("gs://bucket/none")
