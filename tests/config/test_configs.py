@@ -105,7 +105,7 @@ def test_paper_scale_is_the_experiments():
 @pytest.mark.parametrize("family", [SCALES, DATA], ids=["scale", "data"])
 def test_files_of_a_family_replace_each_other(family):
     """Otherwise values of the first file would remain when a second one follows it."""
-    of_one_corpus = {("data", name) for name in "path glob".split() + RECALL}
+    of_one_corpus = {("data", name) for name in "path glob text_field name_field".split() + RECALL}
     names = [
         {(b.section, b.name) for b in read_bindings([file], [])} - of_one_corpus for file in family
     ]
