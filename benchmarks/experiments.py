@@ -138,9 +138,10 @@ FIVE_LAYERS = "BlockRecurrentTransformer.num_layers = 5"
 FIXED_SKIP = Model("fixed_skip", "Rec:fixed:skip", "brt_fixed_gate")
 FIXED_DUAL = Model("fixed_dual", "Rec:fixed:dual", "brt_fixed_gate", (DUAL,))
 GRU_SKIP = Model("gru_skip", "Rec:gru:skip", "brt_gru_gate")
+SELECTIVE_SKIP = Model("selective_skip", "Rec:selective:skip", "brt_selective_gate")
 LSTM_DUAL = Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate")
 LSTM = Model("lstm", "LSTM", "lstm")
-GATE_MODELS = (FIXED_SKIP, GRU_SKIP)
+GATE_MODELS = (FIXED_SKIP, GRU_SKIP, SELECTIVE_SKIP)
 RECALL_MODELS = (
     *GATE_MODELS,
     Model("lstm_skip", "Rec:lstm:skip", "brt_lstm_gate", (SKIP,)),
@@ -219,8 +220,31 @@ PATCHED = (
         )
     ),
 )
-LANES = (16, 256, 512, 1024)
+LANES = (16, 256, 1024)  # and 512, the default
 MODERN = Model("modern", "modern configuration", "brt_modern")
+OTHER_RATES = (0.04,)  # the default is 0.06
+DEFAULT_MODELS = (FIXED_SKIP, SELECTIVE_SKIP, MODERN)
+# The modern configuration without each of its parts.
+PARTS = (
+    FIXED_SKIP,
+    MODERN,
+    *(
+        Model(name, f"without {label}", "brt_modern", (f"BlockRecurrentTransformer.{binding}",))
+        for name, label, binding in (
+            ("no_ngrams", "n-grams", "ngram_rows = 0"),
+            ("no_gated_ffn", "gated feed-forward", "gated_ffn = False"),
+            ("no_rotary", "rotary positions", "positions = 't5'"),
+        )
+    ),
+)
+# As many steps as take the time of 400 of FIXED_SKIP (python benchmarks/experiment_time.py parts).
+PARTS_STEPS = {
+    "fixed_skip": 400,
+    "modern": 361,
+    "no_ngrams": 400,
+    "no_gated_ffn": 352,
+    "no_rotary": 365,
+}
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -234,10 +258,9 @@ def recall(model: Model, seed: int) -> Experiment:
     )
 
 
-def gates(model: Model, seed: int) -> Experiment:
-    """A short run on text, to compare gates."""
-    steps = 400
-    bindings = (
+def short(steps: int, seed: int) -> tuple[str, ...]:
+    """The bindings of a short run on text with many lanes."""
+    return (
         "train.lanes = 256",
         f"train.num_steps = {steps}",
         f"train.eval_every_steps = {steps}",
@@ -245,7 +268,18 @@ def gates(model: Model, seed: int) -> Experiment:
         "train.sample_tokens = 0",
         f"train.seed = {seed}",
     )
+
+
+def gates(model: Model, seed: int) -> Experiment:
+    """A short run on text, to compare gates."""
+    bindings = short(400, seed)
     return Experiment("gates", model, str(seed), ("scale/small",), bindings, ("held_out",))
+
+
+def parts(model: Model, seed: int) -> Experiment:
+    """A short run on text in a given time, to see what each part of a configuration brings."""
+    bindings = short(PARTS_STEPS[model.name], seed)
+    return Experiment("parts", model, str(seed), ("scale/small",), bindings)
 
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
@@ -292,6 +326,17 @@ def lanes(number: int) -> Experiment:
     return Experiment("lanes", FIXED_SKIP, str(number), (), (f"train.lanes = {number}",))
 
 
+def rates(model: Model, learning_rate: float) -> Experiment:
+    """The default run at another learning rate."""
+    bindings = (f"optimizer.learning_rate = {learning_rate}",)
+    return Experiment("rates", model, f"{learning_rate}", (), bindings)
+
+
+def default(model: Model, seed: int) -> Experiment:
+    """The default run."""
+    return Experiment("default", model, str(seed), (), (f"train.seed = {seed}",))
+
+
 # The corpus that benchmarks/fetch_corpus.py downloads.
 ANSIBLE = (
     "data.path = 'corpora/ansible-9.13.0'",
@@ -299,6 +344,13 @@ ANSIBLE = (
     "data.held_out_per_mille = 3",
 )
 FOLDER = ("data/text_files", "scale/mini")
+
+
+def parts_large(model: Model, seed: int) -> Experiment:
+    """`parts` on the larger corpus."""
+    bindings = (*ANSIBLE, *short(PARTS_STEPS[model.name], seed))
+    files = ("data/text_files", "scale/small")
+    return Experiment("parts_large", model, str(seed), files, bindings)
 
 
 def large(model: Model, seed: int) -> Experiment:
@@ -345,8 +397,11 @@ EXPERIMENTS = [
     *(recall(model, seed) for model in RECALL_MODELS for seed in range(3)),
     recall(LONG, 0),
     *map(lanes, LANES),
-    Experiment("lanes", MODERN, "512", (), ("train.lanes = 512",)),
-    *(gates(model, seed) for model in GATE_MODELS for seed in range(3)),
+    *(rates(model, rate) for model in (FIXED_SKIP, MODERN) for rate in OTHER_RATES),
+    *(default(model, seed) for model in DEFAULT_MODELS for seed in range(2)),
+    *(gates(model, seed) for model in GATE_MODELS[:2] for seed in range(3)),
+    *(parts(model, seed) for model in PARTS for seed in range(3)),
+    *(parts_large(model, seed) for model in PARTS for seed in range(3)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
     *(tuning(model, BEST_RATE) for model in ROWS),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),

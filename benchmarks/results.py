@@ -18,6 +18,7 @@ import numpy as np
 import scipy.stats
 from experiments import (
     CHANGES,
+    DEFAULT_MODELS,
     EXPERIMENTS,
     FIXED_SKIP,
     GATE_MODELS,
@@ -28,6 +29,8 @@ from experiments import (
     LEARNING_RATES,
     LONG,
     MODERN,
+    OTHER_RATES,
+    PARTS,
     PATCHED,
     RECALL_MODELS,
     ROTARY,
@@ -52,6 +55,7 @@ COLORS = {
     "lstm_skip": "#CC79A7",
     "lstm_dual": "#CC79A7",
     "gru_skip": "#56B4E9",
+    "selective_skip": "#8B4513",
     "fixed_dual": "#56B4E9",
     "feedback": "#000000",
     "long": "#000000",
@@ -354,17 +358,16 @@ def mean_difference(group: str, one: Model, other: Model) -> str:
     return f"{statistics.mean(values):+.3f} ± {half:.3f}"
 
 
-def gates_table() -> str:
-    """Bits per byte on text by gate, and the differences to the fixed gate with the same seed."""
+def compared_table(group: str, models: Sequence[Model]) -> str:
+    """Bits per byte on text, and the differences to the first model with the same seed."""
     header = ["model", "seeds", "bits per byte", "difference by seed", "mean", "worth of the state"]
-    rows = []
-    for model in GATE_MODELS:
-        seeds = runs("gates", model)
+    first, rows = models[0], []
+    for model in models:
+        seeds = runs(group, model)
         bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
-        comparisons = differences, mean_difference
         against = ["–"] * 2
-        if model != FIXED_SKIP:
-            against = [compare("gates", model, FIXED_SKIP) for compare in comparisons]
+        if model != first:
+            against = [each(group, model, first) for each in (differences, mean_difference)]
         rows.append([model.label, str(len(seeds)), bits, *against, worth_of(seeds)])
     return table(header, rows)
 
@@ -377,7 +380,7 @@ def training_bits(experiment: Experiment) -> float:
 
 def gates_by_distance() -> str:
     """Bits per token on text, in training and by distance, and the differences between gates."""
-    fixed, gru = (runs("gates", model) for model in GATE_MODELS)
+    fixed, gru = (runs("gates", model) for model in GATE_MODELS[:2])
     scores = [training_bits]
     scores += [
         lambda one, ends=ends: mean_between(by_distance(one, "held_out"), "bits_per_token", *ends)
@@ -458,10 +461,16 @@ def late_training_bits(experiment: Experiment, step: int) -> float:
     return statistics.mean(x["bits_per_byte"] for x in lines if step - 100 < x["step"] <= step)
 
 
+def by_lanes() -> list[Experiment]:
+    """Default runs with seed 0 and different numbers of lanes, in order."""
+    default, *_ = runs("default", FIXED_SKIP)
+    return sorted([*runs("lanes", FIXED_SKIP), default], key=lambda one: one.config.train.num_lanes)
+
+
 def lanes_table() -> str:
     """Losses in the middle and at the end of runs with different numbers of lanes."""
-    header = ["model", "lanes", "tokens per lane"]
-    experiments = [*runs("lanes", FIXED_SKIP), *runs("lanes", MODERN)]
+    header = ["lanes", "tokens per lane"]
+    experiments = by_lanes()
     middle, end = (line["step"] for line in metrics(experiments[0], "held_out"))
     for step in (middle, end):
         header += [f"training, step {step:,}", f"held out, step {step:,}"]
@@ -469,7 +478,7 @@ def lanes_table() -> str:
     for one in experiments:
         train = one.config.train
         tokens = train.num_steps * train.batch_size * train.segment_length
-        cells = [one.model.label, f"{train.num_lanes:,}", f"{tokens // train.num_lanes:,}"]
+        cells = [f"{train.num_lanes:,}", f"{tokens // train.num_lanes:,}"]
         for line in metrics(one, "held_out"):
             training = late_training_bits(one, line["step"])
             cells += [f"{training:.3f}", f"{line['bits_per_byte']:.3f}"]
@@ -477,10 +486,48 @@ def lanes_table() -> str:
     return table([*header, "worth of the state"], rows)
 
 
+def rates_table() -> str:
+    """Bits per byte of the default run, by learning rate."""
+    default, *_ = runs("default", FIXED_SKIP)
+    rates = sorted((*OTHER_RATES, default.config.optimizer.learning_rate))
+    rows = []
+    for model in (FIXED_SKIP, MODERN):
+        experiments = [*runs("rates", model), runs("default", model)[0]]
+        bits = {
+            one.config.optimizer.learning_rate: f"{final(one, 'bits_per_byte'):.3f}"
+            for one in experiments
+        }
+        rows.append([model.label, *(bits.get(rate, "–") for rate in rates)])
+    return table(["model", *(f"at {rate:g}" for rate in rates)], rows)
+
+
+def relative_time(model: Model) -> float:
+    """Time of a step, relative to FIXED_SKIP."""
+    return microseconds_per_token("parts", model) / microseconds_per_token("parts", FIXED_SKIP)
+
+
+def parts_table() -> str:
+    """The modern configuration, and it without each of its parts, on two corpora."""
+    corpora = {"parts": "standard library", "parts_large": "Ansible"}
+    header = ["model", "parameters", "time of a step", "steps"]
+    header += [text for name in corpora.values() for text in (name, "difference")]
+    rows = []
+    for model in PARTS:
+        one, *_ = runs("parts", model)
+        cells = [f"{num_parameters(one):,}", f"{relative_time(model):.2f}"]
+        cells.append(str(one.config.train.num_steps))
+        for group in corpora:
+            bits = (final(each, "bits_per_byte") for each in runs(group, model))
+            difference = "–" if model == MODERN else mean_difference(group, model, MODERN)
+            cells += [spread(bits, ".3f"), difference]
+        rows.append([model.label, *cells])
+    return table(header, rows)
+
+
 def lanes_figure() -> Figure:
     """Training and held-out loss by step, for each number of lanes."""
     figure, [[ax]] = new_figure()
-    for one in runs("lanes", FIXED_SKIP):
+    for one in by_lanes():
         color = LANES_COLORS[one.config.train.num_lanes]
         lines = [line for line in metrics(one, "train") if line["step"] % 100 == 0]
         steps = [line["step"] for line in lines]
@@ -515,9 +562,9 @@ def page() -> str:
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
     lanes = runs("lanes", FIXED_SKIP)[0].config
-    [modern] = runs("lanes", MODERN)
-    [same_lanes] = (one for one in runs("lanes", FIXED_SKIP) if one.run == modern.run)
-    fixed_time = microseconds_per_token("lanes", FIXED_SKIP)
+    fixed, selective, modern = (runs("default", model)[0] for model in DEFAULT_MODELS)
+    behind = final(selective, "bits_per_byte") - final(fixed, "bits_per_byte")
+    parts_seeds = len(runs("parts", MODERN))
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
     gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
     by_group = {
@@ -547,7 +594,9 @@ def page() -> str:
         farther_table=farther_table(),
         kept_per_block=kept_per_block(),
         interventions_table=interventions_table(),
-        gates_table=gates_table(),
+        gates_table=compared_table("gates", GATE_MODELS[:2]),
+        default_table=text_table("default", DEFAULT_MODELS),
+        rates_table=rates_table(),
         gates_by_distance=gates_by_distance(),
         gates_history=f"{gates.train.num_steps * gates_tokens // gates.train.lanes:,}",
         long_low=long_low,
@@ -590,9 +639,13 @@ def page() -> str:
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         lanes_table=lanes_table(),
-        modern_gain=f"{final(same_lanes, 'bits_per_byte') - final(modern, 'bits_per_byte'):.3f}",
-        modern_size=f"{num_parameters(modern) / num_parameters(same_lanes):.1f}",
-        modern_time=f"{microseconds_per_token('lanes', MODERN) / fixed_time:.2f}",
+        fixed_worth=f"{final(fixed, 'memory_worth'):.3f}",
+        selective_worth=f"{final(selective, 'memory_worth'):.3f}",
+        selective_behind=f"{behind:.3f}",
+        modern_size=f"{num_parameters(modern) / num_parameters(fixed):.1f}",
+        modern_time=f"{relative_time(MODERN):.2f}",
+        parts_table=parts_table(),
+        parts_seeds=parts_seeds,
         lanes_steps=f"{lanes.train.num_steps:,}",
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
