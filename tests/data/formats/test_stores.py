@@ -183,7 +183,7 @@ def test_long_lines_in_pieces(prepare, place, model, monkeypatch):
 def test_the_same_command_continues_after_a_kill(place, prepare):
     from preparing import command, environment
 
-    write(place / "some", {f"{i}.jsonl": "".join(LINES * 200).encode() for i in range(8)})
+    write(place / "some", {f"{i}.jsonl": "".join(LINES * 60).encode() for i in range(8)})
     arguments = [*TEXTS, *bind(data__path="some", prepare__num_processes=2)]
     for _ in range(4):
         process = subprocess.Popen(
