@@ -4,7 +4,7 @@ import argparse
 import signal
 from pathlib import Path
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.config.run_config import load, load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
 from block_recurrent.data.prepare.inspect_source import survey_source
@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     if arguments.inspect:
-        _inspect(arguments.gin_file, arguments.gin_bindings)
+        _inspect(arguments)
         return 0
     if arguments.verify:
         _verify(arguments.output)
@@ -72,7 +72,7 @@ def main() -> int:
     config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
     about = ()
     if reads_files(config) and data.path is not None:
-        found = _survey(arguments.gin_file, arguments.gin_bindings)
+        found = _survey(arguments, config, data)
         _refuse_binary(found, data)
         about = found.lines()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -85,20 +85,22 @@ def main() -> int:
     return 0
 
 
-def _inspect(gin_files: list[str], bindings: list[str]):
+def _inspect(arguments: argparse.Namespace):
     """Prints what the corpus contains. Raises UserError for documents that are no text."""
-    found = _survey(gin_files, bindings)
+    config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
+    found = _survey(arguments, config, data)
     for line in found.lines(full=True):
         print(line)
-    _refuse_binary(found, load_prepare(gin_files, bindings)[1])
+    _refuse_binary(found, data)
 
 
-def _survey(gin_files: list[str], bindings: list[str]) -> Survey:
-    prepare, data = load_prepare(gin_files, bindings)
+def _survey(arguments: argparse.Namespace, config: PrepareConfig, data: DataConfig) -> Survey:
     # With other vocabularies, the number of tokens, and so of padding, is not known yet.
-    in_bytes = prepare.vocabulary == "bytes" or not reads_files(prepare)
-    window_length = load(gin_files, bindings).model.window_length if in_bytes else None
-    return survey_source(prepare, data, window_length)
+    in_bytes = config.vocabulary == "bytes" or not reads_files(config)
+    window_length = None
+    if in_bytes:
+        window_length = load(arguments.gin_file, arguments.gin_bindings).model.window_length
+    return survey_source(config, data, window_length)
 
 
 def _refuse_binary(found: Survey, data: DataConfig):

@@ -1,9 +1,10 @@
 """Records which documents a run reads, so that later commands do not read others unnoticed."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from block_recurrent.data.documents import Documents
+from block_recurrent.data.findings import shorten
 from block_recurrent.data.held_out import document_name
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath, explain_path_errors
@@ -86,7 +87,7 @@ def _explain(before: Mapping[str, dict], now: Mapping[str, dict]) -> str:
             if sum(then[name]) == sum(after[name]) and then[name] != after[name]
         },
     }
-    lines = (f"{what}: {_shorten(names)}" for what, names in found.items() if names)
+    lines = (f"{what}: {shorten(sorted(names), SHOWN)}" for what, names in found.items() if names)
     return "; ".join(lines) or "their order or their vocabulary"
 
 
@@ -99,9 +100,3 @@ def _files(record: Mapping[str, dict]) -> dict[str, list[int]]:
             lengths = found.setdefault(document_name(name), [0] * len(splits))
             lengths[index] += length - 1
     return found
-
-
-def _shorten(names: Iterable[str]) -> str:
-    first = sorted(names)
-    more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
-    return ", ".join(first[:SHOWN]) + more
