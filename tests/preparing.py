@@ -1,6 +1,7 @@
 """Commands of prepare_data, and the contents of the stores that they write."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
     }
+
+
+def peak_megabytes(*arguments: str) -> float:
+    """The peak memory of a process that runs prepare_data."""
+    measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+    measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    result = subprocess.run(
+        [sys.executable, "-c", measure, *command(*arguments)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(result.stdout.split()[-1]) / 1024
 
 
 def documents_of(store: Path | str, split: str) -> dict[str, list[int]]:

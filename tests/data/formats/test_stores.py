@@ -22,9 +22,12 @@ from preparing import (
     ONE_PROCESS,
     TEXTS,
     bind,
+    command,
     contents,
     data,
     documents_of,
+    environment,
+    peak_megabytes,
     texts_of,
 )
 from text_formats import COMPRESS, FILES, archive, write
@@ -181,8 +184,6 @@ def test_long_lines_in_pieces(prepare, place, model, monkeypatch):
 
 @pytest.mark.slow
 def test_the_same_command_continues_after_a_kill(place, prepare):
-    from preparing import command, environment
-
     write(place / "some", {f"{i}.jsonl": "".join(LINES * 60).encode() for i in range(8)})
     arguments = [*TEXTS, *bind(data__path="some", prepare__num_processes=2)]
     for _ in range(4):
@@ -205,8 +206,6 @@ def test_memory_does_not_grow_with_a_record(suffix, place):
     """Peak memory with a line of 50 MB and with one of 400 MB, as bytes."""
     import zstandard
 
-    from preparing import command, environment
-
     peaks = []
     for megabytes in (50, 400):
         folder = write(place / f"{megabytes}", {"b.txt": b"short"})
@@ -219,16 +218,7 @@ def test_memory_does_not_grow_with_a_record(suffix, place):
             for _ in range(megabytes):
                 file.write(b"0123456789\\n\\u00e9bcd" * 50_000)
             file.write(b'"}\n')
-        arguments = command(f"--output={megabytes}.store", *TEXTS, *ONE_PROCESS)
-        held_out = {"data__held_out": "b.txt"}
-        measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
-        measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        result = subprocess.run(
-            [sys.executable, "-c", measure, *arguments, *bind(data__path=str(folder), **held_out)],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(result.stdout.split()[-1]) / 1024)
+        options = bind(data__path=str(folder), data__held_out="b.txt")
+        arguments = f"--output={megabytes}.store", *TEXTS, *ONE_PROCESS, *options
+        peaks.append(peak_megabytes(*arguments))
     assert peaks[1] < peaks[0] + 100, f"{peaks} MB"

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +12,16 @@ import numpy as np
 import pytest
 
 from block_recurrent.data.prepare.store_writer import _File
-from preparing import ONE_PROCESS, TEXTS, bind, command, contents, environment, mine
+from preparing import (
+    ONE_PROCESS,
+    TEXTS,
+    bind,
+    command,
+    contents,
+    environment,
+    mine,
+    peak_megabytes,
+)
 
 
 @pytest.mark.slow
@@ -191,15 +199,7 @@ def test_memory_does_not_grow_with_a_document(place):
         with open(folder / "long.txt", "wb") as file:
             for _ in range(megabytes):
                 file.write(b"0123456789abcde " * 62500)
-        arguments = command(f"--output={megabytes}.store", *TEXTS, *ONE_PROCESS)
-        measure = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
-        measure += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        result = subprocess.run(
-            [sys.executable, "-c", measure, *arguments, *bind(data__path=str(folder))],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(result.stdout.split()[-1]) / 1024)
+        options = bind(data__path=str(folder))
+        arguments = f"--output={megabytes}.store", *TEXTS, *ONE_PROCESS, *options
+        peaks.append(peak_megabytes(*arguments))
     assert peaks[1] < peaks[0] + 100, f"{peaks} MB"
