@@ -2,10 +2,10 @@
 
     python benchmarks/prepare_data.py [--megabytes=400] [--processes=2] [--repeats=3]
 
-For text files, JSON lines compressed by zstd, and parquet, with bytes and with SentencePiece. Both
-read the same files with the same libraries, in the same number of processes. Each is run on two
-corpora, one twice as large as the other. The difference of their times excludes the start of the
-program. Reports the median over the repeats and the range.
+For text files, JSON lines compressed by zstd, and parquet, with bytes, a byte-level BPE
+(tokenizer.json) and SentencePiece. Both read the same files with the same libraries, in the same
+number of processes. Each is run on two corpora, one twice as large as the other. The difference of
+their times excludes the start of the program. Reports the median over the repeats and the range.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import sentencepiece
 import zstandard
 from pyarrow import parquet
 
+from block_recurrent.data.vocabulary_training import train_bpe
+
 ROOT = Path(__file__).parent.parent
 FILE_MEGABYTES = 10
 ROW_BYTES = 8000  # of text; a row of The Pile has 6 kB on average
@@ -36,6 +38,7 @@ import io, sys
 import orjson, zstandard
 from pyarrow import parquet
 from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer
 from block_recurrent.data.vocabularies import ByteVocabulary
 
 def texts(path):
@@ -55,6 +58,10 @@ def texts(path):
 vocabulary, *paths = sys.argv[1:]
 if vocabulary == "bytes":
     encode = ByteVocabulary().encode
+elif vocabulary.endswith(".json"):
+    tokenizer = Tokenizer.from_file(vocabulary)
+    def encode(text):
+        return tokenizer.encode_batch_fast([text.decode()], add_special_tokens=False)[0].ids
 else:
     encode = SentencePieceProcessor(model_file=vocabulary).EncodeAsNumpy
 for path in paths:
@@ -86,14 +93,20 @@ def write_corpus(folder: Path, kind: str, megabytes: int, source: str) -> Path:
     return folder
 
 
-def train_model(folder: Path, source: str) -> Path:
+def train_bpe_model(folder: Path, source: str) -> Path:
+    path = folder / "bpe.json"
+    path.write_bytes(train_bpe(source[: 2 * 10**7].splitlines(keepends=True), 8000))
+    return path
+
+
+def train_sentencepiece(folder: Path, source: str) -> Path:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(source[: 2 * 10**7].splitlines()),
-        model_prefix=str(folder / "model"),
+        model_prefix=str(folder / "sentencepiece"),
         vocab_size=8000,
         **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2},
     )
-    return folder / "model.model"
+    return folder / "sentencepiece.model"
 
 
 def seconds_of(*commands: list[str]) -> float:
@@ -143,19 +156,19 @@ def main():
     sizes = arguments.megabytes // 2, arguments.megabytes
     with tempfile.TemporaryDirectory() as temporary:
         folder, source = Path(temporary), standard_library()
-        model = str(train_model(folder, source))
+        models = [train(folder, source) for train in (train_bpe_model, train_sentencepiece)]
         for kind in FORMATS:
             corpora = [
                 write_corpus(folder / kind / str(size), kind, size, source) for size in sizes
             ]
-            for vocabulary in (model, "bytes"):
+            for vocabulary in ("bytes", *map(str, models)):
                 common = {"vocabulary": vocabulary, "processes": arguments.processes}
                 runs = [functools.partial(run, **common) for run in (prepare, tokenize)]
                 pairs = [[speed(corpora, run) for run in runs] for _ in range(arguments.repeats)]
                 ours, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
                 ratios = sorted(a / b for a, b in pairs)
                 print(
-                    f"{kind:9} {Path(vocabulary).stem:5}  prepare_data {ours:,.1f} MB/s, alone "
+                    f"{kind:9} {Path(vocabulary).stem:13}  prepare_data {ours:,.1f} MB/s, alone "
                     f"{alone:,.1f} MB/s, ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
                     f"{ratios[-1]:.2f})",
                     flush=True,
