@@ -36,6 +36,7 @@ from experiments import (
     RECALL_MODELS,
     ROTARY,
     ROWS,
+    SELECTIVE_SKIP,
     TEXT_MODELS,
     Experiment,
     Model,
