@@ -1,6 +1,6 @@
 """Trains tiny models on meshes of eight devices, and prints the results as JSON.
 
-    python tests/eight_devices.py VARIANT… -- DATA,FSDP,TENSOR…
+    python tests/eight_devices.py VARIANT… -- DATA,FSDP,TENSOR,SEQUENCE…
 
 Run with JAX_NUM_CPU_DEVICES=8.
 """
@@ -30,6 +30,11 @@ VARIANTS = VARIANTS | {
     "fused": {"attention_kernel": "pallas", "num_layers": 2},
     "turns": {},
 }
+# Without dropout, whose masks repeat within a part of a segment.
+VARIANTS |= {
+    f"{name}_parts": VARIANTS[name] | {"dropout_rate": 0.0}
+    for name in ("fixed_skip", "lstm_dual", "modern", "two_recurrent_layers", "sliding_window")
+}
 TURNS = {"turns": 3}  # lanes per row; else 1
 COLLECTIVE = re.compile(
     r"= (?P<shape>.*?) (?P<name>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
@@ -37,7 +42,7 @@ COLLECTIVE = re.compile(
 )
 
 
-def train(variant: str, shape: tuple[int, int, int]):
+def train(variant: str, shape: tuple[int, int, int, int]):
     """The losses, the final parameters, and the collectives of a step with their shapes."""
     length = TINY.window_length if variant == "transformer_xl" else LENGTH
     changes = {"num_heads": 4, "head_size": 8, "dropout_rate": 0.1} | VARIANTS[variant]
@@ -45,7 +50,7 @@ def train(variant: str, shape: tuple[int, int, int]):
     optimizer, _ = make_optimizer(OptimizerConfig(warmup_steps=2))
     devices = jax.devices()[: int(np.prod(shape))]
     layout = Layout(make_mesh(MeshConfig(*shape), config, ROWS, devices))
-    graphdef, _ = abstract_model(config)
+    graphdef, _ = abstract_model(config, layout.sequence_axis)
     turns = TURNS.get(variant, 1)
     init = init_function(config, optimizer, ROWS * turns, seed=0)
     shardings = state_shardings(layout, jax.eval_shape(init))
@@ -76,7 +81,7 @@ def main():
     middle = sys.argv.index("--")
     results = {}
     for variant in sys.argv[1:middle]:
-        losses, params, _ = train(variant, (1, 1, 1))
+        losses, params, _ = train(variant, (1, 1, 1, 1))
         results[variant] = {"alone": losses}
         for mesh in sys.argv[middle + 1 :]:
             there, found, collectives = train(variant, tuple(map(int, mesh.split(","))))

@@ -229,6 +229,8 @@ class MeshConfig:
       data: splits the batch; -1: all devices that are left over by the other axes.
       fsdp: splits the batch *and* the parameters, which are gathered when they are used.
       tensor: splits attention heads and feed-forward units.
+      sequence: splits segments, for those that are too long for the memory of a device. The
+        recurrence runs on one of these devices after the other, and the other ones wait.
       rules: 'pattern: axis, axis' for parameters: a regular expression, and for each axis of the
         parameter the mesh axis that splits it: 'fsdp', 'tensor', or '-' for none.
     """
@@ -236,6 +238,7 @@ class MeshConfig:
     data: Annotated[int, "ways", Range(-1)] = -1
     fsdp: Annotated[int, "ways", Range(1)] = 1
     tensor: Annotated[int, "ways", Range(1)] = 1
+    sequence: Annotated[int, "ways", Range(1)] = 1
     rules: tuple[str, ...] = RULES
 
     def __post_init__(self):

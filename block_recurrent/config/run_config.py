@@ -50,9 +50,42 @@ class RunConfig:
             "train.segment_length",
             "BlockRecurrentTransformer.window_length",
         )
+        if self.mesh.sequence > 1:
+            check_parts(self.mesh, self.train.segment_length, self.model)
         if self.optimizer.ends and self.optimizer.decay_steps is None:
             optimizer = dataclasses.replace(self.optimizer, decay_steps=self.train.num_steps)
             object.__setattr__(self, "optimizer", optimizer)
+
+
+def check_parts(mesh: MeshConfig, segment_length: int, model: ModelConfig):
+    """Checks that a model can read segments in parts.
+
+    Raises:
+      UserError: the parts are no whole blocks, the model needs whole segments, or its heads are
+        split too.
+    """
+    parts, window = mesh.sequence, model.window_length
+    if mesh.tensor > 1:
+        raise UserError(
+            f"mesh.sequence = {parts} does not work with mesh.tensor = {mesh.tensor}: set one of "
+            "them to 1"
+        )
+    if segment_length % (parts * window):
+        raise UserError(
+            f"train.segment_length = {segment_length} does not divide over mesh.sequence = {parts} "
+            f"into blocks of window_length = {window}: use a multiple of {parts * window}"
+        )
+    reasons = {
+        "layer = 'lstm'": model.layer == "lstm",
+        "attention = 'full'": model.attention == "full",
+        "feedback = True": model.feedback,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"mesh.sequence = {parts} does not work with BlockRecurrentTransformer.{reason}, "
+                "which needs whole segments: set mesh.sequence = 1"
+            )
 
 
 # Sections of a gin file, and the fields of RunConfig that they set: the same names except one.

@@ -22,6 +22,7 @@ from block_recurrent.ops.blocks import (
 from block_recurrent.ops.dropout import dropout_multiplier
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
 from block_recurrent.ops.positions import MAX_DISTANCE, NUM_BUCKETS, t5_bucket
+from block_recurrent.ops.segment_parts import from_part_before, of_last_part
 from block_recurrent.types import KV
 
 
@@ -62,6 +63,8 @@ class SlidingWindowAttention(nnx.Module):
       remat: recompute the attention weights in the backward pass.
       dtype: type of the computation.
       kernel: `ModelConfig.attention_kernel`.
+      sequence_axis: inside `jax.shard_map`, the axis of the mesh that splits segments, so that each
+        device has the same number of blocks, in order. The cache is whole. None: so are segments.
       rngs: random keys for the initial parameters.
 
     Raises:
@@ -82,6 +85,7 @@ class SlidingWindowAttention(nnx.Module):
         remat: bool = False,
         dtype: str = "float32",
         kernel: str = "xla",
+        sequence_axis: str | None = None,
         rngs: nnx.Rngs,
     ):
         dense = functools.partial(linear, dtype=dtype, rngs=rngs)
@@ -94,7 +98,7 @@ class SlidingWindowAttention(nnx.Module):
         self.value = dense(embedding_size, width)
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
-        self.read_states, self.remat = read_states, remat
+        self.read_states, self.remat, self.sequence_axis = read_states, remat, sequence_axis
         if read_states:
             self.state_query = dense(embedding_size, width)
             self.state_scale = nnx.Param(jnp.ones(num_heads))
@@ -154,8 +158,9 @@ class SlidingWindowAttention(nnx.Module):
 
     def extend(self, tokens: KV, cache: KV, starts: Bool[Array, "B N"] | None) -> tuple[Window, KV]:
         """The keys and values that each block sees, and the cache for the next segment."""
-        window = Window(tokens, cache, starts)
-        return window, window.last()
+        last = jax.tree.map(lambda blocks: blocks[-1], tokens)
+        carried = from_part_before(last, cache, self.sequence_axis)
+        return Window(tokens, carried, starts), of_last_part(last, self.sequence_axis)
 
     def attend(
         self,

@@ -16,7 +16,14 @@ from block_recurrent.types import KV, LayerState
 class TransformerLayer(nnx.Module):
     """x + attention(norm(x)), then x + FFN(norm(x)). With feedback, tokens also read the states."""
 
-    def __init__(self, config: ModelConfig, *, read_states: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        read_states: bool = False,
+        sequence_axis: str | None = None,
+        rngs: nnx.Rngs,
+    ):
         d, dtype = config.embedding_size, config.dtype
         attention = FullAttention if config.attention == "full" else SlidingWindowAttention
         self.dropout_rate = config.dropout_rate
@@ -32,6 +39,7 @@ class TransformerLayer(nnx.Module):
             remat=config.remat == "attention",
             dtype=dtype,
             kernel=config.attention_kernel,
+            sequence_axis=sequence_axis,
             rngs=rngs,
         )
         self.ffn_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
@@ -94,8 +102,8 @@ class RecurrentLayer(TransformerLayer):
     enters their block.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, read_states=True, rngs=rngs)
+    def __init__(self, config: ModelConfig, *, sequence_axis: str | None = None, rngs: nnx.Rngs):
+        super().__init__(config, read_states=True, sequence_axis=sequence_axis, rngs=rngs)
         self.cell = RecurrentCell(
             config.embedding_size,
             config.num_states,
@@ -126,6 +134,12 @@ class RecurrentLayer(TransformerLayer):
         heads = self.attention.project(h)
         window, cache = self.attention.extend(heads.tokens, state.cache, starts)
         with jax.named_scope("recurrence"):
-            recurrent, states = scan_blocks(self.cell, state.recurrent, window.joined(), starts)
+            recurrent, states = scan_blocks(
+                self.cell,
+                state.recurrent,
+                window.joined(),
+                starts,
+                self.attention.sequence_axis,
+            )
         y = self.attention.attend(heads, window, states, dropout_key=dropout_key)
         return y, LayerState(cache, recurrent)

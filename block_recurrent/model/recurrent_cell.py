@@ -14,6 +14,7 @@ from block_recurrent.model.gates import GATES
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention
 from block_recurrent.ops.blocks import merge_heads, to_heads
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
+from block_recurrent.ops.segment_parts import of_last_part, part_after_part
 from block_recurrent.types import KV
 
 
@@ -153,6 +154,7 @@ def scan_blocks(
     state: Float[Array, "B S D"],
     tokens: KV,
     starts: Bool[Array, "B N"] | None = None,
+    axis: str | None = None,
 ) -> tuple[Float[Array, "B S D"], KV]:
     """Runs the cell over the N blocks of a segment, restarting it where documents start.
 
@@ -163,11 +165,22 @@ def scan_blocks(
       state: the state that enters the first block.
       tokens: keys and values that the states of each block attend to, ``[N, B, H, V, K]``.
       starts: whether a block starts a document.
+      axis: axis of the mesh that splits the segment; see `SlidingWindowAttention`. The blocks are
+        then those of this device's part, and `state` enters the first part.
 
     Returns:
-      The state after the last block, and keys and values ``[N, B, H, S, K]`` of the state that
-      enters each block.
+      The state after the last block of the segment, and keys and values ``[N, B, H, S, K]`` of the
+      state that enters each block.
     """
+
+    if axis is not None:
+        graphdef, params = nnx.split(cell)
+
+        def run(params, state, tokens, starts):
+            return scan_blocks(nnx.merge(graphdef, params), state, tokens, starts)
+
+        state, read = part_after_part(run, axis, params, state, tokens, starts)
+        return of_last_part(state, axis), read
 
     def step(state, block):
         tokens, starts = block

@@ -16,6 +16,7 @@ from block_recurrent.model.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model.lstm import LSTMLayer
 from block_recurrent.model.ngrams import CONTEXT, NGramEmbedding
 from block_recurrent.ops.blocks import from_blocks, to_blocks
+from block_recurrent.ops.segment_parts import from_part_before, of_last_part
 from block_recurrent.types import BottomState, LayerState, ModelState
 
 
@@ -32,6 +33,8 @@ class BlockRecurrentTransformer(nnx.Module):
     Args:
       config: a `ModelConfig`, or a mapping of its fields. None: the defaults.
       rngs: random keys for the initial parameters.
+      sequence_axis: see `SlidingWindowAttention`. Tokens and `starts` are then those of this
+        device's part of the segment, and `state` is that of the whole segment.
       **fields: fields of `ModelConfig`, which override those of `config`.
     """
 
@@ -40,19 +43,22 @@ class BlockRecurrentTransformer(nnx.Module):
         config: ModelConfig | Mapping | None = None,
         *,
         rngs: nnx.Rngs,
+        sequence_axis: str | None = None,
         **fields,
     ):
         if isinstance(config, ModelConfig):
             config = dataclasses.replace(config, **fields)
         else:
             config = ModelConfig(**{**(config or {}), **fields})
-        self.config = config
+        self.config, self.sequence_axis = config, sequence_axis
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
         )
         rows, size = config.ngram_rows, config.embedding_size
         self.ngrams = NGramEmbedding(rows, size, rngs=rngs) if rows else None
-        self.layers = nnx.List(new_layer(config, index, rngs) for index in range(config.num_layers))
+        self.layers = nnx.List(
+            new_layer(config, index, sequence_axis, rngs) for index in range(config.num_layers)
+        )
         self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> ModelState:
@@ -127,6 +133,7 @@ class BlockRecurrentTransformer(nnx.Module):
         """
         x = jnp.take(self.embedding[...], tokens, axis=0)
         if self.ngrams is not None:
+            before = from_part_before(tokens[:, -CONTEXT:], before, self.sequence_axis)
             x = x + self.ngrams(tokens, before, starts)
         return x.astype(self.config.dtype)
 
@@ -135,7 +142,8 @@ class BlockRecurrentTransformer(nnx.Module):
         if self.ngrams is None:
             return state
         cache, recurrent, *_ = state[0]
-        return BottomState(cache, recurrent, tokens[:, -CONTEXT:]), *state[1:]
+        last = of_last_part(tokens[:, -CONTEXT:], self.sequence_axis)
+        return BottomState(cache, recurrent, last), *state[1:]
 
     def without_last(self, state: ModelState) -> tuple[ModelState, Int[Array, "B C"] | None]:
         """Separates the last tokens, which are None without n-grams, from the layers' states."""
@@ -181,13 +189,17 @@ class BlockRecurrentTransformer(nnx.Module):
         return from_blocks(blocks), state
 
 
-def new_layer(config: ModelConfig, index: int, rngs: nnx.Rngs) -> nnx.Module:
+def new_layer(
+    config: ModelConfig, index: int, sequence_axis: str | None, rngs: nnx.Rngs
+) -> nnx.Module:
     """Creates the layer at `index`, counted from the bottom."""
     if config.layer == "lstm":
         return LSTMLayer(config, rngs=rngs)
     if index in config.recurrent_indices:
-        return RecurrentLayer(config, rngs=rngs)
-    return TransformerLayer(config, read_states=config.feedback, rngs=rngs)
+        return RecurrentLayer(config, sequence_axis=sequence_axis, rngs=rngs)
+    return TransformerLayer(
+        config, read_states=config.feedback, sequence_axis=sequence_axis, rngs=rngs
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -202,7 +214,11 @@ def parameters(model: BlockRecurrentTransformer) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.state(model))
 
 
-def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
+def abstract_model(
+    config: ModelConfig, sequence_axis: str | None = None
+) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The structure of a model and the shapes of its parameters, without allocating them."""
-    model = nnx.eval_shape(lambda: BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: BlockRecurrentTransformer(config, sequence_axis=sequence_axis, rngs=nnx.Rngs(0))
+    )
     return nnx.graphdef(model), parameters(model)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 from jaxtyping import Array, Bool, Float
 
 from block_recurrent.ops.blocks import with_previous_block
@@ -29,10 +28,6 @@ class Window(NamedTuple):
     tokens: KV
     carried: KV
     starts: Bool[Array, "B N"] | None
-
-    def last(self) -> KV:
-        """Keys and values of the last block, which are `carried` to the next segment."""
-        return jax.tree.map(lambda blocks: blocks[-1], self.tokens)
 
     def joined(self) -> KV:
         """The 2W keys and values ``[N, B, H, 2W, K]`` that each block sees, the earlier first."""

@@ -11,7 +11,7 @@ from block_recurrent.config.options import RULES, MeshConfig, parse_rule
 from block_recurrent.errors import UserError
 from block_recurrent.model.config import ModelConfig
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 ROWS = ("data", "fsdp")  # the axes that split the rows of the batch
 
 
@@ -28,12 +28,13 @@ def make_mesh(
     """
     available = jax.devices() if available is None else available
     devices = len(available)
-    inner = config.fsdp * config.tensor
+    inner = config.fsdp * config.sequence * config.tensor
     data = devices // inner if config.data == -1 else config.data
+    shape = data, config.fsdp, config.sequence, config.tensor
     if data * inner != devices:
+        names, sizes = " × ".join(f"mesh.{axis}" for axis in AXES), " × ".join(map(str, shape))
         raise UserError(
-            f"mesh.data × mesh.fsdp × mesh.tensor = {data} × {config.fsdp} × {config.tensor}, "
-            f"but there are {devices} devices: make the product {devices}"
+            f"{names} = {sizes}, but there are {devices} devices: make the product {devices}"
         )
     rows = data * config.fsdp
     if batch_size % rows:
@@ -50,7 +51,6 @@ def make_mesh(
                 f"{config.tensor}: on {devices} devices, set mesh.tensor to one of {fits}"
             )
     automatic = (AxisType.Auto,) * len(AXES)
-    shape = data, config.fsdp, config.tensor
     return jax.make_mesh(shape, AXES, axis_types=automatic, devices=available)
 
 
@@ -80,6 +80,16 @@ class Layout:
 
     def __init__(self, mesh: Mesh, rules: Sequence[str] = RULES):
         self.mesh, self.rules = mesh, [parse_rule(rule) for rule in rules]
+
+    @property
+    def row_ways(self) -> int:
+        """In how many ways the rows of a batch are split."""
+        return math.prod(self.mesh.shape[axis] for axis in ROWS)
+
+    @property
+    def sequence_axis(self) -> str | None:
+        """The axis that splits segments; None: they are whole."""
+        return "sequence" if self.mesh.shape["sequence"] > 1 else None
 
     @property
     def replicated(self) -> NamedSharding:
@@ -118,13 +128,25 @@ class Layout:
         of a loop. If the tensor axis has more than one device, XLA still splits the work along it.
         """
         split, whole = PartitionSpec(ROWS), PartitionSpec()
+        return self._map(function, (whole, split, split, whole), split)
+
+    def by_parts(self, function):
+        """Like `by_rows`, but the sequence axis also splits the batch, into parts of segments.
+
+        The function returns sums over its part, ``[B, 1]``, and a state, which is whole.
+        """
+        rows, whole = PartitionSpec(ROWS), PartitionSpec()
+        parts = PartitionSpec(ROWS, "sequence")
+        return self._map(function, (whole, rows, parts, whole), (parts, rows))
+
+    def _map(self, function, in_specs, out_specs):
         by_xla = self.mesh.shape["tensor"] > 1
         return jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=(whole, split, split, whole),
-            out_specs=split,
-            axis_names=set(ROWS if by_xla else AXES),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(AXES[:-1] if by_xla else AXES),
             check_vma=False,
         )
 

@@ -46,7 +46,7 @@ class HeldOutEvaluation:
             self.part = f"{train.eval_tokens:,} of {everything.num_tokens:,} tokens"
         count = len(setup.documents["train"].lengths)
         self.more_lanes = 2 * train.num_lanes if train.num_lanes < count else None
-        ways = setup.mesh.size // setup.config.mesh.tensor
+        ways = setup.layout.row_ways
         shape = train.batch_size, train.segment_length
         shape = evaluation_shape(self.documents, model, *shape, ways)
         self.evaluator = Evaluator(

@@ -113,7 +113,9 @@ class Setup:
         in the first step.
         """
         log_every_steps = self.config.train.log_every_steps
-        step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
+        model = split_heads(self.config.mesh, self.config.model)
+        graphdef, _ = abstract_model(model, self.layout.sequence_axis)
+        step = make_train_step(graphdef, self.optimizer, log_every_steps, self.layout)
         outputs = self.shardings, self.layout.replicated
         device = self.mesh.local_devices[0]
         options = compiler_options(self.config.model.remat, device.platform)

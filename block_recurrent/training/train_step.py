@@ -15,6 +15,7 @@ from block_recurrent.data.lanes import Batch
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.model.transformer import BlockRecurrentTransformer, parameters
+from block_recurrent.ops.segment_parts import in_all_parts, is_first_part
 from block_recurrent.parallel.sharding import Layout
 from block_recurrent.training.optimizers import global_norm
 from block_recurrent.types import ModelState
@@ -139,17 +140,19 @@ def make_loss(graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple]:
     def nats_of_rows(params, memory, batch, dropout_key):
         model = nnx.merge(graphdef, params)
         model_state, finite = memory
-        starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | ~finite)
+        axis = model.sequence_axis
+        restart = ~finite & is_first_part(axis)
+        starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | restart)
         features, model_state = model.features(
             batch.inputs, zero_other_rows(finite, model_state), starts, dropout_key=dropout_key
         )
         with jax.named_scope("loss"):
             nats = summed_loss(model, features, batch.targets, batch.weights)
-        memory = jax.lax.stop_gradient(model_state), finite_rows(nats, model_state)
-        return nats, memory
+        finite = in_all_parts(finite_rows(nats, model_state), axis)
+        return nats[:, None], (jax.lax.stop_gradient(model_state), finite)
 
     def loss(params, memory, batch, dropout_key):
-        nats, memory = layout.by_rows(nats_of_rows)(
+        nats, memory = layout.by_parts(nats_of_rows)(
             layout.gather(params), memory, batch, dropout_key
         )
         nats, tokens = nats.sum(), batch.weights.sum()

@@ -228,7 +228,7 @@ def test_files_that_cannot_be_read(elsewhere):
         ),
         (
             "mesh.zzz = 3",
-            "mesh has no parameter 'zzz': choose from data, fsdp, tensor, rules",
+            "mesh has no parameter 'zzz': choose from data, fsdp, tensor, sequence, rules",
         ),
         ("Train.seed = 3", "nothing is called 'Train': did you mean train?"),
         (

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.options import MeshConfig, TrainConfig
+from block_recurrent.config.run_config import RunConfig
 from block_recurrent.errors import UserError
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
 from block_recurrent.training.device_memory import layout_table
@@ -97,6 +98,48 @@ def test_lanes_that_take_turns_stay_on_the_devices_of_their_rows():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["lstm_dual", "two_recurrent_layers", "modern"])
+def test_segments_in_parts(model):
+    results = train(f"{model}_parts", meshes=("1,2,1,4",))
+    assert_equal_to_one_device(results)
+
+
+@pytest.mark.slow
+def test_only_windows_and_states_move_between_parts():
+    mesh = "2,1,1,4"
+    results = train("fixed_skip_parts", meshes=(mesh,))
+    moved = results["fixed_skip_parts"][mesh]["collectives"]
+    assert_equal_to_one_device(results)
+    assert {name.split()[0] for name in moved} == {"all-reduce", "collective-permute"}
+    rows, window, states = 8, TINY.window_length, TINY.num_states
+    permuted = {
+        name.split()[1].partition("{")[0]: n for name, n in moved.items() if "permute" in name
+    }
+    assert permuted == {
+        f"f32[{rows},4,{window},8]": 4 * TINY.num_layers,  # keys, values and their gradients
+        f"f32[{rows},{states},{TINY.embedding_size}]": 2,  # in the loop over the parts
+    }
+
+
+def test_what_cannot_be_split_into_parts_is_refused():
+    def config(model=TINY, segment_length=64, **mesh):
+        train = TrainConfig(segment_length=segment_length)
+        return RunConfig(model, train, mesh=MeshConfig(**{"sequence": 4} | mesh))
+
+    config()
+    feedback, full = ({"feedback": True}, {"attention": "full", "recurrent_layers": ()})
+    for values, message in (
+        ({"segment_length": 48}, "train.segment_length = 48 .* use a multiple of 32"),
+        ({"tensor": 2}, "mesh.sequence = 4 does not work with mesh.tensor = 2"),
+        ({"model": dataclasses.replace(TINY, **feedback)}, "feedback = True, which needs whole"),
+        ({"model": dataclasses.replace(TINY, **full)}, "attention = 'full', which needs whole"),
+        ({"model": dataclasses.replace(TINY, layer="lstm", recurrent_layers=())}, "layer = 'lstm'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config(**values)
+
+
+@pytest.mark.slow
 def test_the_fused_kernels_run_on_the_rows_of_a_device():
     assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))
 
@@ -113,8 +156,8 @@ def mesh(*shape, model=TINY, batch=8):
     [
         (
             (3, 1, 1),
-            "mesh.data × mesh.fsdp × mesh.tensor = 3 × 1 × 1, but there are 8 devices: make the "
-            "product 8",
+            "mesh.data × mesh.fsdp × mesh.sequence × mesh.tensor = 3 × 1 × 1 × 1, but there are 8 "
+            "devices: make the product 8",
         ),
         (
             (1, 2, 4),
