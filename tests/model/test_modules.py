@@ -99,3 +99,9 @@ def test_dropout_mask_repeats_after_128_positions_and_keeps_the_mean():
     assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(0.75)}
     np.testing.assert_allclose(y.mean(), 1, atol=0.02)
     assert tiled_dropout(x, 0.25, None) is x
+
+
+def test_parts_of_a_segment_have_the_same_dropout_masks():
+    x, key = jnp.ones((2, 768, 4)), jax.random.key(0)
+    parts = [tiled_dropout(part, 0.25, key) for part in jnp.split(x, 3, axis=1)]
+    np.testing.assert_array_equal(jnp.concatenate(parts, axis=1), tiled_dropout(x, 0.25, key))
