@@ -125,6 +125,16 @@ def test_two_processes_equal_one(config, alone):
 
 
 @pytest.mark.slow
+def test_two_processes_with_parts_of_segments_equal_one_device(config):
+    """Without dropout, whose masks would repeat in these short parts."""
+    whole, parts = config.parent / "whole", config.parent / "parts"
+    no_dropout = "BlockRecurrentTransformer.dropout_rate = 0.0"
+    run(whole, config, 1, 1, no_dropout)
+    run(parts, config, 2, 4, no_dropout, "mesh.sequence = 4")
+    assert_close(parts, whole)
+
+
+@pytest.mark.slow
 def test_two_processes_are_stopped_and_one_continues(config, alone):
     """SIGTERM to one process stops both after the same step; one process continues the run."""
     workdir = config.parent / "elastic"
