@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
+from block_recurrent.files.paths import local_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.metrics_log import for_json
 from block_recurrent.training.corpus_record import check_corpus
@@ -43,11 +43,11 @@ def parse_arguments() -> argparse.Namespace:
         help="held_out (default), train, or another split of the corpus",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+        "--json", type=local_path, metavar="FILE", help="also write the result to this file"
     )
     parser.add_argument(
         "--report",
-        type=Path,
+        type=local_path,
         metavar="FILE.html",
         help="also write a page of figures, and their numbers to FILE.json: the loss by position "
         "in the document, with and without the recurrent state. Reads the documents four times",
