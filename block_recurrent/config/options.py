@@ -106,12 +106,13 @@ class OptimizerConfig:
         root mean square of each parameter, which makes it a relative change. Muon's updates of a
         kernel have a root mean square of 0.2 · learning_rate.
       schedule: after the warm-up: 'rsqrt' (∝ 1/√step), 'cosine', 'linear' or 'constant'.
-      warmup_steps: steps of linear warm-up.
+      warmup_steps: steps of linear warm-up; 0 and 1: the first step has the peak.
       decay_steps: the step at which cosine and linear reach their end; None: train.num_steps.
       end_fraction: where cosine and linear end, as a fraction of learning_rate.
       clip_norm: largest norm of the gradient of all parameters together; None: no clipping.
-      weight_decay: matrices shrink by learning rate · weight_decay per step; other parameters do
-        not shrink.
+      weight_decay: kernels, the matrices that activations are multiplied with, shrink by learning
+        rate · weight_decay per step. Embeddings, n-gram tables, norms, scales, biases, position
+        biases, and the initial states and ids of recurrent states do not shrink.
       beta1: decay of the momentum; 0: no momentum.
       beta2: decay of AdamW's second moment. Adafactor's decay is 1 − step^−0.8.
     """
