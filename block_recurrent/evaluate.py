@@ -9,7 +9,12 @@ from flax import nnx
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_workdir_argument,
+    check_output,
+    run_main,
+)
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.console.progress import EvaluationProgress
 from block_recurrent.data.corpora import load_documents
@@ -66,7 +71,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    check_outputs(arguments)
+    # Before the evaluation, rather than after it.
+    check_output("json", arguments.json)
+    check_output("report", arguments.report, ".html")
     if arguments.report:
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
@@ -97,18 +104,6 @@ def main():
         with EvaluationProgress() as progress:
             memories = probe_memory(evaluator, config, params, progress.update)
         write_report(arguments.report, arguments.workdir, config, result, score.profile, memories)
-
-
-def check_outputs(arguments: argparse.Namespace):
-    """Check the output paths before the evaluation, rather than after it."""
-    for option in ("json", "report"):
-        path = getattr(arguments, option)
-        if path and not path.parent.is_dir():
-            raise UserError(f"no folder {path.parent} for --{option}={path}: create it first")
-        if path and path.is_dir():
-            raise UserError(f"--{option}={path} is a folder: give the path of a file")
-    if arguments.report and arguments.report.suffix != ".html":
-        raise UserError(f"--report={arguments.report}: give a file name that ends in .html")
 
 
 def make_evaluator(

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    EXIT_STATUSES,
+    CommandParser,
+    add_workdir_argument,
+    check_output,
+    run_main,
+)
 from block_recurrent.console.progress import start_bar
 from block_recurrent.data.content import recognise
 from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
@@ -186,11 +192,7 @@ def check_numbers(arguments: argparse.Namespace):
         raise UserError(f"--num_tokens={arguments.num_tokens}: give 0 or more")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed={arguments.seed}: give a number from 0 to 2**32 - 1")
-    save = arguments.save_state
-    if save and not save.parent.is_dir():
-        raise UserError(f"no folder {save.parent} for --save_state={save}: create it first")
-    if save and save.is_dir():
-        raise UserError(f"--save_state={save} is a folder: give the path of a file")
+    check_output("save_state", arguments.save_state)
 
 
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
