@@ -1,6 +1,8 @@
 """Runs that differ in nothing but the seed, and how such groups differ from each other."""
 
 import math
+import os
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ class Group(NamedTuple):
     """Runs that differ in nothing but the seed, in the order in which they were given.
 
     Attributes:
-      label: the options in which it differs from the other groups, such as "gate = 'lstm'".
+      label: what the names of the runs have in common, such as "lstm" for lstm-0 and lstm-1.
       runs: at least one.
     """
 
@@ -81,11 +83,14 @@ def group_by_seed(runs: Sequence[ComparedRun]) -> list[Group]:
     """The groups, in the order of their first runs."""
     options = differing_options(runs)
     options.pop(SEED, None)
-    groups: dict[str, list[ComparedRun]] = {}
+    found: dict[tuple, list[ComparedRun]] = {}
     for index, run in enumerate(runs):
-        label = ", ".join(f"{name} = {values[index]!r}" for name, values in options.items())
-        groups.setdefault(label or "all runs", []).append(run)
-    return [Group(label, members) for label, members in groups.items()]
+        found.setdefault(tuple(values[index] for values in options.values()), []).append(run)
+    labels = [_common_name(group) for group in found.values()]
+    return [
+        Group(label if label and labels.count(label) == 1 else _names(group), group)
+        for label, group in zip(labels, found.values(), strict=True)
+    ]
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -116,6 +121,16 @@ def difference(group: Group, base: Group) -> Difference | str:
         count = len(seeds)
         half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * spread / math.sqrt(count)
     return Difference(group.label, base.label, step, seeds, mean, half)
+
+
+def _common_name(runs: Sequence[ComparedRun]) -> str:
+    """What the names begin with, without a part of the seed and what stands before it."""
+    prefix = os.path.commonprefix([run.name for run in runs])
+    return prefix if len(runs) == 1 else re.sub(r"[-_./= ]*\d*$", "", prefix)
+
+
+def _names(runs: Sequence[ComparedRun]) -> str:
+    return ", ".join(run.name for run in runs)
 
 
 def _by_seed(group: Group) -> Mapping[int, ComparedRun]:

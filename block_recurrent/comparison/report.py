@@ -79,7 +79,7 @@ class Comparison:
             )
         ]
         groups = [
-            {"options": group.label, "runs": [run.name for run in group.runs]}
+            {"label": group.label, "runs": [run.name for run in group.runs]}
             for group in self.groups
         ]
         differences = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from block_recurrent.comparison.groups import (
+    SEED,
     Difference,
     Group,
     differing_options,
@@ -51,7 +52,9 @@ def run_table(runs: Sequence[ComparedRun]) -> Table:
 
 
 def group_table(groups: Sequence[Group]) -> Table:
-    """A row for each group: mean and standard deviation over its seeds."""
+    """A row for each group: its options, and mean and standard deviation over its seeds."""
+    options = differing_options([group.runs[0] for group in groups])
+    options.pop(SEED, None)
 
     def over_seeds(value: Callable[[ComparedRun], float | None]):
         cells = []
@@ -63,7 +66,8 @@ def group_table(groups: Sequence[Group]) -> Table:
         return cells
 
     return {
-        "options": [group.label for group in groups],
+        "runs": [group.label for group in groups],
+        **{name: [repr(value) for value in values] for name, values in options.items()},
         "seeds": [", ".join(str(run.config.train.seed) for run in group.runs) for group in groups],
         "loss": over_seeds(lambda run: run.last and run.last.loss),
         "best loss": over_seeds(lambda run: run.best and run.best.loss),

@@ -127,16 +127,16 @@ def test_seeds_are_grouped_and_paired(compare, tmp_path):
     start = lines.index("Mean and standard deviation over seeds:") + 1
     fixed = dict(zip(*(re.split(r" {2,}", line) for line in lines[start : start + 2]), strict=True))
     now, best = (2.75, 2.9, 2.5), (2.5, 2.75, 2.5)
-    assert fixed["options"] == "gate = 'fixed'" and fixed["seeds"] == "0, 1, 2"
+    assert (fixed["runs"], fixed["gate"], fixed["seeds"]) == ("fixed", "'fixed'", "0, 1, 2")
     assert fixed["bits per byte"] == f"{np.mean(now):.4f} ± {np.std(now, ddof=1):.4f}"
     assert fixed["best bits per byte"] == f"{np.mean(best):.4f} ± {np.std(best, ddof=1):.4f}"
     (found,) = numbers["differences"]
-    assert (found["seeds"], found["step"], found["label"]) == ([0, 1, 2], 30, "gate = 'gru'")
+    assert (found["seeds"], found["step"], found["label"]) == ([0, 1, 2], 30, "gru")
     interval = stats.ttest_1samp([-0.25, -0.5, -0.75], 0.0).confidence_interval(0.95)
     assert found["mean"] == pytest.approx(-0.5)
     assert found["half_width"] == pytest.approx((interval.high - interval.low) / 2)
     assert lines[-1] == (
-        "gate = 'gru', against gate = 'fixed': -0.5000 bits per byte (95% interval "
+        "gru, against fixed: -0.5000 bits per byte (95% interval "
         f"{interval.low:+.4f} to {interval.high:+.4f}) at step 30, seeds 0, 1, 2"
     )
 
@@ -148,13 +148,30 @@ def test_groups_are_compared_after_the_same_step(compare, tmp_path):
     write_run(tmp_path / "c5", seed=5, model={"num_states": 5})
     write_run(tmp_path / "d0", (), lines=[{"step": 5, "split": "train"}], model={"num_states": 3})
     lines, numbers = compare("a0", "a1", "b1", "c5", "d0")
-    base = "against num_states = 6: "
     assert lines[-3:] == [
-        f"num_states = 4, {base}+0.5000 bits per byte at step 20, seed 1",
-        f"num_states = 5, {base}no seeds in common",
-        f"num_states = 3, {base}no evaluation after the same step",
+        "b1, against a: +0.5000 bits per byte at step 20, seed 1",
+        "c5, against a: no seeds in common",
+        "d0, against a: no evaluation after the same step",
     ]
     assert numbers["differences"][0]["half_width"] is None
+
+
+@pytest.mark.parametrize(
+    "names, label",
+    [
+        (("x/gru-0", "x/gru-1"), "gru"),
+        (("sweep_gru_10", "sweep_gru_11"), "sweep_gru"),
+        (("layers12-s1", "layers12-s2"), "layers12-s"),
+        (("one", "two"), "one, two"),
+        (("base-1", "base-2"), "base-1, base-2"),  # another run has the name
+    ],
+)
+def test_names_of_groups(compare, names, label, tmp_path):
+    for seed, name in enumerate(names):
+        write_run(tmp_path / name, seed=seed)
+    write_run(tmp_path / "base", model={"num_states": 4})
+    _, numbers = compare(*names, "base")
+    assert [group["label"] for group in numbers["groups"]] == [label, "base"]
 
 
 def test_incidental_options_are_left_out(compare, tmp_path):
@@ -172,7 +189,7 @@ def test_incidental_options_are_left_out(compare, tmp_path):
     )
     lines, numbers = compare("a", "b")
     assert numbers["runs"][0]["options"] == {"train.seed": 0}
-    assert [group["options"] for group in numbers["groups"]] == ["all runs"]
+    assert [group["label"] for group in numbers["groups"]] == ["a, b"]
 
 
 def test_other_held_out_text_is_not_compared(compare, run, tmp_path):
@@ -185,9 +202,8 @@ def test_other_held_out_text_is_not_compared(compare, run, tmp_path):
     lines, numbers = compare("a", "a1", "b", "c")
     assert [cells(lines, name)["held-out text"] for name in ("a1", "b ", "c ")] == ["A", "B", "C"]
     assert "were scored on other text" in numbers["notes"][0] and lines[-1] == numbers["notes"][0]
-    for number in (4, 5):
-        label = f"num_states = {number}, against num_states = 6"
-        assert f"{label}: not comparable: other held-out text" in lines
+    for name in ("b", "c"):
+        assert f"{name}, against a: not comparable: other held-out text" in lines
 
 
 def test_another_vocabulary_can_have_the_same_text(compare, tmp_path):
