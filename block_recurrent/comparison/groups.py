@@ -65,8 +65,8 @@ def differing_options(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
     Names are as in gin files, without their section where that is clear.
     """
     values = [all_values(run.config) for run in runs]
-    same_text = all(run.text.fingerprint == runs[0].text.fingerprint for run in runs)
-    incidental = INCIDENTAL + PLACES if same_text else INCIDENTAL
+    same_corpus = all(run.corpus == runs[0].corpus for run in runs)
+    incidental = INCIDENTAL + PLACES if same_corpus else INCIDENTAL
     found = {}
     for name in values[0]:
         each = [one[name] for one in values]
@@ -85,7 +85,8 @@ def group_by_seed(runs: Sequence[ComparedRun]) -> list[Group]:
     options.pop(SEED, None)
     found: dict[tuple, list[ComparedRun]] = {}
     for index, run in enumerate(runs):
-        found.setdefault(tuple(values[index] for values in options.values()), []).append(run)
+        key = run.corpus, *(values[index] for values in options.values())
+        found.setdefault(key, []).append(run)
     labels = [_common_name(group) for group in found.values()]
     return [
         Group(label if label and labels.count(label) == 1 else _names(group), group)

@@ -73,6 +73,8 @@ class ComparedRun(NamedTuple):
     Attributes:
       name: what it is called in tables.
       config: its configuration.
+      corpus: fingerprints of all its documents, by split; for a run without a record of its corpus,
+        the options of the corpus.
       text: what its evaluations score.
       lossy: a mark of its bits per byte if its vocabulary loses text, else "".
       step: steps done, as far as metrics were written.
@@ -83,6 +85,7 @@ class ComparedRun(NamedTuple):
 
     name: str
     config: RunConfig
+    corpus: Any
     text: ScoredText
     lossy: str
     step: int
@@ -111,7 +114,7 @@ def read_run(workdir: AnyPath, name: str) -> ComparedRun:
     config = read_config(workdir)
     with explain_path_errors(workdir, "read"):
         history = [line for line in read_metrics(workdir) if "split" in line]
-        record = _held_out_record(workdir)
+        record = _corpus_record(workdir)
     if not history:
         raise UserError(
             f"{workdir} has no metrics to compare (metrics.jsonl is missing or empty): train "
@@ -133,7 +136,8 @@ def read_run(workdir: AnyPath, name: str) -> ComparedRun:
     return ComparedRun(
         name,
         config,
-        _scored_text(config, record, held_out),
+        frozenset((split, one.get("fingerprint")) for split, one in record.items()) or config.data,
+        _scored_text(config, record.get("held_out", {}), held_out),
         max(map(lossy_mark, history)),
         max(line["step"] for line in history),
         float(np.median(paces)) if len(paces) else math.nan,
@@ -171,12 +175,13 @@ def _training_pace(
     return steps, np.where(np.isfinite(paces), paces, statistics.median(known))
 
 
-def _held_out_record(workdir: AnyPath) -> dict[str, Any]:
-    """What corpus.json says about the held-out documents; {} without such a record."""
+def _corpus_record(workdir: AnyPath) -> dict[str, dict[str, Any]]:
+    """What corpus.json says about each split; {} without such a record."""
     try:
-        return dict(json.loads((workdir / RECORD).read_bytes())["held_out"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        record = json.loads((workdir / RECORD).read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
+    return {split: one for split, one in record.items() if isinstance(one, dict)}
 
 
 def _scored_text(

@@ -20,7 +20,10 @@ from block_recurrent.training.trainer import Trainer
 from corpus import tiny_run, write_corpus
 from tiny import TINY, variant_model
 
-CORPUS = {"held_out": {"fingerprint": 7, "documents": 1, "lengths": {"a.txt": 9}}}
+CORPUS = {
+    "train": {"fingerprint": 3, "documents": 5},
+    "held_out": {"fingerprint": 7, "documents": 1, "lengths": {"a.txt": 9}},
+}
 BITS = {0: (3.0, 2.5, 2.75), 1: (3.1, 2.75, 2.9), 2: (3.3, 2.5, 2.5)}  # seed → after 10, 20, 30
 
 
@@ -193,7 +196,7 @@ def test_incidental_options_are_left_out(compare, tmp_path):
 
 
 def test_other_held_out_text_is_not_compared(compare, run, tmp_path):
-    other = {"held_out": CORPUS["held_out"] | {"fingerprint": 8}}
+    other = CORPUS | {"held_out": CORPUS["held_out"] | {"fingerprint": 8}}
     limited = [{"step": 1, "split": "held_out", "loss": 1.0, "bits_per_byte": 4.0, "tokens": 9}]
     write_run(tmp_path / "a")
     write_run(tmp_path / "a1", seed=1)
@@ -206,8 +209,24 @@ def test_other_held_out_text_is_not_compared(compare, run, tmp_path):
         assert f"{name}, against a: not comparable: other held-out text" in lines
 
 
+def test_other_training_text_is_compared_on_the_same_held_out_text(compare, tmp_path):
+    """Runs on several corpora, where one is the common measure, are no repetitions."""
+    config = write_run(tmp_path / "a")
+    write_run(tmp_path / "a1", seed=1)
+    write_run(tmp_path / "b1", corpus=CORPUS | {"train": {"fingerprint": 4}})
+    data = dataclasses.replace(config.data, path="/b")
+    train = dataclasses.replace(config.train, seed=1)
+    (tmp_path / "b1" / "config.gin").write_text(
+        to_gin(dataclasses.replace(config, data=data, train=train))
+    )
+    lines, numbers = compare("a", "a1", "b1")
+    assert numbers["runs"][2]["options"] == {"path": "/b", "train.seed": 1}
+    assert [one["held_out_text"] for one in numbers["runs"]] == ["A", "A", "A"]
+    assert lines[-1] == "b1, against a: +0.0000 bits per byte at step 30, seed 1"
+
+
 def test_another_vocabulary_can_have_the_same_text(compare, tmp_path):
-    other = {"held_out": CORPUS["held_out"] | {"fingerprint": 8}}
+    other = CORPUS | {"held_out": CORPUS["held_out"] | {"fingerprint": 8}}
     write_run(tmp_path / "a")
     config = write_run(tmp_path / "b", corpus=other)
     write_run(
@@ -256,6 +275,12 @@ def test_a_run_that_has_just_begun(compare, run, tmp_path):
     assert [one["seconds_per_step"] for one in numbers["runs"]] == [None, None]
     status, _, err = run("a", "b", "--html=page.html")
     assert (status, err) == (0, "") and "<img" not in (tmp_path / "page.html").read_text()
+
+
+def test_help(run):
+    status, out, err = run("--help")
+    assert (status, err) == (0, "") and "\nexamples:\n  python -m block_recurrent.compare" in out
+    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_mistakes(run, tmp_path):
