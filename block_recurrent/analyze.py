@@ -1,6 +1,7 @@
 """Analyze the recurrent layers of a run: ``python -m block_recurrent.analyze --workdir=DIR …``."""
 
 import argparse
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from block_recurrent.console.cli import CommandParser, add_workdir_argument, run
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import AnyPath
+from block_recurrent.files.paths import AnyPath, local_path
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.workdir import read_config, run_vocabulary
@@ -32,11 +33,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_workdir_argument(parser, required=True)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
+        "--output", type=local_path, required=True, metavar="DIR", help="folder for the results"
     )
     parser.add_argument(
         "--text_file",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="the text for the model to read (default: the longest held-out document)",
     )
@@ -90,7 +91,8 @@ def read_text(workdir: AnyPath, config: RunConfig, path: Path | None, max_tokens
     else:
         name, vocabulary = str(path), run_vocabulary(workdir, config.data)
         try:
-            tokens = vocabulary.encode(path.read_bytes())[: max(max_tokens, 0)]
+            content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            tokens = vocabulary.encode(content)[: max(max_tokens, 0)]
         except OSError as error:
             raise UserError(f"cannot read --text_file={path} ({error.strerror})") from error
     length = len(tokens) // window * window

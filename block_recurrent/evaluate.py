@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,12 @@ from flax import nnx
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_workdir_argument,
+    check_output,
+    run_main,
+)
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.console.progress import EvaluationProgress
 from block_recurrent.data.corpora import load_documents
@@ -18,6 +22,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
+from block_recurrent.files.paths import local_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.metrics_log import for_json
 from block_recurrent.training.corpus_record import check_corpus
@@ -43,11 +48,11 @@ def parse_arguments() -> argparse.Namespace:
         help="held_out (default), train, or another split of the corpus",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+        "--json", type=local_path, metavar="FILE", help="also write the result to this file"
     )
     parser.add_argument(
         "--report",
-        type=Path,
+        type=local_path,
         metavar="FILE.html",
         help="also write a page of figures, and their numbers to FILE.json: the loss by position "
         "in the document, with and without the recurrent state. Reads the documents four times",
@@ -66,7 +71,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    check_outputs(arguments)
+    # Before the evaluation, rather than after it.
+    check_output("json", arguments.json)
+    check_output("report", arguments.report, ".html")
     if arguments.report:
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
@@ -97,18 +104,6 @@ def main():
         with EvaluationProgress() as progress:
             memories = probe_memory(evaluator, config, params, progress.update)
         write_report(arguments.report, arguments.workdir, config, result, score.profile, memories)
-
-
-def check_outputs(arguments: argparse.Namespace):
-    """Check the output paths before the evaluation, rather than after it."""
-    for option in ("json", "report"):
-        path = getattr(arguments, option)
-        if path and not path.parent.is_dir():
-            raise UserError(f"no folder {path.parent} for --{option}={path}: create it first")
-        if path and path.is_dir():
-            raise UserError(f"--{option}={path} is a folder: give the path of a file")
-    if arguments.report and arguments.report.suffix != ".html":
-        raise UserError(f"--report={arguments.report}: give a file name that ends in .html")
 
 
 def make_evaluator(

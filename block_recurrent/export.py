@@ -1,13 +1,12 @@
 """Export a model as one file: ``python -m block_recurrent.export --workdir=DIR --output=FILE``."""
 
 import argparse
-from pathlib import Path
 
 from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
 from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import AnyPath
+from block_recurrent.files.paths import AnyPath, local_path
 from block_recurrent.interop.model_file import save_model
 from block_recurrent.training.workdir import load_run, run_vocabulary
 
@@ -29,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--output",
-        type=Path,
+        type=local_path,
         required=True,
         metavar="FILE",
         help="file to write, for example model.safetensors",

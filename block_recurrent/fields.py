@@ -141,7 +141,7 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
       name: name of the argument, for the message.
       value: the value that was passed.
       kind: int, float, bool, str, None, a dataclass, Literal[…], tuple[kind, ...], a union, or
-        Annotated[kind, …] with a `Range`.
+        Annotated[kind, …] with a `Range`, or with a function that converts the value further.
 
     Raises:
       UserError: the value is not valid. The message names the argument, the value and valid ones,
@@ -164,7 +164,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 def _convert(value: Any, kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _in_range(_convert(value, arguments[0]), arguments[1:])
+        return _annotated(_convert(value, arguments[0]), arguments[1:])
     if origin is Literal:
         return _choice(value, arguments)
     if origin in (Union, types.UnionType):
@@ -182,10 +182,12 @@ def _convert(value: Any, kind: Any) -> Any:
     return str(value) if kind is str else value  # NumPy's strings are strings too
 
 
-def _in_range(value: Any, annotations: tuple) -> Any:
-    for limits in annotations:
-        if isinstance(limits, Range) and value not in limits:
-            raise ValueError(f"must be {limits}")
+def _annotated(value: Any, annotations: tuple) -> Any:
+    for each in annotations:
+        if isinstance(each, Range) and value not in each:
+            raise ValueError(f"must be {each}")
+        if callable(each):
+            value = each(value)
     return value
 
 

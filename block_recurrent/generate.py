@@ -1,6 +1,7 @@
 """Continue a prompt: ``python -m block_recurrent.generate --workdir=DIR --prompt='…'``."""
 
 import argparse
+import codecs
 import os
 import signal
 import sys
@@ -9,11 +10,19 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    EXIT_STATUSES,
+    CommandParser,
+    add_workdir_argument,
+    check_output,
+    run_main,
+)
 from block_recurrent.console.progress import start_bar
+from block_recurrent.data.content import recognise
 from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
 from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
+from block_recurrent.files.paths import local_path
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
@@ -52,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     add_workdir_argument(model)
     model.add_argument(
         "--model",
-        type=Path,
+        type=local_path,
         default=PRETRAINED,
         metavar="FILE",
         help="a file written by python -m block_recurrent.export",
@@ -60,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="read the prompt from a file of any length; - is standard input",
     )
@@ -94,13 +103,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--state",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="start from a saved state; a prompt, if given, is read after it",
     )
     add(
         "--save_state",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="save the state after the text to this file (.npz)",
     )
@@ -157,10 +166,10 @@ def read_prompt(arguments: argparse.Namespace) -> bytes:
 
 
 def read_prompt_file(path: Path) -> bytes:
-    """The prompt from a file, or from standard input if its name is -."""
+    """The prompt from a file, without a byte-order mark, or from standard input if it is -."""
     try:
         with open(0 if path == Path("-") else path, "rb") as file:
-            prompt = file.read()
+            prompt = file.read().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"cannot read --prompt_file={path} ({error.strerror})") from error
     if not prompt:
@@ -168,9 +177,12 @@ def read_prompt_file(path: Path) -> bytes:
     try:
         prompt.decode()
     except UnicodeDecodeError as error:
+        content = recognise(prompt)
+        encoding = content.name if content.kind == "encoded" else "LATIN1"
         raise UserError(
             f"--prompt_file={path} is not UTF-8 (byte {error.start + 1:,} is "
-            f"0x{prompt[error.start]:02x}): convert it, for example with iconv -f LATIN1 -t UTF-8"
+            f"0x{prompt[error.start]:02x}): convert it, for example with iconv -f {encoding} "
+            "-t UTF-8"
         ) from error
     return prompt
 
@@ -180,11 +192,7 @@ def check_numbers(arguments: argparse.Namespace):
         raise UserError(f"--num_tokens={arguments.num_tokens}: give 0 or more")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed={arguments.seed}: give a number from 0 to 2**32 - 1")
-    save = arguments.save_state
-    if save and not save.parent.is_dir():
-        raise UserError(f"no folder {save.parent} for --save_state={save}: create it first")
-    if save and save.is_dir():
-        raise UserError(f"--save_state={save} is a folder: give the path of a file")
+    check_output("save_state", arguments.save_state)
 
 
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:

@@ -14,6 +14,7 @@ from block_recurrent.data.prepare.source import reads_files
 from block_recurrent.data.store import verify
 from block_recurrent.data.survey import Survey
 from block_recurrent.errors import UserError
+from block_recurrent.files.paths import local_path
 from block_recurrent.training.preemption import STOPPED_STATUS
 
 NOTES = f"""\
@@ -40,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     add_gin_arguments(parser, required=False, example="\"prepare.task = 'arxiv'\"")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="folder of the store; it is called DIR.partial until it is complete",
     )

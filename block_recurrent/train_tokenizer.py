@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from rich.progress import BarColumn, TaskProgressColumn
 
@@ -15,6 +14,7 @@ from block_recurrent.data.text_sample import sample_text
 from block_recurrent.data.vocabulary_storage import load_vocabulary
 from block_recurrent.data.vocabulary_training import train_bpe, train_unigram
 from block_recurrent.errors import UserError
+from block_recurrent.files.paths import local_path
 from block_recurrent.files.writing import atomic_write
 
 SUFFIXES = {"bpe": ".json", "unigram": ".model"}
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--output",
-        type=Path,
+        type=local_path,
         required=True,
         metavar="FILE",
         help="file to write: .json for bpe, .model for unigram",

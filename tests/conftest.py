@@ -12,7 +12,15 @@ jaxtyping.install_import_hook("block_recurrent", "beartype.beartype")
 
 # The quick tests in these folders run whole trainings and commands. Checking the shapes in every
 # call would take a quarter of their time; the slow tests check them everywhere.
-WITHOUT_CHECKS = ("commands", "config", "evaluation", "faults", "reporting", "training")
+WITHOUT_CHECKS = (
+    "commands",
+    "comparison",
+    "config",
+    "evaluation",
+    "faults",
+    "reporting",
+    "training",
+)
 
 # Processes that a script starts in the background ignore Ctrl-C. Without this line, processes that
 # tests start would inherit that.

@@ -6,6 +6,7 @@ neither read nor changed. `run_config` knows which parameters exist.
 
 import dataclasses
 import io
+import os
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def find_gin_file(name: str, beside: AnyPath | None = None) -> AnyPath:
         places = [workdir_path(name)]
     else:
         folders = filter(None, (Path(), beside, SHIPPED_ROOT))
-        places = [folder / Path(name).expanduser() for folder in folders]
+        places = [folder / os.path.expanduser(name) for folder in folders]
     for path in places:
         if path.is_file():
             return path
@@ -149,7 +150,7 @@ def _read_file(path: AnyPath, including: tuple[AnyPath, ...]) -> Iterator[Bindin
     if path.resolve() in including:
         raise UserError(f"{path} includes itself: remove that include")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} as UTF-8 text ({error}): name a gin file") from error
     yield from _parse(text, str(path), path.parent, (*including, path.resolve()))

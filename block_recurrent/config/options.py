@@ -12,6 +12,8 @@ from block_recurrent.files.paths import is_url
 
 AUTO_LANES = 512  # by the measurements in docs/results.md
 Steps = Annotated[int, "steps", Range(1)]
+# '~' is the home folder: shells leave it as it is in quotes and after '='. URLs stay as they are.
+LocalPath = Annotated[str, os.path.expanduser]
 
 # See `MeshConfig.rules`. The input of the cell's output kernel is two concatenated attention
 # results, so only its output axis is split.
@@ -58,7 +60,7 @@ class TrainConfig:
     batch_size: Annotated[int, "rows", Range(1)] = 8
     segment_length: Annotated[int, "tokens", Range(1)] = 512
     lanes: Annotated[int, "documents", Range(1)] | Literal["auto"] | None = None
-    initial_model: str | None = None
+    initial_model: LocalPath | None = None
     seed: Annotated[int, Range(0, below=2**32)] = 0
     log_every_steps: Steps = 10
     eval_every_steps: Steps = 500
@@ -104,12 +106,13 @@ class OptimizerConfig:
         root mean square of each parameter, which makes it a relative change. Muon's updates of a
         kernel have a root mean square of 0.2 · learning_rate.
       schedule: after the warm-up: 'rsqrt' (∝ 1/√step), 'cosine', 'linear' or 'constant'.
-      warmup_steps: steps of linear warm-up.
+      warmup_steps: steps of linear warm-up; 0 and 1: the first step has the peak.
       decay_steps: the step at which cosine and linear reach their end; None: train.num_steps.
       end_fraction: where cosine and linear end, as a fraction of learning_rate.
       clip_norm: largest norm of the gradient of all parameters together; None: no clipping.
-      weight_decay: matrices shrink by learning rate · weight_decay per step; other parameters do
-        not shrink.
+      weight_decay: kernels, the matrices that activations are multiplied with, shrink by learning
+        rate · weight_decay per step. Embeddings, n-gram tables, norms, scales, biases, position
+        biases, and the initial states and ids of recurrent states do not shrink.
       beta1: decay of the momentum; 0: no momentum.
       beta2: decay of AdamW's second moment. Adafactor's decay is 1 − step^−0.8.
     """
@@ -171,7 +174,7 @@ class DataConfig:
     """
 
     corpus: Literal["standard_library", "text_files", "store", "recall"] = "standard_library"
-    path: str | None = None
+    path: LocalPath | None = None
     glob: str | tuple[str, ...] = "**/*"
     held_out_per_mille: Annotated[int, "‰ of documents", Range(1, most=999)] = 20
     format: Literal["auto", "text", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
@@ -181,10 +184,10 @@ class DataConfig:
     group_by: str | None = None
     order_by: str | None = None
     skip_bad_rows: bool = False
-    held_out: str | tuple[str, ...] = ()
+    held_out: LocalPath | tuple[LocalPath, ...] = ()
     encoding: str | None = None
     allow_binary: bool = False
-    stores: tuple[str, ...] = ()
+    stores: tuple[LocalPath, ...] = ()
     weights: tuple[Annotated[float, "tokens, relative", Range(above=0)], ...] = ()
     vocabulary: str | None = None
     recall_facts: Annotated[int, "facts", Range(1)] = 8
@@ -308,11 +311,11 @@ class PrepareConfig:
 
     task: str | None = None
     module: str | None = None
-    vocabulary: str = "bytes"
+    vocabulary: LocalPath = "bytes"
     allow_lossy_vocabulary: bool = False
     tfds: str | None = None
     tfds_feature: str = "text"
-    tfds_data_dir: str | None = None
+    tfds_data_dir: LocalPath | None = None
     num_shards: Annotated[int, "files", Range(1)] = 64
     num_processes: Annotated[int, "processes", Range(1)] | None = None
 
@@ -366,12 +369,12 @@ def check_segment(
 
 
 def _absolute(path: str) -> str:
-    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(path)
 
 
 def _absolute_outside(folder: str, path: str) -> str:
     """The absolute path of a file or folder elsewhere; what lies in `folder` stays as it is."""
     absolute = _absolute(path)
-    inside = os.path.join(folder, os.path.expanduser(path))
+    inside = os.path.join(folder, path)
     exists_only_elsewhere = os.path.exists(absolute) and not os.path.exists(inside)
     return absolute if exists_only_elsewhere else path

@@ -137,10 +137,11 @@ def to_gin(config: RunConfig) -> str:
         "#   python -m block_recurrent.train --gin_file=(this file)",
     ]
     above = None
-    for (section, name), value in _all_values(config).items():
+    for name, value in all_values(config).items():
+        section = name.partition(".")[0]
         if section != above:
             lines.append("")
-        lines.append(f"{section}.{name} = {value!r}")
+        lines.append(f"{name} = {value!r}")
         above = section
     return "\n".join(lines) + "\n"
 
@@ -151,18 +152,18 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
         dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=lanes))
         for config, lanes in ((old, old.train.num_lanes), (new, new.train.num_lanes))
     )
-    after = _all_values(new)
+    after = all_values(new)
     return [
-        f"{section}.{name}: {value!r} in the workdir, {after[section, name]!r} now"
-        for (section, name), value in _all_values(old).items()
-        if value != after[section, name]
+        f"{name}: {value!r} in the workdir, {after[name]!r} now"
+        for name, value in all_values(old).items()
+        if value != after[name]
     ]
 
 
-def _all_values(config: RunConfig) -> dict[tuple[str, str], Any]:
-    """(section, parameter) → value."""
+def all_values(config: RunConfig) -> dict[str, Any]:
+    """The value of every parameter, such as "train.seed": 0."""
     return {
-        (section, name): getattr(getattr(config, field), name)
+        f"{section}.{name}": getattr(getattr(config, field), name)
         for section, field in SECTIONS.items()
         for name in PARAMETERS[section]
     }

@@ -80,7 +80,7 @@ def add_workdir_argument(
 ):
     """Adds --workdir to a parser or an argument group."""
     parser.add_argument(
-        "--workdir", type=_workdir, required=required, metavar="DIR", help=description
+        "--workdir", type=workdir_argument, required=required, metavar="DIR", help=description
     )
 
 
@@ -111,12 +111,22 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
     )
 
 
+def check_output(option: str, path: Path | None, suffix: str = ""):
+    """Raises UserError if the file that --option names cannot be written, or lacks the suffix."""
+    if path and not path.parent.is_dir():
+        raise UserError(f"no folder {path.parent} for --{option}={path}: create it first")
+    if path and path.is_dir():
+        raise UserError(f"--{option}={path} is a folder: give the path of a file")
+    if path and not path.name.endswith(suffix):
+        raise UserError(f"--{option}={path}: give a file name that ends in {suffix}")
+
+
 def default_workdir(gin_files: list[str]) -> epath.Path:
     """The default folder of a run: runs/<name of the first gin file>."""
     return epath.Path("runs") / Path(gin_files[0]).stem
 
 
-def _workdir(text: str) -> epath.Path:
+def workdir_argument(text: str) -> epath.Path:
     """`workdir_path`, but with the only exception whose message argparse shows."""
     try:
         return workdir_path(text)

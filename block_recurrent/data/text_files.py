@@ -11,6 +11,7 @@ from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.globs import matches, names_dotted, or_below
 from block_recurrent.data.held_out import Part, divide_by_hash
 from block_recurrent.errors import UserError
+from block_recurrent.files.paths import local_path
 from block_recurrent.files.written_folders import without_written
 
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
@@ -94,7 +95,7 @@ def held_out_files(
 
 def files_named(folder: Path, item: str, glob: str | Sequence[str]) -> dict[str, Path]:
     """The files that one item of `data.held_out` names, or none; see `held_out_files`."""
-    place = Path(item).expanduser()
+    place = local_path(item)
     inside = _inside(folder, place)
     if inside and (names := _matching_or_below(folder, inside)):
         return {name: folder / name for name in names}

@@ -1,5 +1,6 @@
 """Tokenizers of Hugging Face (tokenizer.json) as vocabularies."""
 
+import codecs
 import functools
 import json
 from collections.abc import Sequence
@@ -137,7 +138,7 @@ class TokenizerVocabulary:
     def _tokenizer(self):
         import tokenizers
 
-        content = self.file.content
+        content = self.file.content.removeprefix(codecs.BOM_UTF8)
         try:
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises nothing more specific

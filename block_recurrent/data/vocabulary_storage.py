@@ -1,6 +1,7 @@
 """Where vocabularies come from: gin files, token stores, folders of runs, exported models."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def load_vocabulary(name: str) -> Vocabulary:
     if name == ByteVocabulary.name:
         return ByteVocabulary()
     kind = "tokenizer" if name.endswith(".json") else "sentencepiece"
-    vocabulary = FILE_VOCABULARIES[kind](epath.Path(name).expanduser())
+    vocabulary = FILE_VOCABULARIES[kind](epath.Path(os.path.expanduser(name)))
     try:
         vocabulary.size  # reads the file  # noqa: B018
     except UserError as error:

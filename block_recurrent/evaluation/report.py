@@ -1,7 +1,5 @@
 """The report of an evaluation: its numbers as JSON, and a self-contained HTML page."""
 
-import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +14,9 @@ from block_recurrent.evaluation.figures import (
 )
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.reporting.metrics_log import for_json, step_of
-from block_recurrent.reporting.plots import Figure, png
+from block_recurrent.reporting.metrics_log import for_json, read_metrics
+from block_recurrent.reporting.page import cell_text, html_figure, html_page, html_table
+from block_recurrent.reporting.plots import png
 
 WORTH_METRICS = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
 CAPTIONS = {
@@ -33,11 +32,6 @@ CAPTIONS = {
     "values of the last window are kept. At zero the model does not use its state.",
     "history": "Over training. Held-out documents are scored at every evaluation.",
 }
-STYLE = """
-body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }
-img { max-width: 100%; } figure { margin: 2rem 0; } figcaption { color: #555; }
-td, th { padding: 0.1rem 1rem 0.1rem 0; text-align: right; } td:first-child { text-align: left; }
-"""
 
 
 def write_report(
@@ -67,20 +61,11 @@ def write_report(
                 result[name] = memories[memory].bits_per_token - carried
     result["by_distance"] = distance_table({"carried": profile, **memories})
     title = f"{workdir.resolve().name}, step {result['step']:,}, {result['split']}"
-    text = page(title, config, result, read_history(workdir))
+    text = page(title, config, result, read_metrics(workdir))
     numbers = json.dumps(for_json(result), indent=2)
     path.with_suffix(".json").write_text(numbers + "\n", encoding="utf-8")
     path.write_text(text, encoding="utf-8")
     print(f"report              {path}, {path.with_suffix('.json')}")
-
-
-def read_history(workdir: AnyPath) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; empty if the file is missing."""
-    path = workdir / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if step_of(line) is not None]
 
 
 def page(
@@ -99,17 +84,18 @@ def page(
     """
     by_distance = result["by_distance"]
     figures = [
-        _figure(score_by_distance(by_distance, score, config.model), CAPTIONS[score])
+        html_figure(png(score_by_distance(by_distance, score, config.model)), CAPTIONS[score])
         for score in ("bits_per_token", "accuracy", "state_rms")
         if score in by_distance
     ]
     if len(by_distance["bits_per_token"]) > 1:
         caption = CAPTIONS["worth"].format(result["memory_segment_length"])
-        figures.append(_figure(memory_worth_by_distance(by_distance, config.model), caption))
+        figure = memory_worth_by_distance(by_distance, config.model)
+        figures.append(html_figure(png(figure), caption))
     if history:
-        figures.append(_figure(training_history(history), CAPTIONS["history"]))
+        figures.append(html_figure(png(training_history(history)), CAPTIONS["history"]))
     scalars = {
-        name: _text(value) + lossy_mark(result, name)
+        name: cell_text(value) + lossy_mark(result, name)
         for name, value in result.items()
         if name != "by_distance"
     }
@@ -119,38 +105,10 @@ def page(
         "tokens": by_distance["tokens"],
         **{f"bits, {name}": bits for name, bits in by_distance["bits_per_token"].items()},
     }
-    title = html.escape(title)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>
-<body><h1>{title}</h1>
-{_table({"": list(scalars), "value": list(scalars.values())})}
-{"".join(figures)}
-<h2>Bits per token by position in the document</h2>
-{_table(columns)}
-</body></html>
-"""
-
-
-def _figure(figure: Figure, caption: str) -> str:
-    image = base64.b64encode(png(figure)).decode()
-    caption = html.escape(caption)
-    return (
-        f'<figure><img src="data:image/png;base64,{image}" alt="{caption}">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
+    return html_page(
+        title,
+        html_table({"": list(scalars), "value": list(scalars.values())}),
+        *figures,
+        "<h2>Bits per token by position in the document</h2>",
+        html_table(columns),
     )
-
-
-def _table(columns: Mapping[str, Sequence[Any]]) -> str:
-    def row(tag: str, cells: Sequence[Any]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    rows = [row("td", cells) for cells in zip(*columns.values(), strict=True)]
-    return "<table>" + "\n".join([row("th", list(columns)), *rows]) + "</table>"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3g}"
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))

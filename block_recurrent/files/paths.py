@@ -18,7 +18,7 @@ def workdir_path(path: str | AnyPath) -> epath.Path:
     """The path of a run's folder.
 
     Args:
-      path: a path on disk, or gs://bucket/run.
+      path: a path on disk, where a leading '~' is the home folder, or gs://bucket/run.
 
     Raises:
       UserError: the path is neither, or gcsfs is not installed.
@@ -30,7 +30,15 @@ def workdir_path(path: str | AnyPath) -> epath.Path:
         raise UserError(
             f"{path} needs gcsfs: pip install gcsfs (or this package with its extra [gcs])"
         )
-    return epath.Path(path)
+    return epath.Path(os.path.expanduser(path))
+
+
+def local_path(text: str) -> Path:
+    """A path on disk, in which a leading '~' is the home folder.
+
+    Shells leave the '~' in ``--output=~/file`` as it is, because it does not begin a word.
+    """
+    return Path(os.path.expanduser(text))
 
 
 def in_bucket(path: str | AnyPath) -> bool:

@@ -1,7 +1,7 @@
 """Read prompts and write tokens, for a batch of documents of any length."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Int
 
 from block_recurrent.errors import UserError
+from block_recurrent.fields import Range, check_value
 from block_recurrent.generation.decoding import (
     DecodingState,
     begin_writing,
@@ -114,7 +115,13 @@ class Generator:
         seed: int = 0,
         stop_tokens: Sequence[int] = (),
     ) -> list[Int[np.ndarray, " new"]]:
-        """Write `num_tokens` tokens after each prompt, as `stream` does, and return them."""
+        """Write `num_tokens` tokens after each prompt, as `stream` does, and return them.
+
+        Raises:
+          UserError: see `read` and `stream`. Also if there are no prompts.
+        """
+        if not len(prompts):
+            raise UserError("no prompts: give at least one, such as [[]] for a new document")
         state = self.read(self.start(len(prompts)), prompts)
         pieces = self.stream(
             state, num_tokens, sampling=sampling, seed=seed, stop_tokens=stop_tokens
@@ -124,6 +131,7 @@ class Generator:
 
     def start(self, batch_size: int = 1) -> DecodingState:
         """The state at the beginning of a document in every row."""
+        batch_size = check_value("batch_size", batch_size, Annotated[int, Range(1)])
         return self._start(self.params, batch_size)
 
     def read(self, state: DecodingState, prompts: Sequence[Prompt]) -> DecodingState:
@@ -133,8 +141,8 @@ class Generator:
         power of two of blocks, so that only a few shapes are compiled.
 
         Raises:
-          UserError: the number of prompts is not the number of rows, or a prompt contains a token
-            outside the vocabulary.
+          UserError: the number of prompts is not the number of rows, or a prompt is not a sequence
+            of tokens of the vocabulary.
         """
         texts = self._append_prompts(state, prompts)
         length = self.block_length
@@ -173,9 +181,16 @@ class Generator:
         The buffers of `state` are donated: do not use it again. A row ends early after one of the
         `stop_tokens`, which is part of the result. The same seed gives the same tokens, even if
         they are written by several calls, each continuing from the state of the one before.
+
+        Raises:
+          UserError: a number is not an integer, or out of range.
         """
-        key, stop_tokens = jax.random.key(seed), tuple(stop_tokens)
-        sampling = sampling or Sampling()
+        num_tokens = check_value("num_tokens", num_tokens, Annotated[int, Range(0)])
+        seed = check_value("seed", seed, Annotated[int, Range(0, below=2**32)])
+        stop_tokens = tuple(
+            check_value("a stop token", token, Annotated[int, Range(0)]) for token in stop_tokens
+        )
+        key, sampling = jax.random.key(seed), sampling or Sampling()
         lengths = np.asarray(state.length)
         ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
         if num_tokens < 1:
@@ -198,12 +213,25 @@ class Generator:
             )
         texts = []
         for block, position, prompt in zip(blocks, unread, prompts, strict=True):
-            tokens = np.asarray(prompt, np.int32).reshape(-1)
-            invalid = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
-            if invalid.size:
-                raise UserError(
-                    f"a prompt contains token {invalid[0]}: the model's tokens are 0 to "
-                    f"{self.config.vocab_size - 1}"
-                )
-            texts.append(np.concatenate([block[: position + 1], tokens]))
+            texts.append(np.concatenate([block[: position + 1], self._tokens(prompt)]))
         return texts
+
+    def _tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
+        """The prompt as an array. Raises UserError if it is not a sequence of tokens."""
+        try:
+            tokens = np.asarray(prompt)
+        except ValueError:  # sequences of different lengths
+            tokens = np.asarray(None)
+        if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+            shown = repr(prompt).replace("\n", " ")
+            raise UserError(
+                f"a prompt is {shown[:60]}: give a sequence of integers, the tokens that the "
+                "vocabulary makes of the text"
+            )
+        invalid = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
+        if invalid.size:
+            raise UserError(
+                f"a prompt contains token {invalid[0]}: the model's tokens are 0 to "
+                f"{self.config.vocab_size - 1}"
+            )
+        return tokens.astype(np.int32)

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int
 from block_recurrent.fields import Range, checked
 
 EXCLUDED = -jnp.inf  # logit of a token that must not be chosen
-# Below this temperature the division may overflow, so the maximum is subtracted first. At higher
-# temperatures it is not, because finding the maximum takes time.
-COLD = 1e-6
+# Below this temperature, dividing could overflow, or make logits equal that differ in their last
+# digits, so the maximum is subtracted first. At higher temperatures it is not, because finding the
+# maximum takes time.
+COLD = 1e-3
 
 
 @checked

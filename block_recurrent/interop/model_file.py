@@ -14,18 +14,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
 from block_recurrent.errors import UserError, first_line
+from block_recurrent.fields import check_value
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 
 CONFIG = "block_recurrent.ModelConfig"  # in the header
 ATTACHMENT = "attachment"  # an array of bytes that is no parameter
+DTYPES = Literal["float32", "float16", "bfloat16"]
 
 
 def save_model(
     path: str | Path,
     model: BlockRecurrentTransformer,
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    dtype: str = "float32",
     attachment: bytes = b"",
     **about: str,
 ):
@@ -34,16 +36,17 @@ def save_model(
     Args:
       path: path of the file.
       model: the model to save.
-      dtype: type of the parameters in the file.
+      dtype: type of the parameters in the file: 'float32', 'float16' or 'bfloat16'.
       attachment: another file to keep in this one, such as the vocabulary's; see `load_attachment`.
       about: more entries for the header, which `load_model` returns.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, or a parameter is too large for `dtype`.
     """
+    check_value("dtype", dtype, DTYPES)
     _, params = nnx.split(model)
     arrays = {
-        _name(keys): jnp.asarray(array, dtype)
+        _name(keys): _cast(_name(keys), array, dtype)
         for keys, array in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(params))
     }
     if attachment:
@@ -131,6 +134,17 @@ def model_from_arrays(
             f"the weights contain {min(remaining)}, which this configuration does not have"
         )
     return nnx.merge(graphdef, found)
+
+
+def _cast(name: str, array: jax.Array, dtype: str) -> jax.Array:
+    cast = jnp.asarray(array, dtype)
+    if (jnp.isfinite(array) & ~jnp.isfinite(cast)).any():
+        wider = "bfloat16" if dtype == "float16" else "float32"
+        raise UserError(
+            f"{dtype} ends at {float(jnp.finfo(dtype).max):g}, and {name} has values up to "
+            f"{float(jnp.abs(array).max()):g}: choose {wider}"
+        )
+    return cast
 
 
 def _name(keys: jax.tree_util.KeyPath) -> str:

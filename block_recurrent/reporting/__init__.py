@@ -1,4 +1,4 @@
-"""Output of a run's metrics: metrics.jsonl, TensorBoard, Weights & Biases, Prometheus, plots.
+"""Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, Prometheus, plots, HTML pages.
 
 May import `files`.
 """

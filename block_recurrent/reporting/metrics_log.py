@@ -152,6 +152,15 @@ def is_logged(path: AnyPath, step: int, split: str) -> bool:
     return any(step_of(line) == step and json.loads(line).get("split") == split for line in lines)
 
 
+def read_metrics(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The complete lines of metrics.jsonl in the folder of a run; empty if there is no file."""
+    path = workdir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    return [json.loads(line) for line in lines if step_of(line) is not None]
+
+
 def step_of(line: str) -> int | None:
     """The step of a line of JSON; None if the line is incomplete."""
     try:

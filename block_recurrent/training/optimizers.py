@@ -31,13 +31,14 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     """min(step / warm-up, 1) · the schedule's value, with step = 1 in the first update.
 
     Optax counts updates from 0. With that count, the first update of a warm-up has no effect.
+    Without a warm-up, the first update has the peak, as after a warm-up of one step.
     """
     if config.ends and config.decay_steps is None:
         raise UserError(f"optimizer.schedule = '{config.schedule}' needs optimizer.decay_steps")
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup = config.learning_rate, max(config.warmup_steps, 1)
     decay_steps = max((config.decay_steps or 0) - warmup, 1)
     after = {
-        "rsqrt": lambda step: peak * jnp.sqrt(max(warmup, 1) / (max(warmup, 1) + step)),
+        "rsqrt": lambda step: peak * jnp.sqrt(warmup / (warmup + step)),
         "cosine": optax.cosine_decay_schedule(peak, decay_steps, config.end_fraction),
         "linear": optax.linear_schedule(peak, peak * config.end_fraction, decay_steps),
         "constant": optax.constant_schedule(peak),
@@ -76,7 +77,7 @@ def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Gradie
         momentum=config.beta1 or None,
         # In AdamW, Optax multiplies the decay by the learning rate. Here it does not.
         weight_decay_rate=(lambda count: decay * schedule(count)) if decay else None,
-        weight_decay_mask=is_matrix,
+        weight_decay_mask=is_kernel,
     )
 
 
@@ -87,26 +88,28 @@ def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
         b1=config.beta1,
         b2=config.beta2,
         weight_decay=config.weight_decay,
-        mask=is_matrix,
+        mask=is_kernel,
     )
 
 
 def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for the kernels of linear layers, Adafactor for the rest."""
-
-    def label(path, _):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return "kernel" if name.endswith("kernel") else "rest"
-
     kernels = optax.contrib.muon(
         schedule, beta=config.beta1, weight_decay=config.weight_decay, consistent_rms=0.2
     )
     return optax.partition(
-        {"kernel": kernels, "rest": adafactor(config, schedule)},
-        lambda params: jax.tree_util.tree_map_with_path(label, params),
+        {True: kernels, False: adafactor(config, schedule)},
+        is_kernel,
     )
 
 
-def is_matrix(params):
-    """Selects the parameters with weight decay: all but scales, biases and other vectors."""
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+def is_kernel(params: dict[str, Any]) -> dict[str, Any]:
+    """Selects the kernels: the matrices that activations are multiplied with.
+
+    Only they have weight decay. It would pull everything else to a value that means something:
+    embeddings and n-gram tables, norms, the scales and biases of attention, biases of gates, and
+    the initial states and ids of the recurrent states.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", params
+    )

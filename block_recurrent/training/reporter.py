@@ -19,6 +19,7 @@ from block_recurrent.parallel.processes import is_main_process
 from block_recurrent.reporting.metrics_log import MetricsLog
 from block_recurrent.reporting.metrics_server import MetricsServer
 from block_recurrent.reporting.wandb_log import WandbLog
+from block_recurrent.training.alerts import Alerts
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.timing import RunTimer
 from block_recurrent.training.train_step import StepMetrics
@@ -85,6 +86,7 @@ class Reporter:
         self.bytes_per_token = setup.lanes.documents.bytes_per_token
         self.timer = RunTimer(self.train, first_step)
         self.text_lost = setup.lanes.documents.text_lost
+        self._alerts = Alerts(setup.config)
         self._open = contextlib.ExitStack()
         self._log = self._progress = self._spikes = None
         if self.active:
@@ -128,6 +130,8 @@ class Reporter:
         self._progress.update(step, metrics, self.timer.seconds_left())
         if spike:
             self.note(f"step {step:,}: the loss is {over_median:.2f} × its running median")
+        for note in self._alerts(metrics) if steps else ():
+            self.note(f"step {step:,}: {note}")
 
     @contextlib.contextmanager
     def evaluation(self, step: int) -> Iterator[Callable[[str, int, int], None]]:

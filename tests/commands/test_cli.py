@@ -1,5 +1,8 @@
 """The commands from a user's view: what they print, how they exit, and what they do not touch."""
 
+import argparse
+import codecs
+import importlib
 import json
 import logging
 import os
@@ -18,7 +21,7 @@ import block_recurrent.export
 import block_recurrent.generate
 import block_recurrent.train
 from block_recurrent.config.run_config import load, to_gin
-from block_recurrent.console.cli import run_main
+from block_recurrent.console.cli import CommandParser, run_main
 from block_recurrent.data.vocabularies import ByteVocabulary, encode_prompt
 from block_recurrent.errors import UserError
 from block_recurrent.generation.generator import Generator
@@ -104,6 +107,38 @@ def refuse(place, run):
         return err.removeprefix("error: ").rstrip()
 
     return refuse
+
+
+# Paths
+
+
+def test_every_path_may_begin_at_the_home_folder(monkeypatch):
+    """Shells do not replace the ~ in --workdir=~/run, since it does not begin a word."""
+    monkeypatch.setenv("HOME", "/home/me")
+    parsers = []
+
+    def parse(parser):
+        parsers.append(parser)
+        return argparse.Namespace(output=None, inspect=True)
+
+    monkeypatch.setattr(CommandParser, "parse_args", parse)
+    for path in sorted(Path(block_recurrent.__file__).parent.glob("*.py")):
+        if "CommandParser(" in path.read_text():
+            importlib.import_module(f"block_recurrent.{path.stem}").parse_arguments()
+    assert len(parsers) >= 7
+    for parser in parsers:
+        for action in parser._actions:
+            if action.metavar in ("FILE", "DIR", "FILE.html") and action.dest != "gin_file":
+                assert str(action.type("~/a")) == "/home/me/a", (parser.prog, action.dest)
+                assert str(action.type("~no-user/a")) == "~no-user/a"
+
+
+def test_a_run_in_the_home_folder(place, refuse, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    assert refuse("evaluate", "--workdir=~/texts").startswith(f"{place}/texts contains no run")
+    assert refuse("generate", "--prompt_file=~/no").startswith(
+        f"cannot read --prompt_file={place}/no"
+    )
 
 
 # Mistakes
@@ -218,6 +253,18 @@ def test_evaluation_without_a_run(refuse):
             ["--prompt_file=latin1"],
             "--prompt_file=latin1 is not UTF-8 (byte 4 is 0xe9): convert it, for example with",
         ),
+        (["--prompt_file=mark"], "--prompt_file=mark is empty: to begin a new document"),
+        (
+            ["--prompt_file=utf16"],
+            "--prompt_file=utf16 is not UTF-8 (byte 1 is 0xff): convert it, for example with "
+            "iconv -f UTF-16 -t UTF-8",
+        ),
+        (["--prompt_file=mark"], "--prompt_file=mark is empty: to begin a new document"),
+        (
+            ["--prompt_file=utf16"],
+            "--prompt_file=utf16 is not UTF-8 (byte 1 is 0xff): convert it, for example with "
+            "iconv -f UTF-16 -t UTF-8",
+        ),
         (["--prompt_file=cut"], "--prompt_file=cut is not UTF-8 (byte 4 is 0xc3): convert it"),
         (["--prompt=a", "--num_tokens=-1"], "--num_tokens=-1: give 0 or more"),
         (["--prompt=a", "--seed=-1"], "--seed=-1: give a number from 0 to 2**32 - 1"),
@@ -239,6 +286,10 @@ def test_evaluation_without_a_run(refuse):
 def test_mistakes_in_generation(arguments, message, refuse, place):
     (place / "empty").touch()
     (place / "latin1").write_bytes("café".encode("latin1"))
+    (place / "mark").write_bytes(codecs.BOM_UTF8)
+    (place / "utf16").write_text("café", encoding="utf-16")
+    (place / "mark").write_bytes(codecs.BOM_UTF8)
+    (place / "utf16").write_text("café", encoding="utf-16")
     (place / "cut").write_bytes("café".encode()[:-1])
     assert refuse("generate", "--workdir=texts", *arguments).startswith(message)
 
@@ -270,7 +321,7 @@ def test_a_prompt_from_standard_input(place, ending_model):
             command("generate", *given), input=prompt, env=environment(), capture_output=True
         )
 
-    (place / "file").write_text("ein café")
+    (place / "file").write_text("ein café", encoding="utf-8-sig")  # with a byte-order mark
     result = generate("ein café".encode(), "--prompt_file=-")
     assert (result.returncode, result.stderr) == (0, b"") and result.stdout
     assert generate(b"", "--prompt_file=file").stdout == result.stdout

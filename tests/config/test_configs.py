@@ -195,6 +195,23 @@ def test_includes_are_found_beside_their_file(elsewhere):
     assert load([str(elsewhere / "deep/outer.gin")], []) == config
 
 
+def test_files_in_the_home_folder(elsewhere, monkeypatch):
+    monkeypatch.setenv("HOME", str(elsewhere / "home"))
+    (elsewhere / "home").mkdir()
+    (elsewhere / "home/a.gin").write_text("train.initial_model = '~/model'")
+    (elsewhere / "b.gin").write_text("include '~/a.gin'\ntrain.sample_prompt = '~/model'")
+    for names in (["~/a.gin"], ["b.gin"]):
+        assert load(names, []).train.initial_model == str(elsewhere / "home/model")
+    assert load(["b.gin"], []).train.sample_prompt == "~/model"
+    assert error_of(files=["~no-user/a.gin"]).startswith("no gin file '~no-user/a.gin' in ")
+
+
+def test_a_byte_order_mark(elsewhere):
+    (elsewhere / "a.gin").write_text("train.seed = 11", encoding="utf-8-sig")
+    (elsewhere / "b.gin").write_text("include 'a.gin'", encoding="utf-8-sig")
+    assert load(["b.gin"], []).train.seed == 11
+
+
 def test_unknown_file(elsewhere):
     assert error_of(files=["gin/brt_fixd_gate.gin"]) == (
         f"no gin file 'gin/brt_fixd_gate.gin' in {elsewhere} or among those shipped with "

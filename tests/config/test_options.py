@@ -173,6 +173,49 @@ def test_numpy_values_and_lists_become_pythons():
     assert type(Sampling(np.float32(0.5)).temperature) is float
 
 
+def test_paths_and_only_paths_begin_at_the_home_folder(monkeypatch):
+    """A new option that is a path is a `LocalPath`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    texts = "~/a", "~no-user/a", "gs://a/~/b"
+    found = {"/home/me/a": set(), "~/a": set()}
+    for cls in CONFIGS:
+        for name, kind in field_kinds(cls).items():
+            for form in (str, lambda text: (text,)):
+                try:
+                    given = [check_value(name, form(text), kind) for text in texts]
+                except UserError:
+                    continue
+                assert given[1:] == [form("~no-user/a"), form("gs://a/~/b")]
+                text = given[0] if form is str else given[0][0]
+                found[text].add(name)
+    assert found["/home/me/a"] == {
+        "path",
+        "held_out",
+        "stores",
+        "initial_model",
+        "vocabulary",  # of prepare; that of data is a name
+        "tfds_data_dir",
+    }
+    assert found["~/a"] == {
+        "coordinator_address",
+        "encoding",
+        "glob",  # inside data.path
+        "group_by",
+        "module",
+        "name_field",
+        "order_by",
+        "rules",
+        "sample_prompt",
+        "separator",
+        "task",
+        "text_field",
+        "tfds",
+        "tfds_feature",
+        "vocabulary",
+        "wandb_project",
+    }
+
+
 def test_configurations_are_copied_and_pickled():
     config = ModelConfig(num_layers=4, recurrent_layers=[1])
     assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config

@@ -1,6 +1,7 @@
 """Vocabularies of every kind: their ids, and texts that come back."""
 
 import json
+from codecs import BOM_UTF8
 
 import numpy as np
 import pytest
@@ -79,6 +80,12 @@ def test_ids_of_tokenizers_come_from_the_file(byte_level):
     assert words.unknown_id == 1 and words.end_id == words.size - 1
     assert 1 in words.encode("∞".encode())
     assert TokenizerVocabulary(content(byte_fallback_tokenizer())).unknown_id == 0
+
+
+def test_a_byte_order_mark_is_no_part_of_a_tokenizer(byte_level):
+    plain, marked = TokenizerVocabulary(byte_level), TokenizerVocabulary(BOM_UTF8 + byte_level)
+    assert marked.end_id == plain.end_id
+    assert marked.encode(TEXT.encode()).tolist() == plain.encode(TEXT.encode()).tolist()
 
 
 def test_a_text_cannot_contain_its_own_end(byte_level):

@@ -1,9 +1,11 @@
 """Generation equals the forward pass, for any division into prompts, rows and pieces."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -247,11 +249,48 @@ def test_long_prompts_compile_few_shapes(monkeypatch):
             lambda one: one.read(one.start(2), [[3]]),
             "1 prompts for 2 rows: give one prompt per row",
         ),
+        (lambda one: one.generate([[2**40]], 1), f"a prompt contains token {2**40}: the model's"),
+        (lambda one: one.generate([[3, 4.0]], 1), "a prompt is [3, 4.0]: give a sequence of int"),
+        (lambda one: one.generate([np.ones(3)], 1), "a prompt is array([1., 1., 1.]): give a"),
+        (lambda one: one.generate([[True]], 1), "a prompt is [True]: give a sequence of integers"),
+        (lambda one: one.generate(["text"], 1), "a prompt is 'text': give a sequence of integers"),
+        (lambda one: one.generate([3, 4], 1), "a prompt is 3: give a sequence of integers"),
+        (lambda one: one.generate([[[3], [4]]], 1), "a prompt is [[3], [4]]: give a sequence"),
+        (lambda one: one.generate([[[3], [4, 5]]], 1), "a prompt is [[3], [4, 5]]: give a"),
+        (lambda one: one.generate([], 1), "no prompts: give at least one, such as [[]] for a"),
+        (lambda one: one.start(0), "batch_size = 0: must be at least 1"),
+        (lambda one: one.start(1.0), "batch_size = 1.0: must be an integer: write 1"),
+        (lambda one: one.generate([[3]], 1.5), "num_tokens = 1.5: must be an integer"),
+        (lambda one: one.generate([[3]], -1), "num_tokens = -1: must be at least 0"),
+        (lambda one: one.generate([[3]], True), "num_tokens = True: must be an integer"),
+        (lambda one: one.generate([[3]], 1, seed=0.5), "seed = 0.5: must be an integer"),
+        (lambda one: one.generate([[3]], 1, seed=-1), "seed = -1: must be at least 0 and below"),
+        (
+            lambda one: one.generate([[3]], 1, stop_tokens=(1.0,)),
+            "a stop token = 1.0: must be an integer: write 1",
+        ),
     ],
 )
-def test_invalid_arguments_are_refused(call, message):
-    with pytest.raises(UserError, match=message):
+def test_invalid_arguments_are_refused(call, message, unchecked):
+    with pytest.raises(UserError, match=re.escape(message)):
         call(generator("sliding_window"))
+
+
+def test_integers_of_numpy_are_accepted(unchecked):
+    one, expected = generator("sliding_window"), [[3, 4], [5]]
+    rows = [np.array([3, 4], np.uint16), jnp.array([5])]
+    kinds = {"seed": np.uint8(1), "stop_tokens": np.array([1], np.int64)}
+    found = one.generate(rows, np.int64(4), **kinds)
+    for row, same in zip(found, one.generate(expected, 4, seed=1, stop_tokens=[1]), strict=True):
+        np.testing.assert_array_equal(row, same)
+
+
+@pytest.fixture
+def unchecked():
+    """As for users, who do not check annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("length", [None, W + 1])

@@ -52,20 +52,42 @@ def test_temperature_top_k_and_top_p_together():
     np.testing.assert_allclose(frequencies(Sampling(top_k=3, top_p=0.75)), two, atol=0.03)
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-50])
+@pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-38, 1e-39, 1e-45, 1e-50, 5e-324])
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
 def test_a_temperature_near_zero_is_greedy(temperature, options):
     """Dividing 100 by 1e-39 would overflow, and float32 rounds 1e-50 to 0."""
     logits = jnp.array([[100.0, 100.1, -100.0, 0.0], [-3.0, -4.0, -2.0, -5.0]])
     noise = jax.random.gumbel(jax.random.key(0), logits.shape)
-    assert Sampling(temperature, **options)(logits, noise).tolist() == [1, 2]
+    sampling = Sampling(temperature, **options)
+    assert sampling(logits, noise).tolist() == jax.jit(sampling)(logits, noise).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("temperature", [9e-4, 1e-5, 1e-30])
+def test_cold_sampling_of_large_logits(temperature):
+    """1000 and the next float are equal once they are divided by 1e-6 and rounded."""
+    logits = jnp.array([[1000.0, np.nextafter(np.float32(1000), np.float32(2000)), 3e38, -3e38]])
+    noise = jnp.array([[1.0, 0.0, 0.0, 0.0]])
+    sampling = Sampling(temperature, top_p=0.9)
+    assert sampling(logits, noise).tolist() == [2]
+    if temperature < 1e-4:
+        assert sampling(logits.at[0, 2:].set(0.0), noise).tolist() == [1]
+
+
+def test_hot_sampling_is_uniform():
+    for temperature in (1e30, 1e300):
+        np.testing.assert_allclose(frequencies(Sampling(temperature)), [0.25] * 4, atol=0.03)
 
 
 @pytest.mark.parametrize(
     "fields, message",
     [
         ({"temperature": -1.0}, "temperature = -1.0: must be at least 0"),
-        ({"temperature": float("nan")}, "temperature = nan"),
+        ({"temperature": float("nan")}, "temperature = nan: must be finite"),
+        ({"temperature": float("inf")}, "temperature = inf: must be finite"),
+        ({"temperature": True}, "temperature = True: must be a number"),
+        ({"top_k": 2.5}, "top_k = 2.5: must be an integer, or None"),
+        ({"top_k": 2.0}, "top_k = 2.0: must be an integer: write 2, or None"),
+        ({"top_k": True}, "top_k = True: must be an integer, or None"),
         ({"top_k": 0}, "top_k = 0: must be at least 1, or None"),
         ({"top_p": 0.0}, "top_p = 0.0: must be above 0 and at most 1, or None"),
         ({"top_p": 1.5}, "top_p = 1.5"),

@@ -61,6 +61,44 @@ def test_half_the_size(model, file, dtype):
     np.testing.assert_array_equal(again.embedding[...], want)
 
 
+@pytest.mark.parametrize(
+    "dtype, value, fits, message",
+    [
+        (
+            "float16",
+            -7e4,
+            "bfloat16",
+            "float16 ends at 65504, and final_norm.scale has values up to 70000: choose bfloat16",
+        ),
+        ("float16", 65520.0, "bfloat16", "float16 ends at 65504, .* 65520: choose bfloat16"),
+        ("bfloat16", 3.4e38, "float32", "bfloat16 ends at 3.38953e.38, .* choose float32"),
+    ],
+)
+def test_values_beyond_the_range_are_refused(dtype, value, fits, message, tmp_path):
+    model = BlockRecurrentTransformer(TINY, rngs=nnx.Rngs(0))
+    scale = model.final_norm.scale
+    scale[...] = scale[...].at[3].set(value)
+    with pytest.raises(UserError, match=message):
+        save_model(tmp_path / "model", model, dtype)
+    assert list(tmp_path.iterdir()) == []
+    save_model(tmp_path / "model", model, fits)
+    again, _ = load_model(tmp_path / "model")
+    np.testing.assert_allclose(again.final_norm.scale[3], value, rtol=2**-8)
+
+
+def test_the_largest_value_of_float16_is_kept(tmp_path):
+    model = BlockRecurrentTransformer(TINY, rngs=nnx.Rngs(0))
+    scale = model.final_norm.scale
+    scale[...] = scale[...].at[0].set(65519.0)  # rounds to 65504
+    save_model(tmp_path / "model", model, "float16")
+    assert load_model(tmp_path / "model")[0].final_norm.scale[0] == 65504
+
+
+def test_an_unknown_type_is_refused(model, tmp_path):
+    with pytest.raises(UserError, match="dtype = 'int8': choose from 'float32', 'float16'"):
+        save_model(tmp_path / "model", model, "int8")
+
+
 def rewritten(file, change):
     """The file with its arrays and its header changed."""
     arrays, header = load_file(file), {"block_recurrent.ModelConfig": None}

@@ -90,6 +90,18 @@ def test_commands(monkeypatch):
     assert not failures
 
 
+def test_the_sweep(monkeypatch):
+    """The loop runs the training command with each configuration, in a folder of its own."""
+    (loop,) = re.findall(r"^```bash\n(.*?)^```", written_text(DOCS / "sweeps.md"), re.DOTALL | re.M)
+    script = "python() { printf '%q ' python \"$@\"; echo; }\n" + loop
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len({line.partition("--workdir=")[2] for line in lines}) == 9
+    for line in lines:
+        with monkeypatch.context() as patch:
+            check(line, patch)
+
+
 def check(command: str, monkeypatch):
     words = shlex.split(command, comments=True)
     script = next((word for word in words if word.startswith("launch/")), None)

@@ -1,6 +1,8 @@
 """Schedules against their formulas, and optimizers against a few lines of NumPy."""
 
+import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,10 @@ import pytest
 
 from block_recurrent import UserError
 from block_recurrent.config.options import OptimizerConfig
-from block_recurrent.training.optimizers import make_optimizer
+from block_recurrent.model.transformer import abstract_model
+from block_recurrent.training.optimizers import is_kernel, make_optimizer
 from close import assert_close
+from tiny import TINY, VARIANTS
 
 STEADY = {"schedule": "constant", "warmup_steps": 0}
 
@@ -88,8 +92,20 @@ def test_warm_up_may_be_longer_than_the_run(schedule):
     """For tests and trial runs, users shorten a run without changing the warm-up."""
     rates = [rate(step, decay_steps=5, schedule=schedule) for step in range(1, 7)]
     assert rates == sorted(rates) and 0 < rates[0]
-    start = rate(1, schedule=schedule, warmup_steps=0, learning_rate=1.0)
-    assert 0.7 < start <= 1.0
+
+
+@pytest.mark.parametrize("schedule", ["rsqrt", "cosine", "linear", "constant"])
+@pytest.mark.parametrize("decay_steps", [1, 2, 100])
+def test_without_a_warm_up_the_first_step_has_the_peak(schedule, decay_steps):
+    for warmup_steps in (0, 1):
+        fields = {"schedule": schedule, "warmup_steps": warmup_steps, "learning_rate": 2.0}
+        rates = [rate(step, decay_steps, **fields) for step in (1, 2, 100)]
+        assert rates[0] == 2.0
+        second = {"rsqrt": 2.0 / math.sqrt(2), "constant": 2.0}
+        if schedule in second:
+            assert math.isclose(rates[1], second[schedule], rel_tol=1e-6)
+        else:
+            assert math.isclose(rates[2], 0.2, rel_tol=1e-5), "the end, at the last step"
 
 
 def test_schedule_works_on_traced_counts():
@@ -132,18 +148,58 @@ def test_adamw():
     assert_close(actual, p, terms=16)
 
 
-@pytest.mark.parametrize("name", ["adafactor", "adamw"])
-def test_weight_decay_shrinks_matrices_by_learning_rate_times_decay(name):
+@pytest.mark.parametrize("name", ["adafactor", "adamw", "muon"])
+def test_weight_decay_shrinks_kernels_by_learning_rate_times_decay(name):
     config = OptimizerConfig(
         name=name, learning_rate=0.5, schedule="constant", warmup_steps=2, weight_decay=0.1
     )
-    params = {"kernel": jnp.ones((2, 3)), "heads": jnp.ones((2, 2, 2)), "scale": jnp.ones(3)}
+    params = {"query": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+    params |= {"table": jnp.ones((2, 3)), "scale": jnp.ones(3)}
     zero = jax.tree.map(jnp.zeros_like, params)
     result = after(config, params, zero, zero)
     shrunk = (1 - 0.25 * 0.1) * (1 - 0.5 * 0.1)
-    for name in ("kernel", "heads"):
-        assert_close(result[name], np.full_like(params[name], shrunk), terms=4)
-    np.testing.assert_array_equal(result["scale"], 1.0)
+    assert_close(result["query"].pop("kernel"), np.full((2, 3), shrunk), terms=4)
+    for leaf in jax.tree.leaves(result):
+        np.testing.assert_array_equal(leaf, 1.0)
+
+
+DECAYED = """
+    attention/key attention/output attention/query attention/state_query attention/value
+    cell/dense_h cell/dense_i
+    cell/ffn/hidden cell/ffn/output cell/key cell/output cell/query cell/token_query cell/value
+    cell/ffn_gate/forget cell/ffn_gate/gate cell/ffn_gate/input
+    cell/output_gate/forget cell/output_gate/gate cell/output_gate/input
+    ffn/factor ffn/hidden ffn/output
+""".split()
+NOT_DECAYED = """
+    embedding final_norm/scale ngrams/embedding
+    layers/N/attention/relative_bias/table layers/N/attention/scale layers/N/attention/state_scale
+    layers/N/attention_norm/scale layers/N/ffn_norm/scale layers/N/norm/scale
+    layers/N/cell/dense_h/bias layers/N/cell/ffn_norm/scale layers/N/cell/norm/scale
+    layers/N/cell/initial layers/N/cell/state_ids layers/N/cell/scale layers/N/cell/token_scale
+    layers/N/cell/ffn_gate/bias layers/N/cell/ffn_gate/forget/bias
+    layers/N/cell/ffn_gate/gate/bias layers/N/cell/ffn_gate/input/bias
+    layers/N/cell/output_gate/bias layers/N/cell/output_gate/forget/bias
+    layers/N/cell/output_gate/gate/bias layers/N/cell/output_gate/input/bias
+""".split()
+GATES = "fixed", "lstm", "gru", "selective"
+EVERY_KIND = [
+    *VARIANTS.values(),
+    *({"gate": gate, "configuration": "dual"} for gate in GATES),
+    {"layer": "lstm", "recurrent_layers": ()},
+]
+
+
+def test_every_parameter_of_every_model_is_decayed_or_not():
+    """A parameter that is added later belongs in one of the lists."""
+    found = {True: set(), False: set()}
+    for fields in EVERY_KIND:
+        _, params = abstract_model(dataclasses.replace(TINY, **fields))
+        for path, decays in jax.tree_util.tree_leaves_with_path(is_kernel(params)):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found[decays].add(re.sub(r"^layers/\d+", "layers/N", name))
+    assert found[True] == {f"layers/N/{name}/kernel" for name in DECAYED}
+    assert found[False] == set(NOT_DECAYED)
 
 
 def test_no_weight_decay_unless_asked_for():

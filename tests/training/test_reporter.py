@@ -58,6 +58,18 @@ def test_metrics_go_to_the_folder_the_terminal_and_the_trackers(corpus, tmp_path
     assert "loss 2.000" in out and "a note" in out
 
 
+def test_padding_is_told_once(corpus, tmp_path, capsys):
+    setup = SharingTrainer(tiny_run(corpus), tmp_path).setup
+    sums = results().sums._replace(tokens=jnp.float32(0.03 * 3 * 4 * 32))
+    none = sums._replace(tokens=jnp.float32(0), steps=jnp.float32(0))
+    with Reporter(setup, tmp_path, 0) as made:
+        for step, each in ((5, none), (10, sums), (15, sums)):  # in step 5, no step was finite
+            made.report_training(step, results()._replace(sums=each))
+    out = capsys.readouterr().out
+    assert out.count("padding") == 1
+    assert "step 10: 97% of the positions in a batch are padding" in out
+
+
 def test_other_processes_report_nothing(corpus, tmp_path, capsys, monkeypatch):
     config = tiny_run(corpus, wandb_project="blocks")
     setup = SharingTrainer(config, tmp_path).setup

@@ -1,5 +1,6 @@
 """JSON: an object per line, or a file that is one array of objects or one object."""
 
+import codecs
 import json
 from collections.abc import Iterator, Sequence
 from io import IOBase
@@ -14,7 +15,6 @@ from block_recurrent.errors import UserError
 
 LONG_BYTES = 2**25  # lines longer than this are not held in memory
 WHOLE_BYTES = 2**28  # the most for a file that is a single value
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def json_rows(stream: IOBase, name: str, wanted: Sequence[str], share: Share) -> Iterator[Row]:
@@ -32,7 +32,7 @@ def json_rows(stream: IOBase, name: str, wanted: Sequence[str], share: Share) ->
     lines = _lines(stream)
     first = next(lines, b"")
     if isinstance(first, bytes):
-        first = first.removeprefix(BYTE_ORDER_MARK)
+        first = first.removeprefix(codecs.BOM_UTF8)
         if first.strip() == b"{" or first.lstrip().startswith(b"["):
             yield from _one_value(first, lines, name, wanted, share)
             return

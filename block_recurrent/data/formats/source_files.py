@@ -52,7 +52,7 @@ def find_files(path: str, glob: str | Sequence[str]) -> list[SourceFile]:
     """The files of a corpus, sorted by name, without those of runs and token stores.
 
     Args:
-      path: a file, or a folder; '~' is the home folder.
+      path: a file, or a folder.
       glob: which files of the folder; see `matching_files`.
 
     Raises:
@@ -65,7 +65,7 @@ def find_files(path: str, glob: str | Sequence[str]) -> list[SourceFile]:
         found = [file for file in found if matches(file.name, glob)]
         check_matched(found, path, glob)
         return found
-    place = Path(path).expanduser()
+    place = Path(path)
     if place.is_file():
         return [on_disk(place.name, place)]
     return [on_disk(name, place / name) for name in matching_files(place, glob)]
@@ -84,7 +84,7 @@ def find_held_out(path: str, item: str, glob: str | Sequence[str]) -> list[Sourc
         found = [file for file in _list_url(path) if matches(file.name, or_below(item))]
         if found:
             return found
-    named = files_named(Path(path).expanduser(), item, glob)
+    named = files_named(Path(path), item, glob)
     return [on_disk(name, place) for name, place in named.items()]
 
 

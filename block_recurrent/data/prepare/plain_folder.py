@@ -16,6 +16,7 @@ from block_recurrent.data.prepare.folder_documents import (
     read_pieces,
 )
 from block_recurrent.data.prepare.store_writer import Shard
+from block_recurrent.files.paths import local_path
 
 
 class PlainFolder:
@@ -36,7 +37,7 @@ class PlainFolder:
         held_out: str | Sequence[str],
         encoding: str | None,
     ):
-        self.path, self.grouping, self.glob = Path(path).expanduser(), grouping, glob
+        self.path, self.grouping, self.glob = local_path(path), grouping, glob
         self.held_out_per_mille, self.held_out = held_out_per_mille, held_out
         self.cut, self.encoding = cut, encoding
 

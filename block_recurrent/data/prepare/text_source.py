@@ -70,7 +70,7 @@ def open_text(prepare: PrepareConfig, data: DataConfig) -> TextSource:
 def open_texts(grouping: Grouping, data: DataConfig, cut: Cut) -> PlainFolder | StreamedCorpus:
     """The documents of the files at data.path; see `group_files` and `read_pieces`."""
     corpus = Corpus(data) if grouping == "text_files" else None
-    if corpus is None or (corpus.is_plain and Path(data.path).expanduser().is_dir()):
+    if corpus is None or (corpus.is_plain and Path(data.path).is_dir()):
         choice = data.held_out_per_mille, cut, data.held_out, data.encoding
         return PlainFolder(data.path, grouping, data.glob, *choice)
     return StreamedCorpus(corpus, cut)
