@@ -11,7 +11,7 @@ from block_recurrent.data.prepare.lost_text import check_lost_text
 from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder
 from block_recurrent.data.prepare.plan import Plan, make_plan, store_split
 from block_recurrent.data.prepare.shard_workers import Counters, Setup, write_shards
-from block_recurrent.data.prepare.source import open_sources
+from block_recurrent.data.prepare.source import Sources, reads_files
 from block_recurrent.data.prepare.store_writer import (
     Shard,
     finish_store,
@@ -23,19 +23,25 @@ from block_recurrent.data.store_format import METADATA, VOCABULARY_FILES, read_j
 from block_recurrent.data.vocabulary_storage import describe_vocabulary
 
 
-def prepare(config: PrepareConfig, data: DataConfig, output: Path, about: Iterable[str] = ()):
+def prepare(
+    sources: Sources,
+    config: PrepareConfig,
+    data: DataConfig,
+    output: Path,
+    about: Iterable[str] = (),
+):
     """Writes the store, or its missing shards, and prints how to train from it.
 
     Args:
-      config: what to write.
-      data: the corpus.
+      sources: what to make a store of; see `open_sources`.
+      config, data: the configuration that the sources were opened with.
       output: folder of the store.
       about: lines about the corpus, which are printed before anything is written.
 
     Raises:
       UserError: the store cannot be written, or `output` contains something else.
     """
-    plan = make_plan(config, open_sources(config, data))
+    plan = make_plan(config, sources)
     try:
         if is_prepared(output, plan.content):
             print(f"{output} is already complete")
@@ -72,15 +78,14 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig, abo
 
 
 def _write(shards: list[Shard], plan: Plan, config: PrepareConfig, data: DataConfig):
-    sources = {task: described["source"] for task, described in plan.descriptions.items()}
+    descriptions = {task: described["source"] for task, described in plan.descriptions.items()}
+    setup = Setup(config, data, descriptions, plan.tasks if reads_files(config) else None)
     counters = Counters(len(shards))
     num_processes = min(config.num_processes or os.cpu_count() or 1, len(shards))
     print(f"writing {len(shards)} shards, {num_processes} at a time", flush=True)
     with PrepareProgress() as progress:
         update = functools.partial(_update, progress, counters, _num_examples(plan, shards))
-        write_shards(
-            shards, plan.tasks, Setup(config, data, sources), num_processes, counters, update
-        )
+        write_shards(shards, plan.tasks, setup, num_processes, counters, update)
 
 
 def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:

@@ -28,12 +28,14 @@ class Setup(NamedTuple):
 
     Attributes:
       prepare, data: the configuration.
-      sources: the description of each Task's source, which must be the same in all processes.
+      descriptions: of each Task's source, which must be the same in all processes.
+      sources: the sources; None: each worker opens them for itself.
     """
 
     prepare: PrepareConfig
     data: DataConfig
-    sources: Mapping[str, Mapping[str, Any]]
+    descriptions: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Source] | None
 
 
 class Counters:
@@ -150,8 +152,10 @@ def _receive_shard(connection: Connection) -> tuple[int, Shard]:
 
 
 def _set_up(setup: Setup) -> Mapping[str, Source]:
+    if setup.sources is not None:
+        return setup.sources
     sources = open_sources(setup.prepare, setup.data).tasks
-    for name, described in setup.sources.items():
+    for name, described in setup.descriptions.items():
         if sources[name].describe() != described:
             raise UserError(
                 f"the source of {name} has changed since prepare_data started: run the same "
