@@ -156,7 +156,8 @@ class DataConfig:
         Compressed files and archives are always recognised by their suffix.
       separator: cuts text files into documents, such as '<|endoftext|>'. After 're:' it is a
         regular expression. None: a file is a document.
-      text_field: the field, or column, that holds the text of a row.
+      text_field: the field, or column, that holds the text of a row. Of this and all other fields,
+        'a.b' is the field 'b' inside the field 'a'.
       name_field: the field that names a row's document; None: the file and the number of the row.
       group_by: rows with the same value in this field are one document; None: each row is one.
       order_by: the field by which the rows of such a document are sorted; None: as they come.

@@ -126,6 +126,42 @@ def test_columns_of_other_kinds_of_text(tmp_path):
     assert list(read(tmp_path).values()) == ["é".encode(), b""] * 3 + ["é".encode()] * 2
 
 
+def table_files(rows: list[dict]) -> dict[str, bytes]:
+    """The same rows in all formats that have fields inside others."""
+    table, file = pa.Table.from_pylist(rows), pa.BufferOutputStream()
+    parquet.write_table(table, file)
+    arrow = pa.BufferOutputStream()
+    with pa.ipc.new_stream(arrow, table.schema) as writer:
+        writer.write_table(table)
+    return {
+        "a.jsonl": "\n".join(map(json.dumps, rows)).encode(),
+        "b.json": json.dumps(rows, indent=1).encode(),
+        "c.parquet": file.getvalue().to_pybytes(),
+        "d.arrow": arrow.getvalue().to_pybytes(),
+    }
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.parquet", "d.arrow"])
+def test_fields_inside_others(name, long, tmp_path, monkeypatch):
+    """A field that has the very name comes first."""
+    if long:
+        monkeypatch.setattr(json_module, "LONG_BYTES", 10)
+    rows = [
+        {"text": f"top {i}", "a": {"text": f"in {i}", "b": {"id": i, "text": f"deep {i}"}}}
+        for i in range(3)
+    ]
+    write(tmp_path, {name: table_files(rows)[name]})
+    assert list(read(tmp_path).values()) == [b"top 0", b"top 1", b"top 2"]
+    assert list(read(tmp_path, text_field="a.text").values()) == [b"in 0", b"in 1", b"in 2"]
+    found = read(tmp_path, text_field="a.b.text", name_field="a.b.id")
+    assert found == {"0": b"deep 0", "1": b"deep 1", "2": b"deep 2"}
+    assert list(read(tmp_path, text_field="a.b.text", group_by="a.b.id")) == ["0", "1", "2"]
+    own = [row | {"a.text": f"own {i}"} for i, row in enumerate(rows)]
+    write(tmp_path, {name: table_files(own)[name]})
+    assert list(read(tmp_path, text_field="a.text").values()) == [b"own 0", b"own 1", b"own 2"]
+
+
 # Separators
 
 

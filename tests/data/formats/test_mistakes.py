@@ -86,6 +86,27 @@ def test_a_wrong_field(name, tmp_path):
     assert "no field 'group'" in message_of(tmp_path, group_by="group")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet"])
+def test_a_wrong_field_inside_another(name, tmp_path):
+    rows = [{"id": 1, "meta": {"text": "a", "n": 5}}, {"id": 2, "meta": None}]
+    if name == "b.parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        write(tmp_path, {name: "\n".join(map(json.dumps, rows)).encode()})
+    for field, hint in {
+        "text": "did you mean 'meta.text'?",
+        "meta.txt": "did you mean 'meta.text'?",
+        "meta.text.x": "did you mean 'meta.text'?",
+        "id.xyz": "it has id, meta, meta.text, meta.n",
+    }.items():
+        assert f"it has no field '{field}' ({hint})" in message_of(tmp_path, text_field=field)
+    assert message_of(tmp_path, text_field="meta.text") == (
+        f"{name}, row 2: the field 'meta.text' is null{SKIP}"
+    )
+    assert "'meta.n' holds int" in message_of(tmp_path, text_field="meta.n")
+    assert documents_of(tmp_path, text_field="meta.text") == ([b"a"], 1)
+
+
 def test_rows_without_text(tmp_path):
     rows = ['{"text": "a"}', '{"text": null}', '{"text": 5}', '{"txt": "b"}', "[1]", '{"text": "c']
     rows += ['{"text": "\\ud800"}', '{"text": "d", "score": NaN, "other": "\\ud800"}', ""]
