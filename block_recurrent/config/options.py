@@ -148,9 +148,9 @@ class DataConfig:
         has its own split.
       held_out: what to hold out instead: patterns of paths in the folder or in archives, or paths
         of files or folders, also elsewhere.
-      encoding: of text files, which are converted to UTF-8, for example 'utf-16', 'shift_jis' or
-        'latin_1'; 'detect': guessed for each file by charset-normalizer; None: their bytes are
-        trained on as they are. Rows are always UTF-8.
+      encoding: of text, CSV and JSON files, which are converted to UTF-8, for example 'utf-16',
+        'shift_jis' or 'latin_1'; 'detect': guessed for each file by charset-normalizer; None: their
+        bytes are trained on as they are.
       allow_binary: whether to train on documents that are no text, such as PDF or images, as bytes.
       format: of all files: 'text', 'json', 'csv', 'tsv', 'parquet' or 'arrow'; 'auto': by suffix.
         Compressed files and archives are always recognised by their suffix.

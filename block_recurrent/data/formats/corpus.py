@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.data.encodings import to_utf8
+from block_recurrent.data.encodings import to_utf8, utf8_stream
 from block_recurrent.data.formats.compression import decompress, explain_damage
 from block_recurrent.data.formats.csv_rows import csv_rows
 from block_recurrent.data.formats.groups import are_written, read_groups, write_groups
@@ -32,6 +32,7 @@ READERS = {
     "parquet": parquet_rows,
     "arrow": arrow_rows,
 }
+TEXTUAL = ("json", "csv", "tsv")  # in which the encoding is that of the file
 LEAST_PARTS = 4  # of a corpus of few files, which each part reads from their start
 
 
@@ -177,6 +178,8 @@ class Corpus:
         elif kind == "text":
             yield from self._read_text(name, stream, share)
         else:
+            if self.data.encoding is not None and kind in TEXTUAL:
+                stream = utf8_stream(stream, self.data.encoding, name)
             rows = READERS[kind](stream, name, self._fields.wanted, share)
             yield from self._fields.documents(name, rows, self.splits.get(name))
 

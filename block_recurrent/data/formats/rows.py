@@ -8,6 +8,8 @@ from block_recurrent.data.split_names import Split
 from block_recurrent.errors import UserError
 from block_recurrent.fields import nearest
 
+MOST_NAMES, LONGEST_NAME = 20, 40  # of fields, in messages
+
 
 class Document(NamedTuple):
     """A document, or a part of one that `groups` joins with others.
@@ -138,9 +140,20 @@ def missing_field(wanted: Sequence[str], there: Sequence[str]) -> str:
     """Says which wanted field is not there, and which one may be meant."""
     field = next(field for field in wanted if field not in there)
     inside = (name for name in there if name.endswith(f".{field}"))
-    close = next(inside, None) or nearest(field, there)
-    hint = f"did you mean '{close}'?" if close else f"it has {', '.join(there) or 'none'}"
-    return f"it has no field '{field}' ({hint}); fields are set by data.text_field and the like"
+    if close := next(inside, None) or nearest(field, there):
+        hint = f"did you mean '{_short(close)}'?"
+    else:
+        hint = f"it has {', '.join(map(_short, there[:MOST_NAMES])) or 'none'}"
+    return (
+        f"it has no field '{field}' ({hint}); fields are set by data.text_field and the like, and "
+        "data.format = 'text' reads files as plain text"
+    )
+
+
+def _short(name: str) -> str:
+    """A name that fits into a line; what is no header can be anything."""
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _pieces(text: Any, field: str) -> Iterable[bytes]:

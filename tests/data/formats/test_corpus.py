@@ -126,6 +126,43 @@ def test_columns_of_other_kinds_of_text(tmp_path):
     assert list(read(tmp_path).values()) == ["é".encode(), b""] * 3 + ["é".encode()] * 2
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "shift_jis", "detect"])
+@pytest.mark.parametrize("name", ["a.csv", "b.tsv", "c.jsonl", "d.json"])
+def test_rows_in_another_encoding(name, encoding, suffix, tmp_path):
+    texts = ["雪が降る。" * 40, "テキスト,\t;|\n二行目" * 40, "naive"]
+    if name.endswith("sv"):
+        delimiter = "," if name == "a.csv" else "\t"
+        rows = "".join(f'{i}{delimiter}"{text}"\r\n' for i, text in enumerate(texts))
+        content = f"id{delimiter}text\r\n{rows}"
+    else:
+        lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+        content = ("[%s]" if name == "d.json" else "%s").replace(
+            "%s", ("," if name == "d.json" else "\n").join(lines)
+        )
+    raw = content.encode("utf-16" if encoding == "detect" else encoding)
+    write(tmp_path, {name + suffix: COMPRESS[suffix](raw)})
+    assert list(read(tmp_path, encoding=encoding).values()) == [text.encode() for text in texts]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_delimiters(delimiter, quote, suffix, tmp_path):
+    """As spreadsheets of other countries write them, with a byte order mark."""
+    lines = [("id", "a,b", "text"), ("1", "x;y|z", "one, two; three | four")]
+    table = "".join(
+        delimiter.join(
+            f'"{cell}"' if set(cell) & set(',;|"') else quote + cell + quote for cell in row
+        )
+        + "\r\n"
+        for row in lines
+    )
+    write(tmp_path, {f"a.{suffix}": b"\xef\xbb\xbf" + table.encode()})
+    assert list(read(tmp_path).values()) == [b"one, two; three | four"]
+    assert read(tmp_path, name_field="id") == {"1": b"one, two; three | four"}
+
+
 def table_files(rows: list[dict]) -> dict[str, bytes]:
     """The same rows in all formats that have fields inside others."""
     table, file = pa.Table.from_pylist(rows), pa.BufferOutputStream()

@@ -116,7 +116,7 @@ def test_rows_without_text(tmp_path):
         1: "the field 'text' is null",
         2: "the field 'text' holds int, no text",
         3: "it has no field 'text' (did you mean 'txt'?); fields are set by data.text_field and "
-        "the like",
+        "the like, and data.format = 'text' reads files as plain text",
         4: "it is no JSON object",
         6: "the field 'text' has half of a surrogate pair",
     }.items():
@@ -127,6 +127,33 @@ def test_rows_without_text(tmp_path):
         message = message_of(tmp_path)
         assert message.startswith("a.jsonl, row 2: it is no JSON object (")
         assert message.endswith(SKIP)
+
+
+@pytest.mark.parametrize(
+    "name, lines", [("a.csv", '"1,"x\n'), ("a.csv", '"text'), ("a.tsv", '"a"b')]
+)
+def test_a_first_row_that_is_no_csv(name, lines, tmp_path):
+    write(tmp_path, {name: lines.encode()})
+    message = message_of(tmp_path)
+    assert message.startswith(f"{name}: its first row, which names the columns, is no CSV (")
+    assert message.endswith("or read the file as plain text with data.format = 'text'")
+
+
+def test_a_table_without_a_header(tmp_path):
+    text = "A line.\n" * 99
+    write(tmp_path, {"a.csv": f'0,"{text}"\n1,"{text}"\n'.encode()})
+    message = message_of(tmp_path)
+    assert message.startswith(
+        "a.csv: in its first row, it has no field 'text' (it has 0, A line. A"
+    )
+    assert "…); fields are set by" in message and len(message) < 250
+
+
+def test_rows_in_another_encoding(tmp_path):
+    write(tmp_path, {"a.jsonl": json_lines().decode().encode("utf-16")})
+    message = "it is no JSON object (not UTF-8: data.encoding names other encodings)"
+    assert message_of(tmp_path) == f"a.jsonl, row 1: {message}{SKIP}"
+    assert message_of(tmp_path, encoding="utf-8").startswith("a.jsonl is not in the encoding utf-8")
 
 
 def test_training_says_how_many_rows_are_left_out(tmp_path, capsys):
