@@ -57,6 +57,14 @@ def test_long_windows_of_zstd(tmp_path):
     assert read(tmp_path) == {"a.txt.zst": b"long "}
 
 
+def test_suffixes_in_capitals(tmp_path):
+    rows = FILES["a.jsonl"]
+    files = {"A.JSONL": rows, "B.JSON.GZ": gzip.compress(rows), "C.PARQUET": FILES["f.parquet"]}
+    write(tmp_path, files | {"D.TXT": b"d", "E.ZIP": archive("zip", {"F.TXT.ZST": b""})})
+    expected = {f"{name}:{i + 1}": text.encode() for name in files for i, text in enumerate(TEXTS)}
+    assert read(tmp_path) == expected | {"D.TXT": b"d", "E.ZIP/F.TXT.ZST": b""}
+
+
 def test_archives(tmp_path):
     """Of texts, tables and compressed files, also inside each other; hidden files are left out."""
     files = {"b/1.txt": b"first", "./2.txt": b"", "._1.txt": b"\0", "f.parquet": FILES["f.parquet"]}

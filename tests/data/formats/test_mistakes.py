@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sqlite3
 import sys
 import zipfile
@@ -45,6 +46,30 @@ def test_truncated_compressed_files(name, suffix, tmp_path):
     message = message_of(tmp_path)
     assert message.startswith(f"{name}{suffix} is damaged or truncated (")
     assert message.endswith("): copy or download it again, or exclude it with data.glob")
+
+
+def test_one_truncated_file_of_many(tmp_path):
+    """It is named, and those before it are read."""
+    content = COMPRESS[".zst"](FILES["a.jsonl"])
+    write(tmp_path, {f"{i:02}.jsonl.zst": content[: None if i != 13 else -9] for i in range(20)})
+    assert message_of(tmp_path).startswith("13.jsonl.zst is damaged or truncated (EOFError: ")
+    assert len(documents_of(tmp_path, glob=("0*", "1[!3]*"))[0]) == 19 * len(TEXTS)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])
+def test_a_file_that_is_not_compressed_as_its_name_says(suffix, tmp_path):
+    write(tmp_path, {f"a.txt{suffix}": b"A line of text.\n" * 9, f"b.jsonl{suffix}": json_lines()})
+    assert message_of(tmp_path).startswith(f"a.txt{suffix} is damaged or truncated (")
+    message = message_of(tmp_path, glob="b*")
+    assert message.startswith(f"b.jsonl{suffix} is damaged or truncated (")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_texts_in_lists(name, tmp_path):
+    write(tmp_path, {"a.jsonl": b'{"text": ["one", "two"]}'})
+    if name == "a.parquet":
+        parquet.write_table(pa.table({"text": [["one", "two"]]}), tmp_path / name)
+    assert re.search(r"'text' holds list(<element: string>)?, no text", message_of(tmp_path / name))
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "zip"])
