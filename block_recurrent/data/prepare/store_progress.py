@@ -15,7 +15,7 @@ from block_recurrent.data.store_format import share_lost
 # written; and 1 if it is finished.
 COLUMNS = ("read", "documents", "tokens", *LOST_COUNTS, "finished")
 READ, FINISHED = COLUMNS.index("read"), COLUMNS.index("finished")
-ENOUGH_COMPARED = 2**22  # bytes of text, from which the share that is lost is extrapolated
+ENOUGH_COMPARED = 2**20  # bytes of text, from which the share that is lost is extrapolated
 
 
 class Counters:
@@ -56,6 +56,7 @@ class StoreProgress:
         unknown = None in sizes
         self._sizes = np.ones(len(shards)) if unknown else np.maximum(sizes, 1)
         self._read_of = np.zeros(len(shards)) if unknown else self._sizes
+        self._missing_size = self._sizes[[row for row, _ in self.missing]].sum()
         tasks = np.array([shard.task for shard in shards])
         self._rows = {task: np.flatnonzero(tasks == task) for task in dict.fromkeys(tasks.tolist())}
 
@@ -69,8 +70,7 @@ class StoreProgress:
         partly = np.minimum(numbers[:, READ], self._read_of)
         done = np.where(numbers[:, FINISHED], self._sizes, partly)
         _, documents, tokens, *_ = numbers.sum(0).tolist()
-        total = sum(self._sizes[row] for row, _ in self.missing)
-        self.show(documents, tokens, float(done.sum() / total))
+        self.show(documents, tokens, float(done.sum() / self._missing_size))
         if not self.allow_lossy:
             for task, rows in self._rows.items():
                 share = done[rows].sum() / self._sizes[rows].sum()
