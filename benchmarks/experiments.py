@@ -142,6 +142,7 @@ SELECTIVE_SKIP = Model("selective_skip", "Rec:selective:skip", "brt_selective_ga
 LSTM_DUAL = Model("lstm_dual", "Rec:lstm:dual", "brt_lstm_gate")
 LSTM = Model("lstm", "LSTM", "lstm")
 GATE_MODELS = (FIXED_SKIP, GRU_SKIP, SELECTIVE_SKIP)
+GATES_IN_SHORT_RUNS = (FIXED_SKIP, GRU_SKIP)
 RECALL_MODELS = (
     *GATE_MODELS,
     Model("lstm_skip", "Rec:lstm:skip", "brt_lstm_gate", (SKIP,)),
@@ -223,7 +224,14 @@ PATCHED = (
 LANES = (16, 256, 1024)  # and 512, the default
 MODERN = Model("modern", "modern configuration", "brt_modern")
 OTHER_RATES = (0.04,)  # the default is 0.06
-DEFAULT_MODELS = (FIXED_SKIP, SELECTIVE_SKIP, MODERN)
+# In as many steps as take the time of the default run of FIXED_SKIP.
+MODERN_IN_TIME = Model(
+    "modern_in_time",
+    "modern configuration, 2,230 steps",
+    "brt_modern",
+    ("train.num_steps = 2_230",),
+)
+DEFAULT_MODELS = (FIXED_SKIP, SELECTIVE_SKIP, MODERN, MODERN_IN_TIME)
 # The modern configuration without each of its parts.
 PARTS = (
     FIXED_SKIP,
@@ -398,8 +406,8 @@ EXPERIMENTS = [
     recall(LONG, 0),
     *map(lanes, LANES),
     *(rates(model, rate) for model in (FIXED_SKIP, MODERN) for rate in OTHER_RATES),
-    *(default(model, seed) for model in DEFAULT_MODELS for seed in range(2)),
-    *(gates(model, seed) for model in GATE_MODELS[:2] for seed in range(3)),
+    *(default(model, seed) for model in DEFAULT_MODELS for seed in range(3)),
+    *(gates(model, seed) for model in GATES_IN_SHORT_RUNS for seed in range(3)),
     *(parts(model, seed) for model in PARTS for seed in range(3)),
     *(parts_large(model, seed) for model in PARTS for seed in range(3)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),

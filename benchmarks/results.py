@@ -22,6 +22,7 @@ from experiments import (
     EXPERIMENTS,
     FIXED_SKIP,
     GATE_MODELS,
+    GATES_IN_SHORT_RUNS,
     GPU_MODELS,
     GPU_RATES,
     GRU_SKIP,
@@ -35,6 +36,7 @@ from experiments import (
     RECALL_MODELS,
     ROTARY,
     ROWS,
+    SELECTIVE_SKIP,
     TEXT_MODELS,
     Experiment,
     Model,
@@ -380,7 +382,7 @@ def training_bits(experiment: Experiment) -> float:
 
 def gates_by_distance() -> str:
     """Bits per token on text, in training and by distance, and the differences between gates."""
-    fixed, gru = (runs("gates", model) for model in GATE_MODELS[:2])
+    fixed, gru = (runs("gates", model) for model in GATES_IN_SHORT_RUNS)
     scores = [training_bits]
     scores += [
         lambda one, ends=ends: mean_between(by_distance(one, "held_out"), "bits_per_token", *ends)
@@ -562,8 +564,7 @@ def page() -> str:
     gpu = runs("gpu", FIXED_SKIP)[0].config
     gpu_short = runs("gpu_short", FIXED_SKIP)[0].config
     lanes = runs("lanes", FIXED_SKIP)[0].config
-    fixed, selective, modern = (runs("default", model)[0] for model in DEFAULT_MODELS)
-    behind = final(selective, "bits_per_byte") - final(fixed, "bits_per_byte")
+    fixed, modern = (runs("default", model)[0] for model in (FIXED_SKIP, MODERN))
     parts_seeds = len(runs("parts", MODERN))
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
     gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
@@ -594,7 +595,7 @@ def page() -> str:
         farther_table=farther_table(),
         kept_per_block=kept_per_block(),
         interventions_table=interventions_table(),
-        gates_table=compared_table("gates", GATE_MODELS[:2]),
+        gates_table=compared_table("gates", GATES_IN_SHORT_RUNS),
         default_table=text_table("default", DEFAULT_MODELS),
         rates_table=rates_table(),
         gates_by_distance=gates_by_distance(),
@@ -639,9 +640,7 @@ def page() -> str:
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         lanes_table=lanes_table(),
-        fixed_worth=f"{final(fixed, 'memory_worth'):.3f}",
-        selective_worth=f"{final(selective, 'memory_worth'):.3f}",
-        selective_behind=f"{behind:.3f}",
+        selective_table=compared_table("default", (FIXED_SKIP, SELECTIVE_SKIP)),
         modern_size=f"{num_parameters(modern) / num_parameters(fixed):.1f}",
         modern_time=f"{relative_time(MODERN):.2f}",
         parts_table=parts_table(),

@@ -74,12 +74,10 @@ class TokenizerVocabulary:
         return np.array(encoding.ids, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        dropped = self._special | {self.end_id}
-        ids = (int(token) for token in ids)
-        tokens = (self._tokenizer.id_to_token(i) for i in ids if i >= 0 and i not in dropped)
-        tokens = [token for token in tokens if token is not None]
+        ids = np.asarray(ids, np.int64).tolist()
         if self._decoders == ["ByteLevel"]:
-            return b"".join(map(_bytes_of, tokens))
+            return b"".join([self._bytes.get(token, b"") for token in ids])
+        tokens = [self._tokens[token] for token in ids if token in self._tokens]
         if not self._decoders:
             return " ".join(tokens).encode()
         if "ByteFallback" not in self._decoders:
@@ -98,6 +96,18 @@ class TokenizerVocabulary:
         """Whether an added token has white space inside, so that it can be more than a word."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return any(len(token.content.split()) > 1 for token in added if not token.special)
+
+    @functools.cached_property
+    def _tokens(self) -> dict[int, str]:
+        """The tokens that are text, by id."""
+        dropped = self._special | {self.end_id}
+        tokens = self._tokenizer.get_vocab(with_added_tokens=True).items()
+        return {token: text for text, token in tokens if token not in dropped}
+
+    @functools.cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        """The bytes of each byte-level token that is text."""
+        return {token: _bytes_of(text) for token, text in self._tokens.items()}
 
     @functools.cached_property
     def _decoders(self) -> list[str]:

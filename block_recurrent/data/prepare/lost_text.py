@@ -10,8 +10,8 @@ from block_recurrent.data.store_format import share_lost
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError
 
-COMPARED_WHOLE = 2**22  # the first bytes of a shard are all compared, and
-COMPARED_SHARE = 16  # of the others one in so many
+COMPARED_WHOLE = 2**18  # the first bytes of a shard are all compared, and
+COMPARED_SHARE = 32  # of the others one in so many
 
 
 class LostText:
