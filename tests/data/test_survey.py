@@ -229,6 +229,16 @@ def test_the_cache_of_the_hub(snapshot, tmp_path, prepare):
     assert warning.startswith("1 document: links to files elsewhere (data/diary.txt): ")
 
 
+def test_a_snapshot_in_the_cache_of_the_hub_must_be_chosen(snapshot):
+    """Otherwise its blobs, whose names do not say what they are, are read as text."""
+    with pytest.raises(UserError) as error:
+        survey_of(repository := snapshot.parents[1])
+    assert str(error.value) == (
+        f"data.path = '{repository}' is a dataset in the cache of the Hugging Face hub, where each "
+        f"file lies twice: set data.path to one of its snapshots, such as '{snapshot}'"
+    )
+
+
 def test_padding_is_told(texts):
     write_texts(texts, {f"short {i}.txt": b"x" * 16 for i in range(2000)})
     (warning,) = warnings_of(texts, held_out="1.txt")
