@@ -211,14 +211,16 @@ def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary
 def read_tokens(generator: Generator, state: DecodingState, tokens: np.ndarray) -> DecodingState:
     """Read the prompt, with a progress bar in a terminal, and return the state after it."""
     bar = start_bar(sys.stderr, TaskProgressColumn(), BarColumn(20), total=len(tokens))
-    for first in range(0, len(tokens), READ_BETWEEN_UPDATES):
-        state = generator.read(state, [tokens[first : first + READ_BETWEEN_UPDATES]])
+    try:
+        for first in range(0, len(tokens), READ_BETWEEN_UPDATES):
+            state = generator.read(state, [tokens[first : first + READ_BETWEEN_UPDATES]])
+            if bar:
+                state.length.block_until_ready()
+                done = min(first + READ_BETWEEN_UPDATES, len(tokens))
+                bar.update(bar.task_ids[0], completed=done, numbers=f"{done:,} tokens read")
+    finally:
         if bar:
-            state.length.block_until_ready()
-            done = min(first + READ_BETWEEN_UPDATES, len(tokens))
-            bar.update(bar.task_ids[0], completed=done, numbers=f"{done:,} tokens read")
-    if bar:
-        bar.stop()
+            bar.stop()
     return state
 
 
@@ -233,6 +235,5 @@ def write(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGPIPE):  # Ctrl-C, or a closed pipe
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe
     run_main(main)

@@ -7,10 +7,12 @@ from pathlib import Path
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.config.run_config import load, load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
-from block_recurrent.data.prepare.inspect_source import survey_source
+from block_recurrent.data.corpora import load_documents, survey_corpus
+from block_recurrent.data.prepare.inspect_source import survey_texts
 from block_recurrent.data.prepare.make_store import prepare
 from block_recurrent.data.prepare.quiet_tensorflow import quiet
-from block_recurrent.data.prepare.source import reads_files
+from block_recurrent.data.prepare.source import open_sources, reads_files
+from block_recurrent.data.prepare.text_source import open_texts
 from block_recurrent.data.store import verify
 from block_recurrent.data.survey import Survey
 from block_recurrent.errors import UserError
@@ -64,44 +66,57 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    if arguments.inspect:
-        _inspect(arguments)
-        return 0
     if arguments.verify:
         _verify(arguments.output)
         return 0
     config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
-    about = ()
-    if reads_files(config) and data.path is not None:
-        found = _survey(arguments, config, data)
-        _refuse_binary(found, data)
-        about = found.lines()
+    if arguments.inspect:
+        _inspect(arguments, config, data)
+        return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with quiet():
-            prepare(config, data, arguments.output, about)
+            sources, about = open_sources(config, data), ()
+            if reads_files(config):
+                found = survey_texts(
+                    sources.tasks[sources.name].texts, _window_length(arguments, config)
+                )
+                _refuse_binary(found, data)
+                about = found.lines()
+            prepare(sources, config, data, arguments.output, about)
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue")
         return STOPPED_STATUS
     return 0
 
 
-def _inspect(arguments: argparse.Namespace):
+def _inspect(arguments: argparse.Namespace, config: PrepareConfig, data: DataConfig):
     """Prints what the corpus contains. Raises UserError for documents that are no text."""
-    config, data = load_prepare(arguments.gin_file, arguments.gin_bindings)
-    found = _survey(arguments, config, data)
+    window_length = _window_length(arguments, config)
+    if reads_files(config) and data.path is not None:
+        found = survey_texts(open_texts(config.task, data, "anywhere"), window_length)
+    else:
+        found = _survey_run(data, window_length)
     for line in found.lines(full=True):
         print(line)
     _refuse_binary(found, data)
 
 
-def _survey(arguments: argparse.Namespace, config: PrepareConfig, data: DataConfig) -> Survey:
-    # With other vocabularies, the number of tokens, and so of padding, is not known yet.
-    in_bytes = config.vocabulary == "bytes" or not reads_files(config)
-    window_length = None
-    if in_bytes:
-        window_length = load(arguments.gin_file, arguments.gin_bindings).model.window_length
-    return survey_source(config, data, window_length)
+def _survey_run(data: DataConfig, window_length: int | None) -> Survey:
+    """Surveys the corpus of a run, which `prepare_data` does not read."""
+    if data.corpus == "store" and not all(Path(path).is_dir() for path in data.stores):
+        raise UserError(
+            "there is nothing to inspect before it is prepared: of seqio Tasks over TFDS or "
+            "your own sources, inspect the finished store, with data.stores"
+        )
+    return survey_corpus(data, load_documents(data), window_length)
+
+
+def _window_length(arguments: argparse.Namespace, config: PrepareConfig) -> int | None:
+    """The model's window; None if the number of tokens, and so of padding, is not known yet."""
+    if config.vocabulary != "bytes" and reads_files(config):
+        return None
+    return load(arguments.gin_file, arguments.gin_bindings).model.window_length
 
 
 def _refuse_binary(found: Survey, data: DataConfig):

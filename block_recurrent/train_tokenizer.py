@@ -1,6 +1,7 @@
 """Trains a vocabulary: ``python -m block_recurrent.train_tokenizer --gin_file=… --output=FILE``."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -80,11 +81,7 @@ def main():
     documents = load_documents(data)["train"]
     size = min(arguments.sample, documents.num_bytes)
     print(f"training on {size:,} of {documents.num_bytes:,} bytes", flush=True)
-    texts, tokens = sample_text(documents, arguments.sample), arguments.special_tokens
-    if arguments.kind == "bpe":
-        content = train_bpe(texts, arguments.size, tokens, show_progress=sys.stderr.isatty())
-    else:
-        content = train_unigram(with_progress(texts, size), arguments.size, tokens)
+    content = train(arguments, sample_text(documents, arguments.sample), size)
     try:
         with atomic_write(arguments.output) as file:
             file.write(content)
@@ -118,6 +115,24 @@ def check_arguments(arguments: argparse.Namespace):
         )
 
 
+def train(arguments: argparse.Namespace, texts: Iterable[str], num_bytes: int) -> bytes:
+    """Trains the vocabulary on texts of this size together, and shows the progress."""
+    size, tokens = arguments.size, arguments.special_tokens
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        if arguments.kind == "unigram":
+            return train_unigram(with_progress(texts, num_bytes), size, tokens)
+        end_on_ctrl_c()
+        return train_bpe(texts, size, tokens, show_progress=sys.stderr.isatty())
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def end_on_ctrl_c():
+    """Ends the process on Ctrl-C. In native code, Python's own handler would have to wait."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def with_progress(texts: Iterable[str], total: int) -> Iterator[str]:
     """The texts, with a bar in a terminal that shows how many bytes have been read."""
     bar, read = start_bar(sys.stderr, TaskProgressColumn(), BarColumn(20), total=total), 0
@@ -130,6 +145,8 @@ def with_progress(texts: Iterable[str], total: int) -> Iterator[str]:
     finally:
         if bar:
             bar.stop()
+    print("choosing the pieces: takes several times as long as reading", flush=True)
+    end_on_ctrl_c()
 
 
 if __name__ == "__main__":

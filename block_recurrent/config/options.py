@@ -151,15 +151,16 @@ class DataConfig:
         has its own split.
       held_out: what to hold out instead: patterns of paths in the folder or in archives, or paths
         of files or folders, also elsewhere.
-      encoding: of text files, which are converted to UTF-8, for example 'utf-16', 'shift_jis' or
-        'latin_1'; 'detect': guessed for each file by charset-normalizer; None: their bytes are
-        trained on as they are. Rows are always UTF-8.
+      encoding: of text, CSV and JSON files, which are converted to UTF-8, for example 'utf-16',
+        'shift_jis' or 'latin_1'; 'detect': guessed for each file by charset-normalizer; None: their
+        bytes are trained on as they are.
       allow_binary: whether to train on documents that are no text, such as PDF or images, as bytes.
       format: of all files: 'text', 'json', 'csv', 'tsv', 'parquet' or 'arrow'; 'auto': by suffix.
         Compressed files and archives are always recognised by their suffix.
       separator: cuts text files into documents, such as '<|endoftext|>'. After 're:' it is a
         regular expression. None: a file is a document.
-      text_field: the field, or column, that holds the text of a row.
+      text_field: the field, or column, that holds the text of a row. Of this and all other fields,
+        'a.b' is the field 'b' inside the field 'a'.
       name_field: the field that names a row's document; None: the file and the number of the row.
       group_by: rows with the same value in this field are one document; None: each row is one.
       order_by: the field by which the rows of such a document are sorted; None: as they come.

@@ -16,8 +16,10 @@ from block_recurrent.files.paths import workdir_path
 from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130  # of shells: 128 + SIGINT
 EXIT_STATUSES = (
-    "Exit status: 0 done, 2 a mistake in the command, the run or its data, which one line explains."
+    "Exit status: 0 done, 2 a mistake in the command, the run or its data, which one line "
+    "explains,\n130 stopped by Ctrl-C."
 )
 
 
@@ -44,7 +46,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_main(main: Callable[[], int | None]):
-    """Runs `main` and exits with its status; a `UserError` becomes one line and status 2."""
+    """Runs `main` and exits with its status. A `UserError` or a Ctrl-C becomes one line."""
     # Orbax warns about options that are set on purpose, and all three raise the errors they log.
     for name in ("absl", "asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -54,6 +56,9 @@ def run_main(main: Callable[[], int | None]):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         exit_process(USER_ERROR_STATUS)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        exit_process(INTERRUPTED_STATUS)
     except Exception:
         traceback.print_exc()
         exit_process(1)

@@ -2,7 +2,9 @@
 
 import codecs
 import functools
+import io
 from collections.abc import Iterable, Iterator
+from io import IOBase
 from pathlib import Path
 
 from block_recurrent.data.content import recognise
@@ -79,3 +81,25 @@ def to_utf8(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes
         if text:
             yield text.encode("utf-8", "surrogatepass")
         position, chunk = position + len(chunk), following
+
+
+def utf8_stream(stream: IOBase, encoding: str, name: str) -> IOBase:
+    """A stream with the text of another one, converted to UTF-8; see `to_utf8`."""
+    chunks = iter(functools.partial(stream.read, CHUNK_BYTES), b"")
+    return io.BufferedReader(_Chunks(to_utf8(chunks, encoding, name)), CHUNK_BYTES)
+
+
+class _Chunks(io.RawIOBase):
+    """A stream of chunks that are not empty."""
+
+    def __init__(self, chunks: Iterator[bytes]):
+        self._chunks, self._ready = chunks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._ready = self._ready or next(self._chunks, b"")
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count

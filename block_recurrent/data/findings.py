@@ -160,12 +160,14 @@ class TrainingCopies:
 
 
 def leaving_links(files: Iterable[SourceFile]) -> Iterator[Finding]:
-    """Files of a folder that are links to a place outside of it."""
+    """Files of a folder that are links to a place outside of it.
+
+    In the cache of the Hugging Face hub, all files are links to the cache's own blobs.
+    """
     leaving = [
         file.name
         for file in files
-        if not file.name.startswith("../") and os.path.islink(file.path)
-        if not Path(file.path).resolve().is_relative_to(_folder(file).resolve())
+        if not file.name.startswith("../") and os.path.islink(file.path) and _leaves(file)
     ]
     if leaving:
         yield Finding(
@@ -173,9 +175,13 @@ def leaving_links(files: Iterable[SourceFile]) -> Iterator[Finding]:
         )
 
 
-def _folder(file: SourceFile) -> Path:
-    """The folder of the corpus that a file is in."""
-    return Path(file.path).parents[file.name.count("/")]
+def _leaves(file: SourceFile) -> bool:
+    """Whether a link leads out of the folder of the corpus, and is none of the hub's cache."""
+    target = Path(file.path).resolve()
+    folder = Path(file.path).parents[file.name.count("/")].resolve()
+    snapshots = target.parent.with_name("snapshots")
+    in_cache = target.parent.name == "blobs" and folder.is_relative_to(snapshots)
+    return not in_cache and not target.is_relative_to(folder)
 
 
 def count(documents: int) -> str:

@@ -103,7 +103,9 @@ class Survey(NamedTuple):
             if one.named:
                 how = f", {self.selection}" if self.selection and split == "held_out" else ""
                 how = ", never trained on" if split == "test" else how
-                yield f"{split}{how}: {shorten(one.named, len(one.named) if full else SHOWN)}"
+                one_per_line = full and len(one.named) > SHOWN
+                yield f"{split}{how}:{'' if one_per_line else f' {shorten(one.named, SHOWN)}'}"
+                yield from (f"    {name}" for name in one.named if one_per_line)
         if self.extent:
             yield self.extent
         yield from (f"warning: {text}" for text in (*self.binary, *self.warnings))

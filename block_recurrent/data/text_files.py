@@ -188,6 +188,13 @@ def _check_folder(folder: Path):
             f"data.path = '{folder}' is a file: set data.path to its folder, and data.glob to the "
             "name of the file"
         )
+    if (folder / "blobs").is_dir() and (folder / "snapshots").is_dir():
+        snapshots = sorted((folder / "snapshots").iterdir(), key=os.path.getmtime)
+        example = f", such as '{snapshots[-1]}'" if snapshots else ""
+        raise UserError(
+            f"data.path = '{folder}' is a dataset in the cache of the Hugging Face hub, where each "
+            f"file lies twice: set data.path to one of its snapshots{example}"
+        )
 
 
 def _is_library(folder: str) -> bool:

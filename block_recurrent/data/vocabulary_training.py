@@ -67,10 +67,10 @@ def train_unigram(texts: Iterable[str], size: int, special: Sequence[str] = ()) 
     """
     import sentencepiece
 
-    model = io.BytesIO()
+    model, failures = io.BytesIO(), []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=_lines(texts, failures),
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
@@ -89,6 +89,8 @@ def train_unigram(texts: Iterable[str], size: int, special: Sequence[str] = ()) 
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failures:
+            raise failures[0] from error
         raise UserError(
             f"SentencePiece cannot train a model of --size={size} on this text "
             f"({first_line(error)}): give a larger size, or more text"
@@ -96,9 +98,16 @@ def train_unigram(texts: Iterable[str], size: int, special: Sequence[str] = ()) 
     return model.getvalue()
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends, in parts if they are long."""
-    for text in texts:
-        for line in text.replace("\0", "").splitlines(keepends=True):
-            for start in range(0, len(line), MAX_LINE):
-                yield line[start : start + MAX_LINE]
+def _lines(texts: Iterable[str], failures: list[BaseException]) -> Iterator[str]:
+    """Lines with their ends, in parts if they are long.
+
+    Errors of the texts are also appended to `failures`, because SentencePiece hides them.
+    """
+    try:
+        for text in texts:
+            for line in text.replace("\0", "").splitlines(keepends=True):
+                for start in range(0, len(line), MAX_LINE):
+                    yield line[start : start + MAX_LINE]
+    except (Exception, KeyboardInterrupt) as error:
+        failures.append(error)
+        raise

@@ -358,6 +358,16 @@ def test_evaluation_without_a_checkpoint(place):
     assert contents(place) == before
 
 
+def test_ctrl_c_is_one_line(capsys):
+    def main():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(9)
+
+    with pytest.raises(SystemExit) as exit:
+        run_main(main)
+    assert exit.value.code == 130 and capsys.readouterr() == ("", "stopped\n")
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help(program, run):
     status, out, err = run(program, "--help")

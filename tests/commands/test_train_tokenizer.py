@@ -1,6 +1,9 @@
 """Vocabularies that train_tokenizer makes from a corpus."""
 
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from block_recurrent.data.text_sample import CHUNK_TOKENS, sample_text
 from block_recurrent.data.tokenizer_vocabulary import TokenizerVocabulary
 from block_recurrent.data.vocabulary_storage import load_vocabulary
 from block_recurrent.data.vocabulary_training import train_bpe, train_unigram
+from preparing import environment
 from vocabularies import LINES
 
 GIN = "--gin_file=gin/data/text_files.gin", "--gin_bindings=data.path = 'texts'"
@@ -52,6 +56,8 @@ def test_a_vocabulary_of_a_corpus(kind, output, run, corpus):
     status, out, err = run(*GIN, *options)
     assert (status, err) == (0, "")
     assert out.endswith(f"set prepare.vocabulary = '{corpus / output}' for prepare_data\n")
+    assert ("\nchoosing the pieces: takes several times" in out) == (kind == "unigram")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     vocabulary = load_vocabulary(output)
     assert f"{output}: {vocabulary.size:,} tokens, " in out and 260 < vocabulary.size <= 400
     ids = range(vocabulary.size)
@@ -143,3 +149,30 @@ def test_an_unwritable_output(run, corpus):
     assert status == 2 and err.startswith("error: cannot write --output=my.json (")
     with pytest.raises(UserError):
         train_bpe(LINES, 100)
+
+
+@pytest.mark.parametrize("train", [train_bpe, train_unigram])
+@pytest.mark.parametrize("error", [UserError("cannot read a.txt"), KeyboardInterrupt()])
+def test_errors_of_reading_are_not_those_of_training(train, error):
+    def texts():
+        yield from LINES
+        raise error
+
+    with pytest.raises(type(error)):
+        train(texts(), 400)
+
+
+@pytest.mark.parametrize("output, line", [("my.json", "training"), ("my.model", "choosing")])
+def test_ctrl_c_during_training(output, line, corpus):
+    """In native code, which would not notice it before its end."""
+    (corpus / "texts" / "large.txt").write_text("\n".join(map(str, range(400_000))))
+    command = [sys.executable, "-m", "block_recurrent.train_tokenizer", *GIN]
+    command += ["--kind=bpe" if output == "my.json" else "--kind=unigram"]
+    command += [f"--output={output}", "--size=4000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
+        while not process.stdout.readline().startswith(line):
+            assert process.poll() is None
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == -signal.SIGINT
+    assert not (corpus / output).exists()

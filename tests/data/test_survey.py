@@ -9,7 +9,9 @@ import tarfile
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from block_recurrent.config.options import DataConfig
 from block_recurrent.config.run_config import RunConfig
@@ -21,7 +23,7 @@ from block_recurrent.data.held_out import document_name, is_held_out
 from block_recurrent.data.survey import survey
 from block_recurrent.errors import UserError
 from block_recurrent.training.setup import Setup
-from preparing import write_texts
+from preparing import TEXTS, bind, write_texts
 
 CHINESE = "這是一個中文文本。\n第二行，沒有英文。\n" * 40
 ENGLISH = "Plain English text.\nA second line, with a café.\n" * 40
@@ -109,7 +111,9 @@ def test_a_corpus_in_full(tmp_path):
     names = [f"{i}.txt (2,000 bytes)" for i in range(10, 20)]
     start = "held_out, as data.held_out says: "
     assert start + ", ".join(names[:5]) + " and 5 more" in short
-    assert start + ", ".join(names) in full
+    place = full.index(start.strip())
+    assert full[place + 1 : place + 11] == [f"    {name}" for name in names]
+    assert not full[place + 11].startswith(" ")
     assert any(line.startswith("held_out: 10 documents, 0.02 MB; the longest has") for line in full)
 
 
@@ -188,6 +192,51 @@ def test_links_that_leave_the_folder_are_told(texts, tmp_path):
     (texts / "sub" / "again.txt").symlink_to("../../diary.txt")
     (warning,) = warnings_of(texts, held_out="1.txt")
     assert warning.startswith("2 documents: links to files elsewhere (diary.txt, sub/again.txt): ")
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    """A dataset as the Hugging Face hub's client caches it: all files are links to blobs."""
+    repository = tmp_path / "datasets--me--texts"
+    snapshot = repository / "snapshots" / "0a1b2c"
+    rows = {"train": 50, "validation": 9}
+    files = {f"data/{name}-00000-of-00001.parquet": n for name, n in rows.items()}
+    (snapshot / "data").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for number, (name, count) in enumerate({"README.md": 0, **files}.items()):
+        blob = repository / "blobs" / (f"{number}f" * 32)
+        if count:
+            texts = [f"{name} {row}\n" * 200 for row in range(count)]
+            parquet.write_table(pa.table({"text": texts}), blob)
+        else:
+            blob.write_text("about")
+        (snapshot / name).symlink_to(os.path.relpath(blob, (snapshot / name).parent))
+    return snapshot
+
+
+def test_the_cache_of_the_hub(snapshot, tmp_path, prepare):
+    """Its links are no warning; others are."""
+    for path in (snapshot, snapshot / "data"):
+        found = survey_of(path)
+        assert found.splits["train"].documents == 50 and found.splits["held_out"].documents == 9
+        assert not found.warnings and found.suffixes.keys() == {".parquet"}
+    assert not survey_of(snapshot / "data" / "train-00000-of-00001.parquet").warnings
+    out = prepare("store", *TEXTS, *bind(data__path=str(snapshot)))
+    assert "store train: 50 documents" in out and "warning" not in out
+    write_texts(tmp_path, {"diary.txt": b"private\n" * 200})
+    (snapshot / "data" / "diary.txt").symlink_to(tmp_path / "diary.txt")
+    (warning,) = survey_of(snapshot).warnings
+    assert warning.startswith("1 document: links to files elsewhere (data/diary.txt): ")
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_must_be_chosen(snapshot):
+    """Otherwise its blobs, whose names do not say what they are, are read as text."""
+    with pytest.raises(UserError) as error:
+        survey_of(repository := snapshot.parents[1])
+    assert str(error.value) == (
+        f"data.path = '{repository}' is a dataset in the cache of the Hugging Face hub, where each "
+        f"file lies twice: set data.path to one of its snapshots, such as '{snapshot}'"
+    )
 
 
 def test_padding_is_told(texts):

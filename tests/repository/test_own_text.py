@@ -55,6 +55,7 @@ def write_corpora(my: Path):
     chapters = b"".join(b"CHAPTER %d\n" % i + text for i, text in enumerate(BYTES))
     write(my, {"text.txt.xz": COMPRESS[".xz"](b"<|endoftext|>".join(BYTES)), "book.txt": chapters})
     write(my, {"rows.jsonl.zst": COMPRESS[".zst"](lines("content"))})
+    write(my, {"nested.jsonl": b"".join(b'{"meta": %s}\n' % row for row in lines().splitlines())})
     csv = "".join('"{}",1\n'.format(text.replace('"', '""')) for text in TEXTS)
     write(my, {"table.csv": ("body,id\n" + csv).encode()})
     rows = [{"text": text} for text in TEXTS]

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from io import IOBase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.data.encodings import to_utf8
+from block_recurrent.data.encodings import to_utf8, utf8_stream
 from block_recurrent.data.formats.compression import decompress, explain_damage
 from block_recurrent.data.formats.csv_rows import csv_rows
 from block_recurrent.data.formats.groups import are_written, read_groups, write_groups
@@ -31,6 +32,7 @@ READERS = {
     "parquet": parquet_rows,
     "arrow": arrow_rows,
 }
+TEXTUAL = ("json", "csv", "tsv")  # in which the encoding is that of the file
 LEAST_PARTS = 4  # of a corpus of few files, which each part reads from their start
 
 
@@ -57,6 +59,8 @@ class Corpus:
         separator = data.separator
         self._separator = None if separator is None else parse_separator(separator)
         self._fields = Fields(data)
+        self._stream: IOBase | None = None  # that was opened last
+        self._finished_bytes = 0  # of the files before it
 
     @property
     def is_plain(self) -> bool:
@@ -141,12 +145,30 @@ class Corpus:
 
     def rows(self, part: int = 0, num_parts: int = 1) -> Iterator[Document]:
         """The documents before `data.group_by` joins those of the same name."""
+        self._finished_bytes = 0
+        for file, share in self._shares(part, num_parts):
+            with explain_damage(file.name), contextlib.closing(file.open()) as self._stream:
+                yield from self._read(file.name, self._stream, share)
+            self._finished_bytes += file.size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stream": None}  # open files cannot be pickled
+
+    @property
+    def bytes_read(self) -> int:
+        """Position of the last `rows` in its files, in bytes as they lie there; see `size`."""
+        is_open = self._stream is not None and not self._stream.closed
+        return self._finished_bytes + (self._stream.tell() if is_open else 0)
+
+    def size(self, part: int, num_parts: int) -> int:
+        """The sizes of the files of a part, which all are read from their start."""
+        return sum(file.size for file, _ in self._shares(part, num_parts))
+
+    def _shares(self, part: int, num_parts: int) -> Iterator[tuple[SourceFile, Share]]:
         shares = -(-num_parts // len(self.files))  # of each file
         for number in range(part, shares * len(self.files), num_parts):
             index, share = divmod(number, shares)
-            file = self.files[index]
-            with explain_damage(file.name), contextlib.closing(file.open()) as stream:
-                yield from self._read(file.name, stream, Share(share, shares))
+            yield self.files[index], Share(share, shares)
 
     def _read(self, name: str, stream: IOBase, share: Share) -> Iterator[Document]:
         stream, kind = decompress(stream, name), format_of(name, self.data.format)
@@ -156,6 +178,8 @@ class Corpus:
         elif kind == "text":
             yield from self._read_text(name, stream, share)
         else:
+            if self.data.encoding is not None and kind in TEXTUAL:
+                stream = utf8_stream(stream, self.data.encoding, name)
             rows = READERS[kind](stream, name, self._fields.wanted, share)
             yield from self._fields.documents(name, rows, self.splits.get(name))
 

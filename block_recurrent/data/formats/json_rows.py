@@ -82,6 +82,8 @@ def _parse_leniently(line: bytes, error: ValueError) -> Any:
     """Accepts NaN, and half surrogates in fields that are not wanted."""
     try:
         return json.loads(line.decode())
+    except UnicodeDecodeError:
+        return BadRow("it is no JSON object (not UTF-8: data.encoding names other encodings)")
     except ValueError:
         return BadRow(f"it is no JSON object ({error})")
 

@@ -8,6 +8,8 @@ from block_recurrent.data.split_names import Split
 from block_recurrent.errors import UserError
 from block_recurrent.fields import nearest
 
+MOST_NAMES, LONGEST_NAME = 20, 40  # of fields, in messages
+
 
 class Document(NamedTuple):
     """A document, or a part of one that `groups` joins with others.
@@ -104,19 +106,54 @@ class Fields:
 
 
 def select(row: dict[str, Any], wanted: Sequence[str]) -> list[Any] | BadRow:
-    """The values of the wanted fields."""
+    """The values of the wanted fields, of which 'a.b' is the field 'b' of the object 'a'."""
     try:
         return [row[field] for field in wanted]
     except KeyError:
-        return BadRow(missing_field(wanted, list(row)))
+        pass
+    try:
+        return [_value(row, field) for field in wanted]
+    except KeyError:
+        return BadRow(missing_field(wanted, list(_names(row))))
+
+
+def _value(row: dict[str, Any], field: str) -> Any:
+    """The value of a field, or of a field inside it; None if that is in a null."""
+    if field in row:
+        return row[field]
+    outer, dot, inner = field.partition(".")
+    value = row[outer]
+    if not dot or not isinstance(value, dict | None):
+        raise KeyError(field)
+    return None if value is None else _value(value, inner)
+
+
+def _names(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The names of all fields, also of those inside others."""
+    for name, value in row.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{name}.")
 
 
 def missing_field(wanted: Sequence[str], there: Sequence[str]) -> str:
     """Says which wanted field is not there, and which one may be meant."""
     field = next(field for field in wanted if field not in there)
-    close = nearest(field, there)
-    hint = f"did you mean '{close}'?" if close else f"it has {', '.join(there) or 'none'}"
-    return f"it has no field '{field}' ({hint}); fields are set by data.text_field and the like"
+    inside = (name for name in there if name.endswith(f".{field}"))
+    if close := next(inside, None) or nearest(field, there):
+        hint = f"did you mean '{_short(close)}'?"
+    else:
+        hint = f"it has {', '.join(map(_short, there[:MOST_NAMES])) or 'none'}"
+    return (
+        f"it has no field '{field}' ({hint}); fields are set by data.text_field and the like, and "
+        "data.format = 'text' reads files as plain text"
+    )
+
+
+def _short(name: str) -> str:
+    """A name that fits into a line; what is no header can be anything."""
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _pieces(text: Any, field: str) -> Iterable[bytes]:

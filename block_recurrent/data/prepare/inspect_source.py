@@ -1,4 +1,4 @@
-"""Surveys what `prepare_data` will read, or what a run will."""
+"""Surveys the files that `prepare_data` will read."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,19 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
-from block_recurrent.data.corpora import load_documents, survey_corpus
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.findings import READ_BYTES, megabytes
 from block_recurrent.data.formats.source_files import on_disk
 from block_recurrent.data.prepare.folder_documents import SEQIO_SPLITS, FileGroup
 from block_recurrent.data.prepare.plain_folder import PlainFolder
-from block_recurrent.data.prepare.source import reads_files
 from block_recurrent.data.prepare.streamed_corpus import StreamedCorpus
 from block_recurrent.data.prepare.streamed_division import take_parts
-from block_recurrent.data.prepare.text_source import open_texts
 from block_recurrent.data.survey import Survey, survey
-from block_recurrent.errors import UserError
 
 MOST_FILES = 1000  # that are looked into
 
@@ -33,20 +28,12 @@ class DocumentSizes(NamedTuple):
     selection: str
 
 
-def survey_source(prepare: PrepareConfig, data: DataConfig, window_length: int | None) -> Survey:
-    """Surveys the files that `prepare_data` reads, or else the corpus of a run; see `survey`.
+def survey_texts(texts: PlainFolder | StreamedCorpus, window_length: int | None) -> Survey:
+    """Surveys the documents of files; see `survey`.
 
     Raises:
-      UserError: the corpus cannot be read.
+      UserError: the files cannot be read.
     """
-    if not reads_files(prepare) or data.path is None:
-        if data.corpus == "store" and not all(Path(path).is_dir() for path in data.stores):
-            raise UserError(
-                "there is nothing to inspect before it is prepared: of seqio Tasks over TFDS or "
-                "your own sources, inspect the finished store, with data.stores"
-            )
-        return survey_corpus(data, load_documents(data), window_length)
-    texts = open_texts(prepare.task, data, "anywhere")
     if isinstance(texts, PlainFolder):
         return _survey_folder(texts, window_length)
     return _survey_stream(texts, window_length)

@@ -1,6 +1,5 @@
 """Makes a token store from files, or from a seqio Task or Mixture."""
 
-import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,8 +9,9 @@ from block_recurrent.console.progress import PrepareProgress
 from block_recurrent.data.prepare.lost_text import check_lost_text
 from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder
 from block_recurrent.data.prepare.plan import Plan, make_plan, store_split
-from block_recurrent.data.prepare.shard_workers import Counters, Setup, write_shards
-from block_recurrent.data.prepare.source import open_sources
+from block_recurrent.data.prepare.shard_workers import Setup, write_shards
+from block_recurrent.data.prepare.source import Sources, reads_files
+from block_recurrent.data.prepare.store_progress import StoreProgress
 from block_recurrent.data.prepare.store_writer import (
     Shard,
     finish_store,
@@ -23,19 +23,25 @@ from block_recurrent.data.store_format import METADATA, VOCABULARY_FILES, read_j
 from block_recurrent.data.vocabulary_storage import describe_vocabulary
 
 
-def prepare(config: PrepareConfig, data: DataConfig, output: Path, about: Iterable[str] = ()):
+def prepare(
+    sources: Sources,
+    config: PrepareConfig,
+    data: DataConfig,
+    output: Path,
+    about: Iterable[str] = (),
+):
     """Writes the store, or its missing shards, and prints how to train from it.
 
     Args:
-      config: what to write.
-      data: the corpus.
+      sources: what to make a store of; see `open_sources`.
+      config, data: the configuration that the sources were opened with.
       output: folder of the store.
       about: lines about the corpus, which are printed before anything is written.
 
     Raises:
       UserError: the store cannot be written, or `output` contains something else.
     """
-    plan = make_plan(config, open_sources(config, data))
+    plan = make_plan(config, sources)
     try:
         if is_prepared(output, plan.content):
             print(f"{output} is already complete")
@@ -53,15 +59,15 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig, abo
     for task in plan.tasks:
         plan.store_of(task, folder).mkdir(exist_ok=True)
     shards = [shard for task in plan.tasks for shard in plan.shards_of(task, folder)]
-    missing = [shard for shard in shards if not shard.is_finished]
-    if len(missing) < len(shards):
-        print(f"{len(shards) - len(missing)} of {len(shards)} shards are already complete")
-    if missing:
+    num_finished = sum(shard.is_finished for shard in shards)
+    if num_finished:
+        print(f"{num_finished} of {len(shards)} shards are already complete")
+    if num_finished < len(shards):
         for line in about:
             print(line)
         for task, source in plan.tasks.items():
             source.begin(plan.store_of(task, folder))
-        _write(missing, plan, config, data)
+        _write(shards, plan, config, data)
     for task in plan.tasks:
         for split, number in plan.descriptions[task]["shards"].items():
             counts = sum_counts(plan.store_of(task, folder), store_split(split), number)
@@ -72,38 +78,14 @@ def _fill(folder: Path, plan: Plan, config: PrepareConfig, data: DataConfig, abo
 
 
 def _write(shards: list[Shard], plan: Plan, config: PrepareConfig, data: DataConfig):
-    sources = {task: described["source"] for task, described in plan.descriptions.items()}
-    counters = Counters(len(shards))
-    num_processes = min(config.num_processes or os.cpu_count() or 1, len(shards))
-    print(f"writing {len(shards)} shards, {num_processes} at a time", flush=True)
-    with PrepareProgress() as progress:
-        update = functools.partial(_update, progress, counters, _num_examples(plan, shards))
-        write_shards(
-            shards, plan.tasks, Setup(config, data, sources), num_processes, counters, update
-        )
-
-
-def _num_examples(plan: Plan, shards: list[Shard]) -> float | None:
-    """The number of examples in the shards; None if a source does not know."""
-    known = {
-        (shard.task, split): plan.tasks[shard.task].num_examples(split)
-        for shard in shards
-        for split in shard.splits
-    }
-    if None in known.values():
-        return None
-    return sum(
-        known[shard.task, split] / shard.num_shards for shard in shards for split in shard.splits
-    )
-
-
-def _update(progress: PrepareProgress, counters: Counters, num_examples: float | None):
-    examples, documents, tokens, finished = counters.numbers.sum(0).tolist()
-    if num_examples:
-        share = min(1.0, examples / num_examples)
-    else:
-        share = finished / len(counters.numbers)
-    progress.update(documents, tokens, share)
+    descriptions = {task: described["source"] for task, described in plan.descriptions.items()}
+    setup = Setup(config, data, descriptions, plan.tasks if reads_files(config) else None)
+    sizes = [plan.tasks[shard.task].size(shard) for shard in shards]
+    with PrepareProgress() as display:
+        progress = StoreProgress(shards, sizes, config.allow_lossy_vocabulary, display.update)
+        num_processes = min(config.num_processes or os.cpu_count() or 1, len(progress.missing))
+        display.note(f"writing {len(progress.missing)} shards, {num_processes} at a time")
+        write_shards(plan.tasks, setup, num_processes, progress)
 
 
 def _finish(task: str, plan: Plan, folder: Path):

@@ -66,8 +66,10 @@ def partial_folder(output: Path, plan: Plan) -> Iterator[Path]:
             )
         write_json(path, plan)
         _remove_temporary(folder)
-        yield folder
-        _remove_temporary(folder)
+        try:
+            yield folder
+        finally:
+            _remove_temporary(folder)
         _fsync(folder)
         folder.rename(output)
         (output / LOCK).unlink()
@@ -81,7 +83,7 @@ def _in_use(folder: Path) -> UserError:
 
 
 def _remove_temporary(folder: Path):
-    """Removes the files that a killed process left unfinished."""
+    """Removes the files that a process left unfinished when it was killed."""
     for path in folder.rglob("*.tmp"):
         path.unlink(missing_ok=True)
 

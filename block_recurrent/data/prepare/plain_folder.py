@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.data.documents import CHUNK_BYTES
 from block_recurrent.data.prepare.folder_documents import (
     Cut,
     FileGroup,
@@ -23,6 +22,9 @@ class PlainFolder:
     """The documents in the files of a folder. It is listed when it is first needed.
 
     The arguments are explained in `group_files`, and `cut` in `read_pieces`.
+
+    Attributes:
+      done: bytes read so far of the shard that is being read.
     """
 
     skipped = 0
@@ -39,7 +41,7 @@ class PlainFolder:
     ):
         self.path, self.grouping, self.glob = local_path(path), grouping, glob
         self.held_out_per_mille, self.held_out = held_out_per_mille, held_out
-        self.cut, self.encoding = cut, encoding
+        self.cut, self.encoding, self.done = cut, encoding, 0
 
     @property
     def passes(self) -> tuple[tuple[str, ...], ...]:
@@ -63,10 +65,8 @@ class PlainFolder:
     def num_shards(self, split: str, most: int) -> int:
         return max(1, min(most, len(self.documents[split])))
 
-    def num_examples(self, split: str) -> int:
-        """The number of pieces, estimated from the sizes of the documents."""
-        sizes = (document.stop - document.start for document in self.documents[split])
-        return sum(max(1, -(-size // CHUNK_BYTES)) for size in sizes)
+    def size(self, shard: Shard) -> int:
+        return sum(document.stop - document.start for document in self._documents_of(shard))
 
     def begin(self, folder: Path):
         """Nothing has to be done."""
@@ -77,10 +77,16 @@ class PlainFolder:
     def pieces(self, shard: Shard) -> Iterator[tuple[str, str, bytes, bool]]:
         """Yields split, name and text of each piece, and whether its document goes on."""
         (split,) = shard.splits
-        for document in self.documents[split][shard.index :: shard.num_shards]:
+        self.done = 0
+        for document in self._documents_of(shard):
             for text, continues in self.read(document):
+                self.done += len(text)
                 yield split, document.name, text, continues
 
     def read(self, document: FileGroup) -> Iterator[tuple[bytes, bool]]:
         """Yields the pieces of a document, and whether it goes on; see `read_pieces`."""
         return read_pieces(document, self.path, self.cut, encoding=self.encoding)
+
+    def _documents_of(self, shard: Shard) -> Sequence[FileGroup]:
+        (split,) = shard.splits
+        return self.documents[split][shard.index :: shard.num_shards]

@@ -68,7 +68,7 @@ class SeqioSource:
             raise
         except Exception as error:  # from TensorFlow, seqio or the user's code
             raise _broken(error) from error
-        self.task, self.skipped = task, 0
+        self.task, self.skipped, self.done = task, 0, 0
         self.passes = tuple((split,) for split in task.splits)
         self.vocabulary = from_seqio(task.output_features["targets"].vocabulary)
 
@@ -85,9 +85,10 @@ class SeqioSource:
     def num_shards(self, split: str, most: int) -> int:
         return max(1, min(most, len(self.task.source.list_shards(split))))
 
-    def num_examples(self, split: str) -> int | None:
-        number = self.task.source.num_input_examples(split)
-        return None if number is None or math.isinf(number) else int(number)
+    def size(self, shard: Shard) -> int | None:
+        (split,) = shard.splits
+        number = self._num_examples(split)
+        return None if number is None else -(-number // shard.num_shards)
 
     def begin(self, folder: Path):
         """Nothing has to be done."""
@@ -103,14 +104,19 @@ class SeqioSource:
                 if number == 0:  # TensorFlow resets it when it makes a dataset from a generator
                     keep_freed_memory(of_all_threads=True)
                 _check_tokens(example["targets"], self.vocabulary.size)
+                self.done = number + 1
                 yield _example(split, example)
         except tf.errors.OpError as error:
             raise UserError(_cause(error)) from error
 
+    def _num_examples(self, split: str) -> int | None:
+        number = self.task.source.num_input_examples(split)
+        return None if number is None or math.isinf(number) else int(number)
+
     def _describe_split(self, split: str) -> dict[str, Any]:
         files = [_name_and_size(path) for path in self.task.source.list_shards(split)]
         digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-        return {"examples": self.num_examples(split), "files": digest}
+        return {"examples": self._num_examples(split), "files": digest}
 
 
 def read_shard(task: seqio.Task, split: str, index: int, num_shards: int) -> tf.data.Dataset:

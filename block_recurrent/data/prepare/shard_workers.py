@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Int64
-
 from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.prepare.quiet_tensorflow import quiet
 from block_recurrent.data.prepare.source import Source, open_sources
+from block_recurrent.data.prepare.store_progress import Counters, StoreProgress
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.data.prepare.write_shard import write_shard
 from block_recurrent.errors import UserError
@@ -28,54 +26,37 @@ class Setup(NamedTuple):
 
     Attributes:
       prepare, data: the configuration.
-      sources: the description of each Task's source, which must be the same in all processes.
+      descriptions: of each Task's source, which must be the same in all processes.
+      sources: the sources; None: each worker opens them for itself.
     """
 
     prepare: PrepareConfig
     data: DataConfig
-    sources: Mapping[str, Mapping[str, Any]]
-
-
-class Counters:
-    """Progress counts per shard, in memory that is shared by all processes."""
-
-    def __init__(self, num_shards: int):
-        self._memory = multiprocessing.RawArray("q", 4 * num_shards)
-
-    @property
-    def numbers(self) -> Int64[np.ndarray, "shards 4"]:
-        """Per shard: examples read, documents written, tokens written, and 1 if it is finished."""
-        return np.frombuffer(self._memory, np.int64).reshape(-1, 4)
+    descriptions: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Source] | None
 
 
 def write_shards(
-    shards: Sequence[Shard],
-    sources: Mapping[str, Source],
-    setup: Setup,
-    num_processes: int,
-    counters: Counters,
-    update: Callable[[], None],
+    sources: Mapping[str, Source], setup: Setup, num_processes: int, progress: StoreProgress
 ):
-    """Writes the shards.
+    """Writes the missing shards.
 
     Args:
-      shards: the shards to write.
       sources: by Task, for this process.
       setup: setup of the workers.
       num_processes: number of workers; with 1, this process writes the shards itself.
-      counters: updated by the workers.
-      update: called a few times per second, to show progress.
+      progress: updated a few times per second, also when it can raise an error.
 
     Raises:
-      UserError: a shard cannot be written.
+      UserError: a shard cannot be written, or `progress` raises it.
     """
     if num_processes <= 1:
-        for number, shard in enumerate(shards):
-            _write(sources, number, shard, counters, update)
+        for row, shard in progress.missing:
+            _write(sources, row, shard, progress.counters, progress.update)
         return
-    workers = [_Worker(setup, counters) for _ in range(num_processes)]
+    workers = [_Worker(setup, progress.counters) for _ in range(num_processes)]
     try:
-        _distribute(list(enumerate(shards)), workers, update)
+        _distribute(list(progress.missing), workers, progress.update)
     finally:
         for worker in workers:
             worker.process.kill()
@@ -150,8 +131,10 @@ def _receive_shard(connection: Connection) -> tuple[int, Shard]:
 
 
 def _set_up(setup: Setup) -> Mapping[str, Source]:
+    if setup.sources is not None:
+        return setup.sources
     sources = open_sources(setup.prepare, setup.data).tasks
-    for name, described in setup.sources.items():
+    for name, described in setup.descriptions.items():
         if sources[name].describe() != described:
             raise UserError(
                 f"the source of {name} has changed since prepare_data started: run the same "
@@ -162,19 +145,16 @@ def _set_up(setup: Setup) -> Mapping[str, Source]:
 
 def _write(
     sources: Mapping[str, Source],
-    number: int,
+    row: int,
     shard: Shard,
     counters: Counters,
     update: Callable[[], None],
 ):
-    row = counters.numbers[number]
-
-    def report(*numbers: int):
-        row[:3] = numbers
+    def report(counts: Sequence[int]):
+        counters.numbers[row] = counts
         update()
 
     write_shard(sources[shard.task], shard, report)
-    row[3] = 1
 
 
 def _exit_with_parent():

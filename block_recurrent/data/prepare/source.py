@@ -42,11 +42,13 @@ class Source(Protocol):
       passes: the splits, grouped into those that are written in one pass over the source.
       vocabulary: of the tokens.
       skipped: rows left out so far of the shard that is being read.
+      done: how much of that shard has been read, in the unit of `size`.
     """
 
     passes: tuple[tuple[str, ...], ...]
     vocabulary: Vocabulary
     skipped: int
+    done: int
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the examples, as JSON values, without paths."""
@@ -54,8 +56,11 @@ class Source(Protocol):
     def num_shards(self, split: str, most: int) -> int:
         """Into how many shards a split is divided, at most `most`."""
 
-    def num_examples(self, split: str) -> int | None:
-        """About how many examples a split has; None if that is not known."""
+    def size(self, shard: Shard) -> int | None:
+        """About how much must be read for a shard, in any unit; None if that is not known.
+
+        Called after `begin`.
+        """
 
     def begin(self, folder: Path):
         """Does what must be done once, before any shard of the store in this folder is written."""

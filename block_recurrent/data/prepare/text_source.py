@@ -38,8 +38,8 @@ class TextSource:
     def num_shards(self, split: str, most: int) -> int:
         return self.texts.num_shards(split, most)
 
-    def num_examples(self, split: str) -> int | None:
-        return self.texts.num_examples(split)
+    def size(self, shard: Shard) -> int:
+        return self.texts.size(shard)
 
     def begin(self, folder: Path):
         self.texts.begin(folder)
@@ -55,6 +55,10 @@ class TextSource:
     @property
     def skipped(self) -> int:
         return self.texts.skipped
+
+    @property
+    def done(self) -> int:
+        return self.texts.done
 
 
 def open_text(prepare: PrepareConfig, data: DataConfig) -> TextSource:

@@ -57,6 +57,14 @@ def test_long_windows_of_zstd(tmp_path):
     assert read(tmp_path) == {"a.txt.zst": b"long "}
 
 
+def test_suffixes_in_capitals(tmp_path):
+    rows = FILES["a.jsonl"]
+    files = {"A.JSONL": rows, "B.JSON.GZ": gzip.compress(rows), "C.PARQUET": FILES["f.parquet"]}
+    write(tmp_path, files | {"D.TXT": b"d", "E.ZIP": archive("zip", {"F.TXT.ZST": b""})})
+    expected = {f"{name}:{i + 1}": text.encode() for name in files for i, text in enumerate(TEXTS)}
+    assert read(tmp_path) == expected | {"D.TXT": b"d", "E.ZIP/F.TXT.ZST": b""}
+
+
 def test_archives(tmp_path):
     """Of texts, tables and compressed files, also inside each other; hidden files are left out."""
     files = {"b/1.txt": b"first", "./2.txt": b"", "._1.txt": b"\0", "f.parquet": FILES["f.parquet"]}
@@ -124,6 +132,79 @@ def test_columns_of_other_kinds_of_text(tmp_path):
     table = pa.table({"text": pa.array(["é", "é"]).dictionary_encode()})
     parquet.write_table(table, tmp_path / "d.parquet")
     assert list(read(tmp_path).values()) == ["é".encode(), b""] * 3 + ["é".encode()] * 2
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "shift_jis", "detect"])
+@pytest.mark.parametrize("name", ["a.csv", "b.tsv", "c.jsonl", "d.json"])
+def test_rows_in_another_encoding(name, encoding, suffix, tmp_path):
+    texts = ["雪が降る。" * 40, "テキスト,\t;|\n二行目" * 40, "naive"]
+    if name.endswith("sv"):
+        delimiter = "," if name == "a.csv" else "\t"
+        rows = "".join(f'{i}{delimiter}"{text}"\r\n' for i, text in enumerate(texts))
+        content = f"id{delimiter}text\r\n{rows}"
+    else:
+        lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+        content = ("[%s]" if name == "d.json" else "%s").replace(
+            "%s", ("," if name == "d.json" else "\n").join(lines)
+        )
+    raw = content.encode("utf-16" if encoding == "detect" else encoding)
+    write(tmp_path, {name + suffix: COMPRESS[suffix](raw)})
+    assert list(read(tmp_path, encoding=encoding).values()) == [text.encode() for text in texts]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_delimiters(delimiter, quote, suffix, tmp_path):
+    """As spreadsheets of other countries write them, with a byte order mark."""
+    lines = [("id", "a,b", "text"), ("1", "x;y|z", "one, two; three | four")]
+    table = "".join(
+        delimiter.join(
+            f'"{cell}"' if set(cell) & set(',;|"') else quote + cell + quote for cell in row
+        )
+        + "\r\n"
+        for row in lines
+    )
+    write(tmp_path, {f"a.{suffix}": b"\xef\xbb\xbf" + table.encode()})
+    assert list(read(tmp_path).values()) == [b"one, two; three | four"]
+    assert read(tmp_path, name_field="id") == {"1": b"one, two; three | four"}
+
+
+def table_files(rows: list[dict]) -> dict[str, bytes]:
+    """The same rows in all formats that have fields inside others."""
+    table, file = pa.Table.from_pylist(rows), pa.BufferOutputStream()
+    parquet.write_table(table, file)
+    arrow = pa.BufferOutputStream()
+    with pa.ipc.new_stream(arrow, table.schema) as writer:
+        writer.write_table(table)
+    return {
+        "a.jsonl": "\n".join(map(json.dumps, rows)).encode(),
+        "b.json": json.dumps(rows, indent=1).encode(),
+        "c.parquet": file.getvalue().to_pybytes(),
+        "d.arrow": arrow.getvalue().to_pybytes(),
+    }
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.parquet", "d.arrow"])
+def test_fields_inside_others(name, long, tmp_path, monkeypatch):
+    """A field that has the very name comes first."""
+    if long:
+        monkeypatch.setattr(json_module, "LONG_BYTES", 10)
+    rows = [
+        {"text": f"top {i}", "a": {"text": f"in {i}", "b": {"id": i, "text": f"deep {i}"}}}
+        for i in range(3)
+    ]
+    write(tmp_path, {name: table_files(rows)[name]})
+    assert list(read(tmp_path).values()) == [b"top 0", b"top 1", b"top 2"]
+    assert list(read(tmp_path, text_field="a.text").values()) == [b"in 0", b"in 1", b"in 2"]
+    found = read(tmp_path, text_field="a.b.text", name_field="a.b.id")
+    assert found == {"0": b"deep 0", "1": b"deep 1", "2": b"deep 2"}
+    assert list(read(tmp_path, text_field="a.b.text", group_by="a.b.id")) == ["0", "1", "2"]
+    own = [row | {"a.text": f"own {i}"} for i, row in enumerate(rows)]
+    write(tmp_path, {name: table_files(own)[name]})
+    assert list(read(tmp_path, text_field="a.text").values()) == [b"own 0", b"own 1", b"own 2"]
 
 
 # Separators

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sqlite3
 import sys
 import zipfile
@@ -47,6 +48,30 @@ def test_truncated_compressed_files(name, suffix, tmp_path):
     assert message.endswith("): copy or download it again, or exclude it with data.glob")
 
 
+def test_one_truncated_file_of_many(tmp_path):
+    """It is named, and those before it are read."""
+    content = COMPRESS[".zst"](FILES["a.jsonl"])
+    write(tmp_path, {f"{i:02}.jsonl.zst": content[: None if i != 13 else -9] for i in range(20)})
+    assert message_of(tmp_path).startswith("13.jsonl.zst is damaged or truncated (EOFError: ")
+    assert len(documents_of(tmp_path, glob=("0*", "1[!3]*"))[0]) == 19 * len(TEXTS)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])
+def test_a_file_that_is_not_compressed_as_its_name_says(suffix, tmp_path):
+    write(tmp_path, {f"a.txt{suffix}": b"A line of text.\n" * 9, f"b.jsonl{suffix}": json_lines()})
+    assert message_of(tmp_path).startswith(f"a.txt{suffix} is damaged or truncated (")
+    message = message_of(tmp_path, glob="b*")
+    assert message.startswith(f"b.jsonl{suffix} is damaged or truncated (")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_texts_in_lists(name, tmp_path):
+    write(tmp_path, {"a.jsonl": b'{"text": ["one", "two"]}'})
+    if name == "a.parquet":
+        parquet.write_table(pa.table({"text": [["one", "two"]]}), tmp_path / name)
+    assert re.search(r"'text' holds list(<element: string>)?, no text", message_of(tmp_path / name))
+
+
 @pytest.mark.parametrize("kind", ["gz", "xz", "zip"])
 def test_truncated_archives(kind, tmp_path):
     name = "a.zip" if kind == "zip" else f"a.tar.{kind}"
@@ -86,6 +111,27 @@ def test_a_wrong_field(name, tmp_path):
     assert "no field 'group'" in message_of(tmp_path, group_by="group")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet"])
+def test_a_wrong_field_inside_another(name, tmp_path):
+    rows = [{"id": 1, "meta": {"text": "a", "n": 5}}, {"id": 2, "meta": None}]
+    if name == "b.parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        write(tmp_path, {name: "\n".join(map(json.dumps, rows)).encode()})
+    for field, hint in {
+        "text": "did you mean 'meta.text'?",
+        "meta.txt": "did you mean 'meta.text'?",
+        "meta.text.x": "did you mean 'meta.text'?",
+        "id.xyz": "it has id, meta, meta.text, meta.n",
+    }.items():
+        assert f"it has no field '{field}' ({hint})" in message_of(tmp_path, text_field=field)
+    assert message_of(tmp_path, text_field="meta.text") == (
+        f"{name}, row 2: the field 'meta.text' is null{SKIP}"
+    )
+    assert "'meta.n' holds int" in message_of(tmp_path, text_field="meta.n")
+    assert documents_of(tmp_path, text_field="meta.text") == ([b"a"], 1)
+
+
 def test_rows_without_text(tmp_path):
     rows = ['{"text": "a"}', '{"text": null}', '{"text": 5}', '{"txt": "b"}', "[1]", '{"text": "c']
     rows += ['{"text": "\\ud800"}', '{"text": "d", "score": NaN, "other": "\\ud800"}', ""]
@@ -95,7 +141,7 @@ def test_rows_without_text(tmp_path):
         1: "the field 'text' is null",
         2: "the field 'text' holds int, no text",
         3: "it has no field 'text' (did you mean 'txt'?); fields are set by data.text_field and "
-        "the like",
+        "the like, and data.format = 'text' reads files as plain text",
         4: "it is no JSON object",
         6: "the field 'text' has half of a surrogate pair",
     }.items():
@@ -106,6 +152,33 @@ def test_rows_without_text(tmp_path):
         message = message_of(tmp_path)
         assert message.startswith("a.jsonl, row 2: it is no JSON object (")
         assert message.endswith(SKIP)
+
+
+@pytest.mark.parametrize(
+    "name, lines", [("a.csv", '"1,"x\n'), ("a.csv", '"text'), ("a.tsv", '"a"b')]
+)
+def test_a_first_row_that_is_no_csv(name, lines, tmp_path):
+    write(tmp_path, {name: lines.encode()})
+    message = message_of(tmp_path)
+    assert message.startswith(f"{name}: its first row, which names the columns, is no CSV (")
+    assert message.endswith("or read the file as plain text with data.format = 'text'")
+
+
+def test_a_table_without_a_header(tmp_path):
+    text = "A line.\n" * 99
+    write(tmp_path, {"a.csv": f'0,"{text}"\n1,"{text}"\n'.encode()})
+    message = message_of(tmp_path)
+    assert message.startswith(
+        "a.csv: in its first row, it has no field 'text' (it has 0, A line. A"
+    )
+    assert "…); fields are set by" in message and len(message) < 250
+
+
+def test_rows_in_another_encoding(tmp_path):
+    write(tmp_path, {"a.jsonl": json_lines().decode().encode("utf-16")})
+    message = "it is no JSON object (not UTF-8: data.encoding names other encodings)"
+    assert message_of(tmp_path) == f"a.jsonl, row 1: {message}{SKIP}"
+    assert message_of(tmp_path, encoding="utf-8").startswith("a.jsonl is not in the encoding utf-8")
 
 
 def test_training_says_how_many_rows_are_left_out(tmp_path, capsys):

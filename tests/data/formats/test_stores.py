@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
-from block_recurrent.data.formats import json_rows
+from block_recurrent.data.formats import corpus, json_rows
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.held_out import document_name
+from block_recurrent.data.prepare import plain_folder, streamed_corpus
+from block_recurrent.data.prepare.source import open_sources
+from block_recurrent.data.prepare.store_writer import Shard
+from block_recurrent.errors import UserError
 from books import text_of
 from preparing import (
     ONE_PROCESS,
@@ -222,3 +227,37 @@ def test_memory_does_not_grow_with_a_record(suffix, place):
         arguments = f"--output={megabytes}.store", *TEXTS, *ONE_PROCESS, *options
         peaks.append(peak_megabytes(*arguments))
     assert peaks[1] < peaks[0] + 100, f"{peaks} MB"
+
+
+@pytest.mark.parametrize(
+    "files", [{"a.jsonl": "".join(LINES).encode()}, {"a.txt": b"a" * 9000, "b.txt": b"b"}]
+)
+def test_the_corpus_is_listed_and_divided_once(files, place, prepare, monkeypatch):
+    """Also by the survey of what will be written."""
+    calls = []
+
+    def count(module, name: str):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: calls.append(name) or real(*a, **k))
+
+    count(corpus, "CorpusPaths")
+    count(streamed_corpus, "StreamedDivision")
+    count(plain_folder, "group_files")
+    prepare("store", *TEXTS, *bind(data__path=str(write(place / "some", files))))
+    divides = "StreamedDivision" if "a.jsonl" in files else "group_files"
+    assert calls == ["CorpusPaths", divides]
+
+
+def test_workers_get_the_corpus_as_it_was_listed(place, model):
+    """So they read no file to divide it, and have the same documents."""
+    write(place / "some", {"a.jsonl": "".join(LINES).encode(), "z.tgz": archive("gz", {"1": b"1"})})
+    data = DataConfig("text_files", "some")
+    (source,) = open_sources(PrepareConfig("text_files", model), data).tasks.values()
+    description = source.describe()
+    sent = pickle.loads(pickle.dumps(source))
+    (place / "some" / "z.tgz").write_bytes(b"no archive")
+    assert sent.describe() == description
+    with pytest.raises(UserError, match="z.tgz has 10 bytes, but had .* at the start"):
+        list(sent.examples(Shard("text_files", {"train": "train"}, 1, 2, place)))
+    names = [example.name for example in source.examples(Shard("t", {}, 0, 2, place))]
+    assert names and all(name.startswith("a.jsonl:") for name in names)
