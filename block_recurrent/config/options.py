@@ -32,6 +32,8 @@ class TrainConfig:
       num_steps: optimizer steps of the run.
       batch_size: rows of the global batch.
       segment_length: tokens per row in one step; a multiple of the model's window_length.
+      microbatches: parts of the batch that a step computes one after the other, with the memory of
+        one part; divides the rows of each device. The update is that of the whole batch.
       lanes: documents that are open at the same time, each with its memory; a multiple of
         batch_size. A step trains batch_size of them, and they take turns. 'auto': 512,
         rounded up to such a multiple. None: batch_size.
@@ -57,6 +59,7 @@ class TrainConfig:
     num_steps: Steps = 1000
     batch_size: Annotated[int, "rows", Range(1)] = 8
     segment_length: Annotated[int, "tokens", Range(1)] = 512
+    microbatches: Annotated[int, "parts", Range(1)] = 1
     lanes: Annotated[int, "documents", Range(1)] | Literal["auto"] | None = None
     initial_model: str | None = None
     seed: Annotated[int, Range(0, below=2**32)] = 0

@@ -16,6 +16,7 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.model.transformer import BlockRecurrentTransformer, parameters
 from block_recurrent.parallel.sharding import Layout
+from block_recurrent.training.microbatches import Gradients, in_microbatches
 from block_recurrent.training.optimizers import global_norm
 from block_recurrent.types import ModelState
 
@@ -128,17 +129,19 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
     )
 
 
-def make_loss(graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple]:
-    """Returns the loss of a batch, in nats per token, for `jax.value_and_grad` with `has_aux`.
+def make_gradients(graphdef: nnx.GraphDef, layout: Layout, microbatches: int) -> Gradients:
+    """Returns the gradients of the loss of a batch, in nats per token.
 
     It is a function of the parameters, the memory of the rows (`TrainState.model` and `finite`),
-    the batch and the dropout key. Its other results are the nats and the tokens of the batch, and
-    the memory after it.
+    the batch, and what all rows share: the tokens of the whole batch, and the dropout key. Its
+    other results are the nats of each row, and the memory after the batch. The rows share their
+    dropout masks, so all `microbatches` parts use the same key.
     """
 
-    def nats_of_rows(params, memory, batch, dropout_key):
+    def loss(params, memory, batch, shared):
         model = nnx.merge(graphdef, params)
         model_state, finite = memory
+        tokens, dropout_key = shared
         starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | ~finite)
         features, model_state = model.features(
             batch.inputs, zero_other_rows(finite, model_state), starts, dropout_key=dropout_key
@@ -146,16 +149,15 @@ def make_loss(graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple]:
         with jax.named_scope("loss"):
             nats = summed_loss(model, features, batch.targets, batch.weights)
         memory = jax.lax.stop_gradient(model_state), finite_rows(nats, model_state)
-        return nats, memory
+        return nats.sum() / jnp.maximum(tokens, 1), (nats, memory)
 
-    def loss(params, memory, batch, dropout_key):
-        nats, memory = layout.by_rows(nats_of_rows)(
-            layout.gather(params), memory, batch, dropout_key
-        )
-        nats, tokens = nats.sum(), batch.weights.sum()
-        return nats / jnp.maximum(tokens, 1), (nats, tokens, memory)
+    of_rows = in_microbatches(jax.grad(loss, has_aux=True), microbatches)
 
-    return loss
+    def gradients(params, memory, batch, shared):
+        run = layout.by_rows(of_rows, gradients=True)
+        return run(layout.gather(params), memory, batch, shared)
+
+    return gradients
 
 
 def make_train_step(
@@ -163,23 +165,26 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     log_every_steps: int,
     layout: Layout,
+    microbatches: int = 1,
 ) -> TrainStep:
     """Returns the training step for one lane per row; for more lanes, see `turns.in_turns`.
 
-    It resets its sums every `log_every_steps` steps.
+    The gradients are those of the whole batch, even if `microbatches` parts of its rows are
+    computed one after the other. It resets its sums every `log_every_steps` steps.
 
     If the loss, the gradient or the recurrent state is not finite, the step does not change the
     parameters and the optimizer, and only counts itself in `nonfinite`. The next step restarts the
     rows that were not finite, as at the start of a document.
     """
-    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, layout), has_aux=True)
+    gradients = make_gradients(graphdef, layout, microbatches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (loss, (nats, tokens, memory)), grads = loss_and_gradients(
-            state.params, (state.model, state.finite), batch, key
+        tokens = batch.weights.sum()
+        grads, (nats, (model_state, rows)) = gradients(
+            state.params, (state.model, state.finite), batch, (tokens, key)
         )
-        model_state, rows = memory
+        nats = nats.sum()
         grad_norm = global_norm(grads)
         finite = rows.all() & jnp.isfinite(grad_norm)
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
@@ -208,6 +213,7 @@ def make_train_step(
             key=state.key,
         )
         made = count_updates(optimizer_state)
+        loss = nats / jnp.maximum(tokens, 1)
         return after, StepMetrics(sums, loss, grad_norm, nonfinite, updates=made)
 
     return train_step

@@ -22,9 +22,11 @@ from block_recurrent.training.checkpoints import Checkpoints
 LOCK = "lock"
 
 # Options that may change when a run is continued. They change how long it runs, what it reports,
-# where it runs and how it handles steps that are not finite, but not what it computes.
+# where it runs, in how many parts, and how it handles steps that are not finite, but not what it
+# computes.
 MAY_CHANGE = (
     "train.num_steps",
+    "train.microbatches",
     "train.log_every_steps",
     "train.eval_every_steps",
     "train.eval_tokens",
