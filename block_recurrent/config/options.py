@@ -46,6 +46,8 @@ class TrainConfig:
         chosen by a hash of their names, and the head of one more. None: all held-out documents, as
         block_recurrent.evaluate does.
       checkpoint_every_steps: steps between two checkpoints.
+      profile_steps: first and last step to profile, for example (100, 105), which writes to the
+        folder profile/ of the run; (): no profile.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
       wandb_project: Weights & Biases project to report to; None: no reports.
@@ -67,6 +69,7 @@ class TrainConfig:
     eval_every_steps: Steps = 500
     eval_tokens: Annotated[int, "tokens", Range(1)] | None = 1_000_000
     checkpoint_every_steps: Steps = 500
+    profile_steps: tuple[Steps, ...] = ()
     sample_tokens: Annotated[int, "tokens", Range(0)] = 0
     sample_prompt: str | None = None
     wandb_project: str | None = None
@@ -79,6 +82,8 @@ class TrainConfig:
                 f"train.lanes = {self.lanes} is not a multiple of train.batch_size = "
                 f"{self.batch_size}: set train.lanes = {self._rounded_up(self.lanes)}, or 'auto'"
             )
+        if self.profile_steps:
+            self._check_profile_steps()
 
     def evaluates_after(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps."""
@@ -90,6 +95,20 @@ class TrainConfig:
         if self.lanes == "auto":
             return self._rounded_up(AUTO_LANES)
         return self.batch_size if self.lanes is None else self.lanes
+
+    def _check_profile_steps(self):
+        example = "write (first, last), such as (100, 105), or () for no profile"
+        name = f"train.profile_steps = {self.profile_steps}"
+        if len(self.profile_steps) != 2:
+            raise UserError(f"{name}: must be two numbers of steps: {example}")
+        first, last = self.profile_steps
+        if first > last:
+            raise UserError(f"{name}: the first step comes after the last one: {example}")
+        if last > self.num_steps:
+            raise UserError(
+                f"{name}: the run ends after step {self.num_steps} (train.num_steps): {example}, "
+                "with smaller numbers"
+            )
 
     def _rounded_up(self, lanes: int) -> int:
         return -(-lanes // self.batch_size) * self.batch_size

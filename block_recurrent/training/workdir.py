@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "train.eval_every_steps",
     "train.eval_tokens",
     "train.checkpoint_every_steps",
+    "train.profile_steps",
     "train.sample_tokens",
     "train.sample_prompt",
     "train.wandb_project",
