@@ -1,4 +1,4 @@
-"""Loss and gradient of one long segment whose blocks are split over devices (mesh.sequence).
+"""The gradient of one long segment whose blocks are split over devices (mesh.sequence).
 
     JAX_NUM_CPU_DEVICES=8 python benchmarks/sequence_parallel.py --segment_length=16384
 
@@ -29,7 +29,7 @@ from block_recurrent.data.lanes import Batch
 from block_recurrent.model.recurrent_cell import scan_blocks
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model, parameters
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.training.train_step import make_loss
+from block_recurrent.training.train_step import make_gradients
 from block_recurrent.types import KV
 
 sys.path.append(str(WORKERS))
@@ -65,13 +65,13 @@ def recurrence_seconds(model: BlockRecurrentTransformer, length: int, rounds: in
 
 
 def gradient(config: ModelConfig, devices: int, batch: Batch, state):
-    """Loss and gradient on some devices, as a function without arguments, and facts about it."""
+    """The gradient on some devices, as a function without arguments, and facts about it."""
     mesh = make_mesh(MeshConfig(sequence=devices), config, 1, jax.devices()[:devices])
     layout = Layout(mesh)
     graphdef, _ = abstract_model(config, layout.sequence_axis)
-    function = jax.value_and_grad(make_loss(graphdef, layout), has_aux=True)
-    arguments = (*jax.device_put(state, layout.replicated), layout.put(batch), jax.random.key(0))
-    run, facts = compiled(function, *arguments)
+    shared = jnp.float32(batch.weights.sum()), jax.random.key(0)
+    arguments = (*jax.device_put(state, layout.replicated), layout.put(batch), shared)
+    run, facts = compiled(make_gradients(graphdef, layout, 1), *arguments)
     return lambda: run(*arguments), facts
 
 

@@ -69,6 +69,13 @@ def parse() -> argparse.Namespace:
         default=[],
         help="ours, on N devices",
     )
+    parser.add_argument(
+        "--microbatches",
+        type=int,
+        action="append",
+        default=[],
+        help="ours, with the batch in N parts",
+    )
     parser.add_argument("--meliad", type=Path, help="checkout of google-research/meliad")
     parser.add_argument("--lucidrains", action="store_true", help="with lucidrains' package")
     parser.add_argument("--lucidrains_python", help="a Python with lucidrains' package")
@@ -96,6 +103,8 @@ def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
         found.append(ours(f"{name} {dtype}", other))
     for devices in args.devices:
         found.append(ours(f"ours {dtype} on {devices} devices", spec | {"devices": devices}))
+    for parts in args.microbatches:
+        found.append(ours(f"ours {dtype} in {parts} parts", spec | {"microbatches": parts}))
     if args.meliad:
         found.append(Contender(f"meliad {dtype}", WORKERS / "meliad.py", spec, args.meliad))
     if args.lucidrains or args.lucidrains_python:

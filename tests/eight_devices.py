@@ -29,6 +29,7 @@ VARIANTS = VARIANTS | {
     "transformer_xl": {"recurrent_layers": ()},
     "fused": {"attention_kernel": "pallas", "num_layers": 2},
     "turns": {},
+    "microbatches": {},
 }
 # Without dropout, whose masks repeat within a part of a segment.
 VARIANTS |= {
@@ -36,6 +37,7 @@ VARIANTS |= {
     for name in ("fixed_skip", "lstm_dual", "modern", "two_recurrent_layers", "sliding_window")
 }
 TURNS = {"turns": 3}  # lanes per row; else 1
+PARTS = {"microbatches": 2}  # of the batch, on more than one device; else 1
 COLLECTIVE = re.compile(
     r"= (?P<shape>.*?) (?P<name>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
     r"(-start)?\("
@@ -55,7 +57,8 @@ def train(variant: str, shape: tuple[int, int, int, int]):
     init = init_function(config, optimizer, ROWS * turns, seed=0)
     shardings = state_shardings(layout, jax.eval_shape(init))
     state = jax.jit(init, out_shardings=shardings)()
-    step = make_train_step(graphdef, optimizer, 1, layout)
+    parts = PARTS.get(variant, 1) if len(devices) > 1 else 1
+    step = make_train_step(graphdef, optimizer, 1, layout, parts)
     if turns > 1:
         step = in_turns(step, layout, shardings)
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
@@ -73,7 +76,8 @@ def train(variant: str, shape: tuple[int, int, int, int]):
     collectives = collections.Counter()
     for line in compiled.as_text().splitlines():
         if match := COLLECTIVE.search(line):
-            collectives[f"{match['name']} {match['shape']}"] += 1
+            where = " in a loop" if "/while/body" in line else ""
+            collectives[f"{match['name']} {match['shape']}{where}"] += 1
     return losses, jax.device_get(state.params), collectives
 
 

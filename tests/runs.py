@@ -23,6 +23,7 @@ NOT_COMPILED = (
     "checkpoint_every_steps",
     "on_nonfinite",
     "max_nonfinite_steps",
+    "profile_steps",
     "sample_tokens",
     "sample_prompt",
     "wandb_project",

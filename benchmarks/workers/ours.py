@@ -42,7 +42,8 @@ def build(spec: dict):
         starts=np.zeros((batch_size, length // config.window_length), bool),
     )
     batch = layout.put(batch)
-    step = train_step.make_train_step(graphdef, optimizer, log_every_steps=10, layout=layout)
+    microbatches = spec.get("microbatches", 1)
+    step = train_step.make_train_step(graphdef, optimizer, 10, layout, microbatches)
     step, facts = compiled(
         step,
         state,

@@ -34,6 +34,8 @@ class TrainConfig:
       num_steps: optimizer steps of the run.
       batch_size: rows of the global batch.
       segment_length: tokens per row in one step; a multiple of the model's window_length.
+      microbatches: parts of the batch that a step computes one after the other, with the memory of
+        one part; divides the rows of each device. The update is that of the whole batch.
       lanes: documents that are open at the same time, each with its memory; a multiple of
         batch_size. A step trains batch_size of them, and they take turns. 'auto': 512,
         rounded up to such a multiple. None: batch_size.
@@ -46,6 +48,8 @@ class TrainConfig:
         chosen by a hash of their names, and the head of one more. None: all held-out documents, as
         block_recurrent.evaluate does.
       checkpoint_every_steps: steps between two checkpoints.
+      profile_steps: first and last step to profile, for example (100, 105), which writes to the
+        folder profile/ of the run; (): no profile.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
       wandb_project: Weights & Biases project to report to; None: no reports.
@@ -59,6 +63,7 @@ class TrainConfig:
     num_steps: Steps = 1000
     batch_size: Annotated[int, "rows", Range(1)] = 8
     segment_length: Annotated[int, "tokens", Range(1)] = 512
+    microbatches: Annotated[int, "parts", Range(1)] = 1
     lanes: Annotated[int, "documents", Range(1)] | Literal["auto"] | None = None
     initial_model: LocalPath | None = None
     seed: Annotated[int, Range(0, below=2**32)] = 0
@@ -66,6 +71,7 @@ class TrainConfig:
     eval_every_steps: Steps = 500
     eval_tokens: Annotated[int, "tokens", Range(1)] | None = 1_000_000
     checkpoint_every_steps: Steps = 500
+    profile_steps: tuple[Steps, ...] = ()
     sample_tokens: Annotated[int, "tokens", Range(0)] = 0
     sample_prompt: str | None = None
     wandb_project: str | None = None
@@ -78,6 +84,8 @@ class TrainConfig:
                 f"train.lanes = {self.lanes} is not a multiple of train.batch_size = "
                 f"{self.batch_size}: set train.lanes = {self._rounded_up(self.lanes)}, or 'auto'"
             )
+        if self.profile_steps:
+            self._check_profile_steps()
 
     def evaluates_after(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps."""
@@ -89,6 +97,20 @@ class TrainConfig:
         if self.lanes == "auto":
             return self._rounded_up(AUTO_LANES)
         return self.batch_size if self.lanes is None else self.lanes
+
+    def _check_profile_steps(self):
+        example = "write (first, last), such as (100, 105), or () for no profile"
+        name = f"train.profile_steps = {self.profile_steps}"
+        if len(self.profile_steps) != 2:
+            raise UserError(f"{name}: must be two numbers of steps: {example}")
+        first, last = self.profile_steps
+        if first > last:
+            raise UserError(f"{name}: the first step comes after the last one: {example}")
+        if last > self.num_steps:
+            raise UserError(
+                f"{name}: the run ends after step {self.num_steps} (train.num_steps): {example}, "
+                "with smaller numbers"
+            )
 
     def _rounded_up(self, lanes: int) -> int:
         return -(-lanes // self.batch_size) * self.batch_size

@@ -50,6 +50,7 @@ class LSTMLayer(nnx.Module):
             (memory, output), _ = self.cell((carry[:, 0], carry[:, 1]), h)
             return jnp.stack([memory, output], axis=1).astype(carry.dtype), output
 
-        carry, y = jax.lax.scan(step, state.recurrent, (h.swapaxes(0, 1), fresh.T))
+        with jax.named_scope("recurrence"):
+            carry, y = jax.lax.scan(step, state.recurrent, (h.swapaxes(0, 1), fresh.T))
         y = tiled_dropout(y.swapaxes(0, 1), self.dropout_rate, keys[1])
         return x + y.astype(x.dtype), LayerState(None, carry)

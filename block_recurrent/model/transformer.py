@@ -113,7 +113,8 @@ class BlockRecurrentTransformer(nnx.Module):
         else:
             state = jax.lax.stop_gradient(state)
         state, before = self.without_last(state)
-        x = self.embed(tokens, before, starts)
+        with jax.named_scope("embedding"):
+            x = self.embed(tokens, before, starts)
         stack = self.stack_block_by_block if self.config.feedback else self.stack
         x, state = stack(x, state, starts, keys)
         return self.final_norm(x), self.with_last(tokens, state)

@@ -20,11 +20,12 @@ def make_mesh(
     model: ModelConfig,
     batch_size: int,
     available: Sequence[jax.Device] | None = None,
+    microbatches: int = 1,
 ) -> Mesh:
     """Makes the mesh over the available devices; by default those of all processes.
 
     Raises:
-      UserError: devices, batch, heads or feed-forward units cannot be divided evenly.
+      UserError: devices, batch, microbatches, heads or feed-forward units cannot be divided evenly.
     """
     available = jax.devices() if available is None else available
     devices = len(available)
@@ -42,6 +43,7 @@ def make_mesh(
             f"train.batch_size = {batch_size} does not divide over mesh.data × mesh.fsdp = "
             f"{rows}: use a multiple of {rows}"
         )
+    _check_microbatches(microbatches, batch_size, rows)
     for name in ("num_heads", "mlp_dim"):
         size = getattr(model, name)
         if size % config.tensor:
@@ -52,6 +54,18 @@ def make_mesh(
             )
     automatic = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(shape, AXES, axis_types=automatic, devices=available)
+
+
+def _check_microbatches(microbatches: int, batch_size: int, devices: int):
+    """Raises UserError if the rows of each of the devices do not divide into equal parts."""
+    own = batch_size // devices
+    if own % microbatches:
+        fits = ", ".join(str(number) for number in range(1, own + 1) if own % number == 0)
+        raise UserError(
+            f"train.microbatches = {microbatches} does not divide the {own} rows of each device "
+            f"(train.batch_size = {batch_size} over mesh.data × mesh.fsdp = {devices}): set it to "
+            f"one of {fits}, or train.batch_size to a multiple of {microbatches * devices}"
+        )
 
 
 def split_heads(config: MeshConfig, model: ModelConfig) -> ModelConfig:
@@ -122,22 +136,29 @@ class Layout:
         return jax.lax.with_sharding_constraint(params, self._by_rule(params, ("tensor",)))
 
     def by_rows(self, function):
-        """Wraps `function(params, state, batch, key)`, so that each device runs it on its own rows.
+        """Wraps `function(params, state, batch, shared)`, so that each device runs it on its rows.
 
-        Gradients are then summed over devices only once; otherwise XLA sums them in every iteration
-        of a loop. If the tensor axis has more than one device, XLA still splits the work along it.
+        All results are of these rows. If the tensor axis has more than one device, XLA still splits
+        the work along it.
         """
-        split, whole = PartitionSpec(ROWS), PartitionSpec()
-        return self._map(function, (whole, split, split, whole), split)
+        rows, whole = PartitionSpec(ROWS), PartitionSpec()
+        return self._map(function, (whole, rows, rows, whole), rows)
 
-    def by_parts(self, function):
-        """Like `by_rows`, but the sequence axis also splits the batch, into parts of segments.
+    def gradients_by_parts(self, function):
+        """Like `by_rows`, for gradients. The sequence axis splits the batch too, by segments.
 
-        The function returns sums over its part, ``[B, 1]``, and a state, which is whole.
+        The function returns gradients, sums over its part of the segments ``[B, 1]``, and a state,
+        which belongs to the whole segments. Gradients are summed over devices only once, at the
+        end; otherwise XLA sums them in every iteration of a loop.
         """
         rows, whole = PartitionSpec(ROWS), PartitionSpec()
         parts = PartitionSpec(ROWS, "sequence")
-        return self._map(function, (whole, rows, parts, whole), (parts, rows))
+
+        def summed(*arguments):
+            grads, others = function(*arguments)
+            return jax.lax.psum(grads, (*ROWS, "sequence")), others
+
+        return self._map(summed, (whole, rows, parts, whole), (whole, (parts, rows)))
 
     def _map(self, function, in_specs, out_specs):
         by_xla = self.mesh.shape["tensor"] > 1

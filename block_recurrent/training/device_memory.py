@@ -14,9 +14,9 @@ from block_recurrent.training.train_step import TrainState
 PARTS = {"params": "parameters", "optimizer": "optimizer", "model": "model state"}
 
 FIX = (
-    "set a smaller train.batch_size, train.segment_length or train.lanes, or "
-    "BlockRecurrentTransformer.remat = 'layer', or split the parameters over more devices "
-    "(mesh.fsdp)"
+    "raise train.microbatches, or set a smaller train.batch_size, train.segment_length or "
+    "train.lanes, or BlockRecurrentTransformer.remat = 'layer', or split the parameters over more "
+    "devices (mesh.fsdp)"
 )
 
 

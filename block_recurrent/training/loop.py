@@ -11,6 +11,7 @@ from block_recurrent.evaluation.evaluator import AfterBatch
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.nonfinite import NonfiniteSteps, UncheckedStep
 from block_recurrent.training.preemption import Stopped, StopSignal
+from block_recurrent.training.profiling import Profiler
 from block_recurrent.training.reporter import Reporter
 from block_recurrent.training.train_step import StepMetrics, TrainState, TrainStep
 from block_recurrent.training.watching import Watch
@@ -30,6 +31,7 @@ class TrainingLoop:
       stop: knows whether a signal has asked the run to stop.
       reporter: writes metrics and notes.
       watch: notices when the loop is stuck.
+      profiler: profiles some of the steps.
       due: the step whose metrics have not been written yet, and its results.
     """
 
@@ -41,6 +43,7 @@ class TrainingLoop:
     stop: StopSignal
     reporter: Reporter
     watch: Watch
+    profiler: Profiler
     due: tuple[int, StepMetrics] | None = None
 
     def run(
@@ -72,10 +75,14 @@ class TrainingLoop:
             if self.stop.reached:
                 break
             before = position
-            with self.watch.at("waiting for data"), self.reporter.timer.waiting_for_data():
-                batch, position = next(batches)
-            with self.watch.at("waiting for the device"):
-                state, results = self.step(state, batch)
+            with self.profiler.step(number, state):
+                with self.watch.at("waiting for data"), self.reporter.timer.waiting_for_data():
+                    batch, position = next(batches)
+                with self.watch.at("waiting for the device"):
+                    state, results = self.step(state, batch)
+            if number == self.profiler.last:
+                with self.pause("profile"), self.watch.at("writing the profile"):
+                    self.profiler.write(state)
             self.watch.step(number)
             self.nonfinite.add(UncheckedStep(number, before, position, results))
             self.report()  # an earlier step, while the device computes this one

@@ -91,7 +91,7 @@ class Setup:
             seed=train.seed,
             num_lanes=train.num_lanes,
         )
-        self.mesh = make_mesh(config.mesh, model, train.batch_size)
+        self.mesh = make_mesh(config.mesh, model, train.batch_size, microbatches=train.microbatches)
         self.layout = Layout(self.mesh, config.mesh.rules)
         self.rows = self.layout.local_rows(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
@@ -112,10 +112,11 @@ class Setup:
         It is compiled ahead of time. Only the small programs that take and put lanes are compiled
         in the first step.
         """
-        log_every_steps = self.config.train.log_every_steps
-        model = split_heads(self.config.mesh, self.config.model)
+        train, model = self.config.train, split_heads(self.config.mesh, self.config.model)
         graphdef, _ = abstract_model(model, self.layout.sequence_axis)
-        step = make_train_step(graphdef, self.optimizer, log_every_steps, self.layout)
+        step = make_train_step(
+            graphdef, self.optimizer, train.log_every_steps, self.layout, train.microbatches
+        )
         outputs = self.shardings, self.layout.replicated
         device = self.mesh.local_devices[0]
         options = compiler_options(self.config.model.remat, device.platform)
@@ -152,6 +153,7 @@ class Setup:
         ]
         held_out, limit = self.documents["held_out"].num_tokens, train.eval_tokens
         part = f"evals  {limit:,} of {held_out:,} held-out tokens (train.eval_tokens)"
+        parts = f" in {train.microbatches} parts" if train.microbatches > 1 else ""
         devices = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
         return "\n".join(
             [
@@ -162,7 +164,7 @@ class Setup:
                 *(f"       {line}" for line in self.survey.lines()),
                 *([part] if limit is not None and limit < held_out else []),
                 f"run    {workdir}: {train.num_steps:,} steps of {train.batch_size} × "
-                f"{train.segment_length} tokens on {devices}",
+                f"{train.segment_length} tokens{parts} on {devices}",
             ]
         )
 

@@ -17,6 +17,7 @@ from block_recurrent.model.losses import summed_loss
 from block_recurrent.model.transformer import BlockRecurrentTransformer, parameters
 from block_recurrent.ops.segment_parts import in_all_parts, is_first_part
 from block_recurrent.parallel.sharding import Layout
+from block_recurrent.training.microbatches import Gradients, in_microbatches
 from block_recurrent.training.optimizers import global_norm
 from block_recurrent.types import ModelState
 
@@ -129,36 +130,37 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
     )
 
 
-def make_loss(graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple]:
-    """Returns the loss of a batch, in nats per token, for `jax.value_and_grad` with `has_aux`.
+def make_gradients(graphdef: nnx.GraphDef, layout: Layout, microbatches: int) -> Gradients:
+    """Returns the gradients of the loss of a batch, in nats per token.
 
     It is a function of the parameters, the memory of the rows (`TrainState.model` and `finite`),
-    the batch and the dropout key. Its other results are the nats and the tokens of the batch, and
-    the memory after it.
+    the batch, and what all rows share: the tokens of the whole batch, and the dropout key. Its
+    other results are the nats of each row, and the memory after the batch. The rows share their
+    dropout masks, so all `microbatches` parts use the same key.
     """
 
-    def nats_of_rows(params, memory, batch, dropout_key):
+    def loss(params, memory, batch, shared):
         model = nnx.merge(graphdef, params)
         model_state, finite = memory
-        axis = model.sequence_axis
-        restart = ~finite & is_first_part(axis)
+        tokens, dropout_key = shared
+        restart = ~finite & is_first_part(model.sequence_axis)
         starts = batch.starts.at[:, 0].set(batch.starts[:, 0] | restart)
         features, model_state = model.features(
             batch.inputs, zero_other_rows(finite, model_state), starts, dropout_key=dropout_key
         )
         with jax.named_scope("loss"):
             nats = summed_loss(model, features, batch.targets, batch.weights)
-        finite = in_all_parts(finite_rows(nats, model_state), axis)
-        return nats[:, None], (jax.lax.stop_gradient(model_state), finite)
+        finite = in_all_parts(finite_rows(nats, model_state), model.sequence_axis)
+        memory = jax.lax.stop_gradient(model_state), finite
+        return nats.sum() / jnp.maximum(tokens, 1), (nats[:, None], memory)
 
-    def loss(params, memory, batch, dropout_key):
-        nats, memory = layout.by_parts(nats_of_rows)(
-            layout.gather(params), memory, batch, dropout_key
-        )
-        nats, tokens = nats.sum(), batch.weights.sum()
-        return nats / jnp.maximum(tokens, 1), (nats, tokens, memory)
+    of_rows = in_microbatches(jax.grad(loss, has_aux=True), microbatches)
 
-    return loss
+    def gradients(params, memory, batch, shared):
+        run = layout.gradients_by_parts(of_rows)
+        return run(layout.gather(params), memory, batch, shared)
+
+    return gradients
 
 
 def make_train_step(
@@ -166,23 +168,26 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     log_every_steps: int,
     layout: Layout,
+    microbatches: int = 1,
 ) -> TrainStep:
     """Returns the training step for one lane per row; for more lanes, see `turns.in_turns`.
 
-    It resets its sums every `log_every_steps` steps.
+    The gradients are those of the whole batch, even if `microbatches` parts of its rows are
+    computed one after the other. It resets its sums every `log_every_steps` steps.
 
     If the loss, the gradient or the recurrent state is not finite, the step does not change the
     parameters and the optimizer, and only counts itself in `nonfinite`. The next step restarts the
     rows that were not finite, as at the start of a document.
     """
-    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, layout), has_aux=True)
+    gradients = make_gradients(graphdef, layout, microbatches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (loss, (nats, tokens, memory)), grads = loss_and_gradients(
-            state.params, (state.model, state.finite), batch, key
+        tokens = batch.weights.sum()
+        grads, (nats, (model_state, rows)) = gradients(
+            state.params, (state.model, state.finite), batch, (tokens, key)
         )
-        model_state, rows = memory
+        nats = nats.sum()
         grad_norm = global_norm(grads)
         finite = rows.all() & jnp.isfinite(grad_norm)
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
@@ -211,6 +216,7 @@ def make_train_step(
             key=state.key,
         )
         made = count_updates(optimizer_state)
+        loss = nats / jnp.maximum(tokens, 1)
         return after, StepMetrics(sums, loss, grad_norm, nonfinite, updates=made)
 
     return train_step

@@ -27,6 +27,7 @@ from block_recurrent.training.held_out import HeldOutEvaluation
 from block_recurrent.training.loop import TrainingLoop
 from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_moved_rows
 from block_recurrent.training.preemption import StopSignal
+from block_recurrent.training.profiling import Profiler
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
 from block_recurrent.training.setup import Setup, load_initial_params
 from block_recurrent.training.train_step import TrainState
@@ -169,9 +170,10 @@ class Trainer:
             heartbeat = self.workdir / "heartbeat.json" if reporter.active else None
             with (
                 Watch(heartbeat, self.config.watch, note, first) as watch,
+                Profiler(self.config.train.profile_steps, self.workdir, note) as profiler,
                 prefetch(setup.lanes, position, setup.rows, setup.layout.put) as batches,
             ):
-                loop = make_loop(reporter=reporter, watch=watch)
+                loop = make_loop(reporter=reporter, watch=watch, profiler=profiler)
                 return loop.run(state, position, batches, lacks_evaluation)
 
     def _read_initial_params(self) -> dict[str, Any] | None:

@@ -22,13 +22,16 @@ from block_recurrent.training.checkpoints import Checkpoints
 LOCK = "lock"
 
 # Options that may change when a run is continued. They change how long it runs, what it reports,
-# where it runs and how it handles steps that are not finite, but not what it computes.
+# where it runs, in how many parts, and how it handles steps that are not finite, but not what it
+# computes.
 MAY_CHANGE = (
     "train.num_steps",
+    "train.microbatches",
     "train.log_every_steps",
     "train.eval_every_steps",
     "train.eval_tokens",
     "train.checkpoint_every_steps",
+    "train.profile_steps",
     "train.sample_tokens",
     "train.sample_prompt",
     "train.wandb_project",

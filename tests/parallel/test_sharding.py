@@ -140,6 +140,16 @@ def test_what_cannot_be_split_into_parts_is_refused():
 
 
 @pytest.mark.slow
+def test_parts_of_a_batch_consist_of_rows_of_every_device():
+    results = train("microbatches", meshes=(DATA, FSDP, MIXED))
+    data, fsdp = (results["microbatches"][mesh]["collectives"] for mesh in (DATA, FSDP))
+    assert_equal_to_one_device(results)
+    assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
+    for collectives in (data, fsdp):
+        assert not any("in a loop" in name for name in collectives), "they move once per step"
+
+
+@pytest.mark.slow
 def test_the_fused_kernels_run_on_the_rows_of_a_device():
     assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))
 
@@ -175,6 +185,18 @@ def test_uneven_splits_are_refused(shape, message):
     with pytest.raises(UserError) as error:
         mesh(*shape, batch=12 if shape == (8, 1, 1) else 8)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("microbatches", [3, 8])
+def test_microbatches_divide_the_rows_of_each_device(microbatches):
+    devices = jax.devices()[:1] * 4
+    with pytest.raises(UserError) as error:
+        make_mesh(MeshConfig(2, 2, 1), TINY, 16, devices, microbatches)
+    assert str(error.value) == (
+        f"train.microbatches = {microbatches} does not divide the 4 rows of each device "
+        "(train.batch_size = 16 over mesh.data × mesh.fsdp = 4): set it to one of 1, 2, 4, or "
+        f"train.batch_size to a multiple of {4 * microbatches}"
+    )
 
 
 @pytest.mark.parametrize("rule", ["kernel", "(: fsdp", "kernel: rows", "kernel: fsdp, fsdp"])
