@@ -104,7 +104,7 @@ def to_gin(config: RunConfig) -> str:
         "#   python -m block_recurrent.train --gin_file=(this file)",
     ]
     above = None
-    for (section, name), value in _all_values(config).items():
+    for (section, name), value in all_values(config).items():
         if section != above:
             lines.append("")
         lines.append(f"{section}.{name} = {value!r}")
@@ -112,22 +112,8 @@ def to_gin(config: RunConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """The parameters whose values differ, such as "train.seed: 0 in the workdir, 1 now"."""
-    old, new = (
-        dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=lanes))
-        for config, lanes in ((old, old.train.num_lanes), (new, new.train.num_lanes))
-    )
-    after = _all_values(new)
-    return [
-        f"{section}.{name}: {value!r} in the workdir, {after[section, name]!r} now"
-        for (section, name), value in _all_values(old).items()
-        if value != after[section, name]
-    ]
-
-
-def _all_values(config: RunConfig) -> dict[tuple[str, str], Any]:
-    """(section, parameter) → value."""
+def all_values(config: RunConfig) -> dict[tuple[str, str], Any]:
+    """All parameters of a run: (section, parameter) → value."""
     return {
         (section, name): getattr(getattr(config, field), name)
         for section, field in SECTIONS.items()

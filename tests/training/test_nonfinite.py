@@ -11,6 +11,7 @@ from block_recurrent import UserError
 from block_recurrent.data.lanes import LanePosition, Lanes
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.config_changes import check_changes
 from block_recurrent.training.nonfinite import mark_moved_rows
 from block_recurrent.training.train_step import TrainState, finite_rows
 from block_recurrent.training.workdir import record_config
@@ -306,4 +307,8 @@ def test_caches_that_are_not_finite_show_in_the_loss():
 
 def test_the_policy_may_change_when_a_run_is_continued(corpus, tmp_path):
     record_config(tmp_path, with_policy(corpus, "skip"))
-    record_config(tmp_path, with_policy(corpus, "roll_back", max_nonfinite_steps=3))
+    config = with_policy(corpus, "roll_back", max_nonfinite_steps=3)
+    assert check_changes(tmp_path, config).names() == {
+        "train.on_nonfinite",
+        "train.max_nonfinite_steps",
+    }
