@@ -4,7 +4,12 @@ import argparse
 from pathlib import Path
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_corpus_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
@@ -26,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_corpus_argument(parser)
     add = parser.add_argument
     add(
         "--output",
@@ -45,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    config, model, step = load_run(arguments.workdir)
+    config, model, step = load_run(arguments.workdir, arguments.gin_bindings)
     file, about = read_vocabulary(arguments.workdir, config.data)
     about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
     save_model(arguments.output, model, arguments.dtype, file, **about)

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    EXIT_STATUSES,
+    CommandParser,
+    add_corpus_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.console.progress import start_bar
 from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
 from block_recurrent.data.vocabulary_storage import model_vocabulary
@@ -57,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="a file written by python -m block_recurrent.export",
     )
+    add_corpus_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
@@ -176,6 +183,8 @@ def read_prompt_file(path: Path) -> bytes:
 
 
 def check_numbers(arguments: argparse.Namespace):
+    if arguments.gin_bindings and not arguments.workdir:
+        raise UserError("--gin_bindings says where the corpus of a run lies: give its --workdir")
     if arguments.num_tokens < 0:
         raise UserError(f"--num_tokens={arguments.num_tokens}: give 0 or more")
     if not 0 <= arguments.seed < 2**32:
@@ -190,7 +199,7 @@ def check_numbers(arguments: argparse.Namespace):
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
-        config, model, _ = load_run(arguments.workdir)
+        config, model, _ = load_run(arguments.workdir, arguments.gin_bindings)
         vocabulary = run_vocabulary(arguments.workdir, config.data)
         segment_length = config.train.segment_length
     else:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from block_recurrent.errors import UserError
 
-MOST_HASHED = 2**30  # bytes of all extents together, but at least
+MOST_HASHED = 2**28  # bytes of all extents together, but at least
 LEAST_HASHED = 2**12  # bytes of each extent
 PIECE = 2**16  # bytes of a sample that are read at once
 GROUP = 64  # extents that a thread reads at a time

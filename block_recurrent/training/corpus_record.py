@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -31,6 +31,20 @@ UNRECORDED = (
     "the content of the corpus was not recorded when this run started, by an earlier version: only "
     "the names and sizes of its documents have been compared"
 )
+
+
+class Compared(NamedTuple):
+    """Content that is as recorded.
+
+    Attributes:
+      content: what to record now: new modification times.
+      touched: number of files with other modification times.
+      sampled: whether only samples of some files were read.
+    """
+
+    content: dict[str, str]
+    touched: int
+    sampled: bool
 
 
 def record_corpus(workdir: AnyPath, splits: Mapping[str, Documents]):
@@ -81,15 +95,23 @@ def check_corpus(
             now = {split: _describe(documents) for split, documents in splits.items()}
             raise _changed([_explain(record, now), *options])
     known = [split for split in checked if split in record]
-    new = {
-        split: _check_content(record[split], splits[split], note)
+    unrecorded = [split for split in known if "hashes" not in record[split]]
+    compared = {
+        split: _compare_content(record[split], splits[split])
         for split in known
-        if "hashes" in record[split]
+        if split not in unrecorded
     }
-    if missing := [split for split in known if split not in new]:
+    if touched := sum(found.touched for found in compared.values()):
+        what = "a sample" if any(found.sampled for found in compared.values()) else "all"
+        note(
+            f"the files of the corpus were modified or copied since this run started ({touched:,} "
+            f"modification times differ), but have the same content ({what} of it was compared)"
+        )
+    if unrecorded:
         note(UNRECORDED + (". It is recorded now" if update else ""))
     if update and is_main_process():
-        new |= {split: record[split] | _content(splits[split]) for split in missing}
+        new = {split: record[split] | found.content for split, found in compared.items()}
+        new |= {split: record[split] | _content(splits[split]) for split in unrecorded}
         if record != record | new:
             _write(workdir, record | new)
     return True
@@ -128,32 +150,25 @@ def _content(documents: Documents) -> dict[str, str]:
     return {"modified": _pack(times), "hashes": _pack(hashes(extents, bytes_hashed(extents)))}
 
 
-def _check_content(
-    recorded: Mapping[str, Any], documents: Documents, note: Callable[[str], object]
-) -> dict[str, Any]:
+def _compare_content(recorded: Mapping[str, Any], documents: Documents) -> Compared:
     """Compares the content of documents whose modification times differ from the record.
 
-    Returns:
-      The record with the modification times of now.
+    Raises:
+      UserError: it has changed.
     """
     extents = documents.extents() if isinstance(documents, Stored) else []
     before, times = _unpack(recorded["modified"]), modification_times(extents)
     if len(before) != len(times):
         raise _changed(["its files"])
     touched = before != times
-    compared = np.flatnonzero(touched | (times == IN_MEMORY))
-    most, some = bytes_hashed(extents), [extents[index] for index in compared]
-    changed = hashes(some, most) != _unpack(recorded["hashes"])[compared]
+    read = np.flatnonzero(touched | (times == IN_MEMORY))
+    most, some = bytes_hashed(extents), [extents[index] for index in read]
+    changed = hashes(some, most) != _unpack(recorded["hashes"])[read]
     if changed.any():
         names = {document_name(some[index].name) for index in np.flatnonzero(changed)}
         raise _changed([f"of other content: {shorten(sorted(names), SHOWN)}"])
-    if touched.any():
-        what = "a sample" if any(extent.size > most for extent in some) else "all"
-        note(
-            f"{touched.sum():,} files of the corpus have other modification times than when this "
-            f"run started, but the same content ({what} of it was compared)"
-        )
-    return {**recorded, "modified": _pack(times)}
+    sampled = any(extent.size > most for extent in some)
+    return Compared({"modified": _pack(times)}, int(touched.sum()), sampled)
 
 
 def _same_documents(recorded: Mapping[str, Any], documents: Documents) -> bool:

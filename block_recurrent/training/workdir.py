@@ -1,7 +1,8 @@
 """The folder of a run: its configuration, its lock, and its newest model."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flax import nnx
@@ -31,14 +32,18 @@ class Run(NamedTuple):
     step: int
 
 
-def load_run(workdir: str | AnyPath) -> Run:
+def load_run(workdir: str | AnyPath, bindings: Sequence[str] = ()) -> Run:
     """Loads the newest checkpoint of a run.
+
+    Args:
+      workdir: the folder of the run.
+      bindings: where its corpus lies now; see `read_config`.
 
     Raises:
       UserError: the folder has no run, or the run has no checkpoint yet.
     """
     workdir = workdir_path(workdir)
-    config = read_config(workdir)
+    config = read_config(workdir, bindings)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
         params = checkpoints.restore_params(abstract)
@@ -69,17 +74,27 @@ def run_vocabulary(workdir: AnyPath, data: DataConfig) -> Vocabulary:
     return found
 
 
-def read_config(workdir: AnyPath) -> RunConfig:
+def read_config(workdir: AnyPath, bindings: Sequence[str] = ()) -> RunConfig:
     """Reads the configuration of the run in `workdir`.
 
+    Args:
+      workdir: the folder of the run.
+      bindings: where its corpus lies now, such as "data.path = 'moved/texts'".
+
     Raises:
-      UserError: config.gin is missing or has mistakes.
+      UserError: config.gin is missing or has mistakes, or a binding sets anything but the corpus.
     """
+    for binding in bindings:
+        if not re.match(r"\s*data\.", binding):
+            raise UserError(
+                f"--gin_bindings={binding!r}: here it can only say where the corpus of the run "
+                "lies now, with data.path, data.stores or data.held_out"
+            )
     if not has_config(workdir):
         raise UserError(
             f"{workdir} contains no run (no config.gin): train first, or name another folder"
         )
-    return load([str(workdir / CONFIG)], [])
+    return load([str(workdir / CONFIG)], bindings)
 
 
 def has_config(workdir: AnyPath) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from block_recurrent.config.options import OptimizerConfig
@@ -171,3 +172,17 @@ def test_a_refused_start_leaves_the_folder_as_it_was(begun, corpus, tmp_path):
     assert {path: after[path] for path in before if path.is_file()} == {
         path: time for path, time in before.items() if path.is_file()
     }
+
+
+def test_a_larger_batch_has_fewer_turns(corpus, tmp_path):
+    """Lanes that took turns in 2 rows take turns in 4, whatever turn it was."""
+    trainer = Trainer(tiny_run(corpus, batch_size=2, lanes=8), tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, position = trainer.start(checkpoints)
+        checkpoints.save(state, position._replace(turn=np.array(3)))
+    trainer = Trainer(tiny_run(corpus, batch_size=4, lanes=8), tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        _, position = trainer.start(checkpoints)
+    assert position.turn == 1
+    batch, after = trainer.setup.lanes.read(position)
+    assert batch.turn.tolist() == [1] * 4 and after.turn == 0
