@@ -106,8 +106,9 @@ def record_changes(workdir: AnyPath, changes: Changes, step: int | None):
       step: the step from which the run continues; None if it has no checkpoint. Then the changes
         are not recorded, since nothing is left that was computed without them.
     """
-    if not is_main_process() or not (lines := changes.lines(step or 0)):
+    if not is_main_process():
         return
+    lines = changes.lines(step or 0)
     print_once("\n".join(lines))
     if step is None:
         return

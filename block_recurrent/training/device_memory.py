@@ -58,12 +58,13 @@ def compiler_options(remat: str, platform: str) -> dict[str, str]:
     return {}
 
 
-def explain_exhaustion(error: jax.errors.JaxRuntimeError, config: RunConfig) -> UserError | None:
-    """A `UserError` that says how to make a step fit, if this error says that memory is short.
+def explain_exhaustion(error: Exception, config: RunConfig) -> UserError | None:
+    """A `UserError` that says how to make a step fit, if a device has run out of memory.
 
     A TPU's compiler raises such errors, and other devices when they run the step.
     """
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    if not of_jax or "RESOURCE_EXHAUSTED" not in str(error):
         return None
     return UserError(
         f"a step needs more memory than a device has ({first_line(error)}): {how_to_fit(config)}"

@@ -81,11 +81,9 @@ class Trainer:
         with workdir_lock(self.workdir):
             try:
                 return self._run_locked()
-            except jax.errors.JaxRuntimeError as error:
-                if (explained := explain_exhaustion(error, self.config)) is None:
-                    raise
-                raise explained from error
             except Exception as error:
+                if explained := explain_exhaustion(error, self.config):
+                    raise explained from error
                 if (why := write_error_reason(error)) is None:
                     raise
                 raise UserError(
@@ -95,19 +93,11 @@ class Trainer:
 
     def _run_locked(self) -> bool:
         changes = check_changes(self.workdir, self.config, allow=self.allow_changes)
+        if not changes.options:  # else only if the documents are the same
+            record_config(self.workdir, self.config)
         num_steps = self.config.train.num_steps
         with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
-            newest = checkpoints.find_latest_intact()
-            same_documents = newest is not None and self._check_corpus(changes)
-            record_changes(self.workdir, changes, newest)
-            record_config(self.workdir, self.config)
-            self._describe()
-            state, position = self.start(checkpoints)
-            if same_documents:  # their weights may have changed
-                fingerprint = self.setup.lanes.documents.fingerprint
-                position = position._replace(corpus=np.array(fingerprint, np.int64))
-            if changes.names() & BATCH_SHAPE:
-                state = state._replace(sums=self._no_sums())
+            state, position = self._start_with(changes, checkpoints)
             if state.step >= num_steps and not self.lacks_evaluation(int(state.step)):
                 print_once(f"all {num_steps:,} steps of this run are done")
                 return True
@@ -128,6 +118,24 @@ class Trainer:
                         position = back.position
                     state = self._roll_back(checkpoints, position)
         return False
+
+    def _start_with(
+        self, changes: Changes, checkpoints: Checkpoints
+    ) -> tuple[TrainState, LanePosition]:
+        """Records changes of options, once it is certain that they are possible; then `start`."""
+        newest = checkpoints.find_latest_intact()
+        same_documents = newest is not None and self._check_corpus(changes)
+        if changes.options:
+            record_changes(self.workdir, changes, newest)
+            record_config(self.workdir, self.config)
+        self._describe()
+        state, position = self.start(checkpoints)
+        if same_documents:  # their weights may have changed
+            fingerprint = self.setup.lanes.documents.fingerprint
+            position = position._replace(corpus=np.array(fingerprint, np.int64))
+        if changes.names() & BATCH_SHAPE:
+            state = state._replace(sums=self._no_sums())
+        return state, position
 
     def _check_corpus(self, changes: Changes) -> bool:
         """Whether the documents are known to be those that the run started with.

@@ -83,6 +83,7 @@ def test_an_error_of_exhausted_memory_becomes_one_line():
     message = str(explain_exhaustion(error, tiny_run("texts")))
     assert message.startswith("a step needs more memory than a device has (JaxRuntimeError: RESOU")
     assert "Used 20.5G of 15.48G" in message and "\n" not in message
+    assert explain_exhaustion(ValueError(f"{used}, of a server"), tiny_run("texts")) is None
     other = jax.errors.JaxRuntimeError("INTERNAL: a compiler bug")
     assert explain_exhaustion(other, tiny_run("texts")) is None
 

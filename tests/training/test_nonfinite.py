@@ -244,7 +244,7 @@ def test_stop_says_why_and_saves_nothing_more(corpus, tmp_path):
         poisoned(6)(config, tmp_path).run()
     message = str(error.value)
     assert message.startswith("step 6: loss nan, gradient norm nan; its batch is in ")
-    assert "lower optimizer.learning_rate or set optimizer.clip_norm" in message
+    assert "lower optimizer.learning_rate and add --allow_changes, set optimizer.clip_n" in message
     assert "\n" not in message
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps == [4]
