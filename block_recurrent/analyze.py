@@ -8,13 +8,19 @@ import numpy as np
 
 from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_corpus_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath, local_path
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.corpus_record import check_corpus
 from block_recurrent.training.workdir import read_config, run_vocabulary
 
 EXAMPLES = """\
@@ -32,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_corpus_argument(parser)
     parser.add_argument(
         "--output", type=local_path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -57,7 +64,7 @@ def main():
         raise UserError(f"--output={arguments.output} is a file: give the path of a folder")
     from block_recurrent.analysis.report import write_analysis  # reports a missing matplotlib
 
-    config = read_config(arguments.workdir)
+    config = read_config(arguments.workdir, arguments.gin_bindings)
     if not config.model.recurrent_layers:
         raise UserError(
             f"the model in {arguments.workdir} has no recurrent layers to analyze: choose a run "
@@ -79,11 +86,14 @@ def read_text(workdir: AnyPath, config: RunConfig, path: Path | None, max_tokens
     """Read a file, or the longest held-out document, as model input.
 
     Raises:
-      UserError: the file cannot be read, or is shorter than one block.
+      UserError: the file cannot be read, or is shorter than one block; or the held-out documents
+        are not those of the run.
     """
     window = config.model.window_length
     if path is None:
-        documents = load_documents(config.data)["held_out"]
+        splits = load_documents(config.data)
+        check_corpus(workdir, splits, ["held_out"])
+        documents = splits["held_out"]
         vocabulary = documents.vocabulary
         longest = int(np.argmax(documents.lengths))
         name = documents.names[longest]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
+    add_corpus_argument,
     add_workdir_argument,
     check_output,
     run_main,
@@ -31,6 +33,7 @@ from block_recurrent.training.workdir import load_run
 EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --report=report.html
+  python -m block_recurrent.evaluate --workdir=runs/mine --gin_bindings="data.path = 'moved'"
 """
 
 
@@ -42,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_corpus_argument(parser)
     parser.add_argument(
         "--split",
         default="held_out",
@@ -78,7 +82,7 @@ def main():
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
         )
-    config, model, step = load_run(arguments.workdir)
+    config, model, step = load_run(arguments.workdir, arguments.gin_bindings)
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)
@@ -113,7 +117,7 @@ def make_evaluator(
     splits = load_documents(config.data)
     if arguments.split not in splits:
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
-    check_corpus(arguments.workdir, splits, [arguments.split])
+    check_corpus(arguments.workdir, splits, [arguments.split], note=note)
     documents = splits[arguments.split]
     shape = config.train.batch_size, config.train.segment_length
     shape = evaluation_shape(documents, config.model, *shape)
@@ -123,6 +127,11 @@ def make_evaluator(
     )
     layout = Layout(make_mesh(MeshConfig(), config.model, rows, jax.devices()[:1]))
     return Evaluator(graphdef, documents, config.model.window_length, rows, length, layout)
+
+
+def note(line: str):
+    """Print a line beside the results."""
+    print(line, file=sys.stderr)
 
 
 def probe_memory(

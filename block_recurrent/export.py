@@ -3,7 +3,12 @@
 import argparse
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_corpus_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath, local_path
@@ -25,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_corpus_argument(parser)
     add = parser.add_argument
     add(
         "--output",
@@ -44,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    config, model, step = load_run(arguments.workdir)
+    config, model, step = load_run(arguments.workdir, arguments.gin_bindings)
     file, about = read_vocabulary(arguments.workdir, config.data)
     about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
     save_model(arguments.output, model, arguments.dtype, file, **about)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn
 from block_recurrent.console.cli import (
     EXIT_STATUSES,
     CommandParser,
+    add_corpus_argument,
     add_workdir_argument,
     check_output,
     run_main,
@@ -66,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="a file written by python -m block_recurrent.export",
     )
+    add_corpus_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
@@ -188,6 +190,8 @@ def read_prompt_file(path: Path) -> bytes:
 
 
 def check_numbers(arguments: argparse.Namespace):
+    if arguments.gin_bindings and not arguments.workdir:
+        raise UserError("--gin_bindings says where the corpus of a run lies: give its --workdir")
     if arguments.num_tokens < 0:
         raise UserError(f"--num_tokens={arguments.num_tokens}: give 0 or more")
     if not 0 <= arguments.seed < 2**32:
@@ -198,7 +202,7 @@ def check_numbers(arguments: argparse.Namespace):
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
-        config, model, _ = load_run(arguments.workdir)
+        config, model, _ = load_run(arguments.workdir, arguments.gin_bindings)
         vocabulary = run_vocabulary(arguments.workdir, config.data)
         segment_length = config.train.segment_length
     else:

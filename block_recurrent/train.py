@@ -45,6 +45,12 @@ def parse_arguments() -> argparse.Namespace:
         description="folder of the run, on disk or gs://bucket/run (default: runs/<name of the "
         "first gin file>)",
     )
+    parser.add_argument(
+        "--allow_changes",
+        action="store_true",
+        help="continue a run even if options have changed that change its training, such as "
+        "optimizer.learning_rate; the changes are recorded in its folder",
+    )
     many = parser.add_argument_group(
         "several processes", "SLURM, Open MPI and TPU pods set these automatically; see launch/"
     )
@@ -72,7 +78,7 @@ def main() -> int:
     )
     config = dataclasses.replace(config, distributed=unaddressed)
     workdir = arguments.workdir or default_workdir(arguments.gin_file)
-    finished = Trainer(config, workdir).run()
+    finished = Trainer(config, workdir, allow_changes=arguments.allow_changes).run()
     return 0 if finished else STOPPED_STATUS
 
 

@@ -44,9 +44,9 @@ class SharingTrainer(Trainer):
     first = {}
     samplers = {}
 
-    def __init__(self, config, workdir):
+    def __init__(self, config, workdir, **options):
         with patch.multiple(setup, **TRACED_ONCE):
-            super().__init__(config, workdir)
+            super().__init__(config, workdir, **options)
         self.evaluator = self.evaluation.evaluator
         self.compile_once = functools.cache(self.setup.compile_step)
         known = self.first.setdefault(self._compiled_options(), self)

@@ -146,20 +146,6 @@ def to_gin(config: RunConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """The parameters whose values differ, such as "train.seed: 0 in the workdir, 1 now"."""
-    old, new = (
-        dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=lanes))
-        for config, lanes in ((old, old.train.num_lanes), (new, new.train.num_lanes))
-    )
-    after = all_values(new)
-    return [
-        f"{name}: {value!r} in the workdir, {after[name]!r} now"
-        for name, value in all_values(old).items()
-        if value != after[name]
-    ]
-
-
 def all_values(config: RunConfig) -> dict[str, Any]:
     """The value of every parameter, such as "train.seed": 0."""
     return {

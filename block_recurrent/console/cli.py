@@ -126,6 +126,18 @@ def check_output(option: str, path: Path | None, suffix: str = ""):
         raise UserError(f"--{option}={path}: give a file name that ends in {suffix}")
 
 
+def add_corpus_argument(parser: argparse.ArgumentParser):
+    """Adds --gin_bindings to a command that reads the corpus of a run."""
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help='where the corpus of the run lies now, if it has moved, such as "data.path = '
+        "'moved/texts'\" or \"data.stores = ('moved/store',)\"; can be given several times",
+    )
+
+
 def default_workdir(gin_files: list[str]) -> epath.Path:
     """The default folder of a run: runs/<name of the first gin file>."""
     return epath.Path("runs") / Path(gin_files[0]).stem

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, Integer
 
+from block_recurrent.data.extents import Extent
 from block_recurrent.data.held_out import NamedSplits, Part, divide_named, part_name
 from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.errors import UserError
@@ -122,6 +123,11 @@ class ByteDocuments:
 
     def loss_weights(self, document: int, start: int, stop: int) -> Literal[1]:
         return 1
+
+    def extents(self) -> list[Extent]:
+        """The bytes of each document."""
+        places = zip(self._sources, self._starts.tolist(), self._sizes.tolist(), strict=True)
+        return [Extent(name, *place) for name, place in zip(self.names, places, strict=True)]
 
     def raw(self, document: int) -> bytes:
         """All bytes of a document."""

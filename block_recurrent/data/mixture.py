@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, Integer
 
 from block_recurrent.data.documents import Documents, fingerprint
+from block_recurrent.data.extents import Extent, Stored
 from block_recurrent.errors import UserError
 
 
@@ -82,6 +83,11 @@ class Mixture:
     def fingerprint(self) -> int:
         numbers = zip(self.sources, self.weights, strict=True)
         return fingerprint(f"{source.fingerprint} {weight}" for source, weight in numbers)
+
+    def extents(self) -> list[Extent]:
+        """The bytes of all sources."""
+        stored = (source for source in self.sources if isinstance(source, Stored))
+        return [extent for source in stored for extent in source.extents()]
 
     @functools.cached_property
     def longest_first(self) -> list[Int64[np.ndarray, " documents"]]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from block_recurrent.data.documents import fingerprint
+from block_recurrent.data.extents import Extent
 from block_recurrent.data.store_format import (
     read_metadata,
     read_shard_metadata,
@@ -90,6 +91,15 @@ class TokenStore:
 
     def loss_weights(self, document: int, start: int, stop: int) -> Literal[1]:
         return 1
+
+    def extents(self) -> list[Extent]:
+        """All files of the split except its descriptions."""
+        paths = [path for shard in self._shards for path in shard]
+        sizes = [path.stat().st_size for path in paths]
+        return [
+            Extent(f"{path.parent.name}/{path.name}", path, 0, size)
+            for path, size in zip(paths, sizes, strict=True)
+        ]
 
     def _file(self, shard: int) -> int:
         """The descriptor of a shard's token file, which is opened at the first read."""

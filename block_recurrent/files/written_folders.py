@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 
 # What a run writes to its folder.
 RUN_FILES = (
-    "checkpoints config.gin corpus.json heartbeat.json layout.txt lock metrics.jsonl nonfinite "
-    "samples.jsonl tensorboard wandb wandb_id"
+    "changes.txt checkpoints config.gin corpus.json heartbeat.json layout.txt lock metrics.jsonl "
+    "nonfinite samples.jsonl tensorboard wandb wandb_id"
 ).split()
 
 

@@ -7,17 +7,12 @@ from collections.abc import Iterator
 import jax
 from jaxtyping import PyTree
 
+from block_recurrent.config.run_config import RunConfig
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.parallel.sharding import bytes_per_device
 from block_recurrent.training.train_step import TrainState
 
 PARTS = {"params": "parameters", "optimizer": "optimizer", "model": "model state"}
-
-FIX = (
-    "raise train.microbatches, or set a smaller train.batch_size, train.segment_length or "
-    "train.lanes, or BlockRecurrentTransformer.remat = 'layer', or split the parameters over more "
-    "devices (mesh.fsdp)"
-)
 
 
 def layout_table(state: TrainState) -> str:
@@ -63,25 +58,47 @@ def compiler_options(remat: str, platform: str) -> dict[str, str]:
     return {}
 
 
-def compile_to_fit(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles a step. Raises UserError if the compiler reports that memory is not sufficient."""
-    try:
-        return lowered.compile()
-    except jax.errors.JaxRuntimeError as error:  # only a TPU's compiler reports it
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        message = f"a step needs more memory than a device has ({first_line(error)}): {FIX}"
-        raise UserError(message) from error
+def explain_exhaustion(error: Exception, config: RunConfig) -> UserError | None:
+    """A `UserError` that says how to make a step fit, if a device has run out of memory.
+
+    A TPU's compiler raises such errors, and other devices when they run the step.
+    """
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    if not of_jax or "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    return UserError(
+        f"a step needs more memory than a device has ({first_line(error)}): {how_to_fit(config)}"
+    )
+
+
+def how_to_fit(config: RunConfig) -> str:
+    """What to change so that a step takes less memory, so that the run's folder accepts it."""
+    train, model = config.train, config.model
+    same, others = [], []
+    if train.batch_size > train.microbatches:
+        same.append("a larger train.microbatches")
+    if model.remat != "layer":
+        same.append("BlockRecurrentTransformer.remat = 'layer'")
+    same.append("mesh.fsdp to more devices")
+    if train.batch_size > 1:
+        others.append(f"a smaller train.batch_size with train.lanes = {train.num_lanes}")
+    if train.segment_length > model.window_length:
+        others.append("a smaller train.segment_length")
+    advice = f"set {' or '.join(same)}, and run the same command again to continue"
+    if others:
+        advice += f"; or set {' or '.join(others)}, and add --allow_changes"
+    return advice
 
 
 def step_memory_line(
-    compiled: jax.stages.Compiled, device: jax.Device, other_bytes: int = 0
+    compiled: jax.stages.Compiled, device: jax.Device, config: RunConfig, other_bytes: int = 0
 ) -> str:
     """One line with the bytes that a step needs and those of the device, and a warning line.
 
     Args:
       compiled: the step.
       device: the device.
+      config: configuration of the run, for the warning.
       other_bytes: bytes on the device of arrays that the step does not use.
     """
     needed, limit = step_memory(compiled) + other_bytes, memory_limit(device)
@@ -89,7 +106,9 @@ def step_memory_line(
     if limit is None:
         return line
     line += f", of {format_bytes(limit)}"
-    return f"{line}\nwarning: more than the device has: {FIX}" if needed > limit else line
+    if needed > limit:
+        line += f"\nwarning: more than the device has: {how_to_fit(config)}"
+    return line
 
 
 def step_memory(compiled: jax.stages.Compiled) -> int:

@@ -95,8 +95,9 @@ class NonfiniteSteps:
         times = self.roll_backs if policy == "roll_back" else int(step.results.nonfinite)
         if policy == "stop" or times >= limit:
             raise UserError(
-                f"{line}. {why_stopped(policy, times)}: lower optimizer.learning_rate or set "
-                "optimizer.clip_norm in a new run, or continue with another train.on_nonfinite"
+                f"{line}. {why_stopped(policy, times)}: lower optimizer.learning_rate and add "
+                "--allow_changes, set optimizer.clip_norm in a new run, or continue with another "
+                "train.on_nonfinite"
             )
         if policy == "roll_back":
             note(f"{line}. Returning to the newest checkpoint; training continues after this batch")

@@ -21,7 +21,6 @@ from block_recurrent.parallel.processes import print_once
 from block_recurrent.parallel.sharding import Layout, bytes_per_device, make_mesh, split_heads
 from block_recurrent.training.checkpoints import with_shardings
 from block_recurrent.training.device_memory import (
-    compile_to_fit,
     compiler_options,
     memory_line,
     step_memory_line,
@@ -123,12 +122,12 @@ class Setup:
         jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=options)
         batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
         batch = self.layout.put(batch._replace(turn=None))
-        compiled = compile_to_fit(jitted.lower(self.abstract_rows(), batch))
+        compiled = jitted.lower(self.abstract_rows(), batch).compile()
         if self.lanes.turns == 1:
-            print_once(step_memory_line(compiled, device))
+            print_once(step_memory_line(compiled, device, self.config))
             return compiled
         lanes = bytes_per_device(self.abstract.model)
-        print_once(step_memory_line(compiled, device, lanes))
+        print_once(step_memory_line(compiled, device, self.config, lanes))
         return in_turns(compiled, self.layout, self.shardings)
 
     def abstract_rows(self) -> TrainState:
@@ -167,6 +166,13 @@ class Setup:
                 f"{train.segment_length} tokens{parts} on {devices}",
             ]
         )
+
+
+def abstract_state(config: RunConfig) -> TrainState:
+    """The shapes of what a run with this configuration saves."""
+    optimizer, _ = make_optimizer(config.optimizer)
+    train = config.train
+    return jax.eval_shape(init_function(config.model, optimizer, train.num_lanes, train.seed))
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):

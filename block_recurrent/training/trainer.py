@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.lanes import LanePosition
@@ -21,8 +23,9 @@ from block_recurrent.parallel.processes import (
 from block_recurrent.reporting.metrics_log import is_logged
 from block_recurrent.reporting.wandb_log import check_wandb
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.config_changes import Changes, check_changes, record_changes
 from block_recurrent.training.corpus_record import check_corpus, record_corpus
-from block_recurrent.training.device_memory import layout_table
+from block_recurrent.training.device_memory import explain_exhaustion, layout_table
 from block_recurrent.training.held_out import HeldOutEvaluation
 from block_recurrent.training.loop import TrainingLoop
 from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_moved_rows
@@ -30,9 +33,12 @@ from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.profiling import Profiler
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
 from block_recurrent.training.setup import Setup, load_initial_params
-from block_recurrent.training.train_step import TrainState
+from block_recurrent.training.train_step import MetricSums, TrainState
 from block_recurrent.training.watching import Watch
 from block_recurrent.training.workdir import record_config, workdir_lock
+
+# Options that change the sums of metrics, which then start anew.
+BATCH_SHAPE = {"train.batch_size", "train.segment_length"}
 
 
 class Trainer:
@@ -43,6 +49,7 @@ class Trainer:
     Args:
       config: configuration of the run.
       workdir: the folder of the run.
+      allow_changes: whether a run may continue with changes of its training; see `check_changes`.
 
     Raises:
       UserError: corpus, model, batch and devices do not fit together.
@@ -54,9 +61,9 @@ class Trainer:
       initial_params: parameters of `train.initial_model`; None if none is set, or after the start.
     """
 
-    def __init__(self, config: RunConfig, workdir: AnyPath):
+    def __init__(self, config: RunConfig, workdir: AnyPath, *, allow_changes: bool = False):
         check_wandb(config.train.wandb_project)
-        self.workdir = workdir
+        self.workdir, self.allow_changes = workdir, allow_changes
         self.setup = Setup(config)
         self.config = self.setup.config
         self.evaluation = HeldOutEvaluation(self.setup)
@@ -69,12 +76,15 @@ class Trainer:
           False if a signal stopped the run early, after saving.
 
         Raises:
-          UserError: the folder holds another run, is in use, or cannot be written.
+          UserError: the folder holds another run, is in use, or cannot be written; or a step needs
+            more memory than a device has.
         """
         with workdir_lock(self.workdir):
             try:
                 return self._run_locked()
             except Exception as error:
+                if explained := explain_exhaustion(error, self.config):
+                    raise explained from error
                 if (why := write_error_reason(error)) is None:
                     raise
                 raise UserError(
@@ -83,11 +93,12 @@ class Trainer:
                 ) from error
 
     def _run_locked(self) -> bool:
-        record_config(self.workdir, self.config)
-        self._describe()
+        changes = check_changes(self.workdir, self.config, allow=self.allow_changes)
+        if not changes.options:  # else only if the documents are the same
+            record_config(self.workdir, self.config)
         num_steps = self.config.train.num_steps
         with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
-            state, position = self.start(checkpoints)
+            state, position = self._start_with(changes, checkpoints)
             if state.step >= num_steps and not self.lacks_evaluation(int(state.step)):
                 print_once(f"all {num_steps:,} steps of this run are done")
                 return True
@@ -109,6 +120,40 @@ class Trainer:
                     state = self._roll_back(checkpoints, position)
         return False
 
+    def _start_with(
+        self, changes: Changes, checkpoints: Checkpoints
+    ) -> tuple[TrainState, LanePosition]:
+        """Records changes of options, once it is certain that they are possible; then `start`."""
+        newest = checkpoints.find_latest_intact()
+        same_documents = newest is not None and self._check_corpus(changes)
+        if changes.options:
+            record_changes(self.workdir, changes, newest)
+            record_config(self.workdir, self.config)
+        self._describe()
+        state, position = self.start(checkpoints)
+        if same_documents:  # their weights may have changed
+            fingerprint = self.setup.lanes.documents.fingerprint
+            position = position._replace(corpus=np.array(fingerprint, np.int64))
+        if changes.names() & BATCH_SHAPE:
+            state = state._replace(sums=self._no_sums())
+        return state, position
+
+    def _check_corpus(self, changes: Changes) -> bool:
+        """Whether the documents are known to be those that the run started with.
+
+        Raises:
+          UserError: they are others.
+        """
+        options = [str(change) for change in changes.options if change.name.startswith("data.")]
+        return check_corpus(
+            self.workdir,
+            self.setup.documents,
+            ["train", "held_out"],
+            note=print_once,
+            update=True,
+            options=options,
+        )
+
     def _describe(self):
         """Prints a summary of the run, writes layout.txt, and copies the vocabulary."""
         print_once(self.setup.summary(self.workdir))
@@ -120,18 +165,15 @@ class Trainer:
             print_once(f"\n{table}\n")
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, LanePosition]:
-        """Returns the state and position of the newest checkpoint, or of a new run.
-
-        Raises:
-          UserError: the corpus is another one than when the run started.
-        """
+        """Returns the state and position of the newest checkpoint, or of a new run."""
         lanes = self.setup.lanes
         position = lanes.initial_position() if lanes.turns == 1 else lanes.staggered_position()
         newest = checkpoints.find_latest_intact()
         if newest is not None:
-            check_corpus(self.workdir, self.setup.documents, ["train", "held_out"])
             print_once(f"continuing from step {newest:,}")
-            return checkpoints.restore(self.setup.abstract, position)
+            state, position = checkpoints.restore(self.setup.abstract, position)
+            turn = np.array(position.turn % lanes.turns)  # a larger batch has fewer turns
+            return state, position._replace(turn=turn)
         record_corpus(self.workdir, self.setup.documents)
         state = self.setup.initial_state()
         if self.initial_params is not None:
@@ -140,6 +182,11 @@ class Trainer:
         if self.config.train.on_nonfinite == "roll_back":
             checkpoints.save(state, position)
         return state, position
+
+    def _no_sums(self) -> MetricSums:
+        """Sums of metrics over no steps."""
+        zeros = jax.tree.map(jnp.zeros_like, self.setup.abstract.sums)
+        return jax.device_put(zeros, self.setup.shardings.sums)
 
     def lacks_evaluation(self, step: int) -> bool:
         """Whether the run was stopped before the end of the evaluation that is due at this step."""

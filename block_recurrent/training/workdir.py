@@ -1,13 +1,14 @@
 """The folder of a run: its configuration, its lock, and its newest model."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flax import nnx
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.config.run_config import RunConfig, differences, load, to_gin
+from block_recurrent.config.run_config import RunConfig, load, to_gin
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
 from block_recurrent.data.vocabulary_storage import saved_vocabulary
@@ -19,29 +20,8 @@ from block_recurrent.model.transformer import BlockRecurrentTransformer, abstrac
 from block_recurrent.parallel.processes import is_main_process, wait_for_others
 from block_recurrent.training.checkpoints import Checkpoints
 
+CONFIG = "config.gin"
 LOCK = "lock"
-
-# Options that may change when a run is continued. They change how long it runs, what it reports,
-# where it runs, in how many parts, and how it handles steps that are not finite, but not what it
-# computes.
-MAY_CHANGE = (
-    "train.num_steps",
-    "train.microbatches",
-    "train.log_every_steps",
-    "train.eval_every_steps",
-    "train.eval_tokens",
-    "train.checkpoint_every_steps",
-    "train.profile_steps",
-    "train.sample_tokens",
-    "train.sample_prompt",
-    "train.wandb_project",
-    "train.on_nonfinite",
-    "train.max_nonfinite_steps",
-    "data.allow_binary",
-    "mesh.",
-    "distributed.",
-    "watch.",
-)
 
 
 class Run(NamedTuple):
@@ -52,14 +32,18 @@ class Run(NamedTuple):
     step: int
 
 
-def load_run(workdir: str | AnyPath) -> Run:
+def load_run(workdir: str | AnyPath, bindings: Sequence[str] = ()) -> Run:
     """Loads the newest checkpoint of a run.
+
+    Args:
+      workdir: the folder of the run.
+      bindings: where its corpus lies now; see `read_config`.
 
     Raises:
       UserError: the folder has no run, or the run has no checkpoint yet.
     """
     workdir = workdir_path(workdir)
-    config = read_config(workdir)
+    config = read_config(workdir, bindings)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
         params = checkpoints.restore_params(abstract)
@@ -90,49 +74,47 @@ def run_vocabulary(workdir: AnyPath, data: DataConfig) -> Vocabulary:
     return found
 
 
-def read_config(workdir: AnyPath) -> RunConfig:
+def read_config(workdir: AnyPath, bindings: Sequence[str] = ()) -> RunConfig:
     """Reads the configuration of the run in `workdir`.
 
+    Args:
+      workdir: the folder of the run.
+      bindings: where its corpus lies now, such as "data.path = 'moved/texts'".
+
     Raises:
-      UserError: config.gin is missing or has mistakes.
+      UserError: config.gin is missing or has mistakes, or a binding sets anything but the corpus.
     """
-    path = workdir / "config.gin"
-    with explain_path_errors(workdir, "read"):
-        exists = path.is_file()
-    if not exists:
+    for binding in bindings:
+        if not re.match(r"\s*data\.", binding):
+            raise UserError(
+                f"--gin_bindings={binding!r}: here it can only say where the corpus of the run "
+                "lies now, with data.path, data.stores or data.held_out"
+            )
+    if not has_config(workdir):
         raise UserError(
             f"{workdir} contains no run (no config.gin): train first, or name another folder"
         )
-    return load([str(path)], [])
+    return load([str(workdir / CONFIG)], bindings)
+
+
+def has_config(workdir: AnyPath) -> bool:
+    """Whether the folder has a config.gin."""
+    with explain_path_errors(workdir, "read"):
+        return (workdir / CONFIG).is_file()
 
 
 def record_config(workdir: AnyPath, config: RunConfig):
-    """Creates the folder with config.gin, or checks that it has the same configuration.
-
-    A run may be continued for more steps and on other devices if everything else is equal. (That
-    includes `optimizer.decay_steps`, the end of a schedule, which defaults to `train.num_steps`.)
+    """Writes config.gin, and creates the folder if needed. See `check_changes` for what may change.
 
     Raises:
-      UserError: the folder has another configuration, or cannot be written.
+      UserError: the folder cannot be written.
     """
-    path = workdir / "config.gin"
-    with explain_path_errors(workdir, "read"):
-        exists = path.exists()
-    if exists:
-        different = differences(read_config(workdir), config)
-        different = [line for line in different if not line.startswith(MAY_CHANGE)]
-        if different:
-            hint = _explain_decay_steps(different)
-            raise UserError(
-                f"{workdir} contains a run with another configuration ({'; '.join(different)}): "
-                f"name another --workdir, or make the configurations equal{hint}"
-            )
     wait_for_others("record_config")  # until all have read the file
     if not is_main_process():
         return
     with explain_path_errors(workdir, "write to"):
         workdir.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
+        with atomic_write(workdir / CONFIG) as file:
             file.write(to_gin(config).encode())
 
 
@@ -160,13 +142,3 @@ def workdir_lock(workdir: AnyPath) -> Iterator[None]:
                     "it, or name another --workdir"
                 ) from error
         yield
-
-
-def _explain_decay_steps(different: Sequence[str]) -> str:
-    """Explains a difference in `optimizer.decay_steps`, if a user has only changed `num_steps`."""
-    if not any(line.startswith("optimizer.decay_steps") for line in different):
-        return ""
-    return (
-        " (the schedule ends with train.num_steps unless optimizer.decay_steps is set: set it to "
-        "the number in the workdir to train beyond that)"
-    )

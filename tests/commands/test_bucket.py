@@ -11,6 +11,7 @@ from block_recurrent.config.run_config import to_gin
 from block_recurrent.files.paths import workdir_path
 from block_recurrent.files.writing import COPY_INTERVAL, Mirror
 from block_recurrent.reporting.metrics_log import MetricsLog, read_metrics
+from block_recurrent.training.config_changes import check_changes, record_changes
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import read_config, record_config
 from bucket_server import serve_bucket
@@ -88,7 +89,12 @@ def test_a_configuration_is_read_back(bucket, workdir):
     assert content(bucket, workdir, "config.gin") == to_gin(config)
     assert read_config(workdir) == config
     with pytest.raises(UserError, match="train.seed: 0 in the workdir, 1 now"):
-        record_config(workdir, tiny_run("corpus", seed=1))
+        check_changes(workdir, tiny_run("corpus", seed=1))
+    more = tiny_run("corpus", num_steps=20)
+    for step in (5, 7):
+        record_changes(workdir, check_changes(workdir, more), step)
+    lines = content(bucket, workdir, "changes.txt").splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["step 5", "step 7"]
 
 
 @pytest.mark.parametrize(

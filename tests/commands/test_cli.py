@@ -191,7 +191,8 @@ def test_workdir_that_holds_another_configuration(refuse, place):
     assert refuse("train", *TINY, "--workdir=mine", *changes) == (
         "mine contains a run with another configuration (train.seed: 0 in the workdir, 7 now; "
         f"optimizer.learning_rate: {config.optimizer.learning_rate} in the workdir, 0.5 now): "
-        "name another --workdir, or make the configurations equal"
+        "make the configurations equal, name another --workdir (train.initial_model can start it "
+        "from an export of this run), or add --allow_changes to continue this run with the changes"
     )
 
 
@@ -204,7 +205,7 @@ def test_more_steps_under_a_schedule_that_ends(refuse, place):
     more = bind(data__path="texts", train__num_steps=30)
     message = refuse("train", *TINY, "--workdir=mine", *more)
     assert "optimizer.decay_steps: 20 in the workdir, 30 now" in message
-    assert message.endswith("set it to the number in the workdir to train beyond that)")
+    assert "(optimizer.decay_steps = 20, which is train.num_steps unless it is set, k" in message
 
 
 def test_workdir_that_cannot_be_made(refuse):

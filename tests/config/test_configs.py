@@ -9,9 +9,10 @@ import gin
 import pytest
 
 from block_recurrent import ModelConfig, UserError
+from block_recurrent.config.changes import MAY_CHANGE, differences
 from block_recurrent.config.gin_files import find_gin_file, read_bindings, shipped_gin_files
 from block_recurrent.config.options import OptimizerConfig
-from block_recurrent.config.run_config import RunConfig, differences, load, load_prepare, to_gin
+from block_recurrent.config.run_config import RunConfig, all_values, load, load_prepare, to_gin
 
 FIXED = "gin/brt_fixed_gate.gin"
 RECURRENT = [
@@ -171,10 +172,33 @@ def test_to_gin_loads_as_the_same(name, elsewhere):
 def test_differences():
     old, new = load([FIXED], []), load([FIXED], ["train.seed = 1", "mesh.fsdp = 2"])
     assert differences(old, old) == []
-    assert differences(old, new) == [
-        "train.seed: 0 in the workdir, 1 now",
-        "mesh.fsdp: 1 in the workdir, 2 now",
-    ]
+    found = differences(old, new)
+    assert found == [("train.seed", 0, 1), ("mesh.fsdp", 1, 2)]
+    assert str(found[0]) == "train.seed: 0 in the workdir, 1 now"
+
+
+def test_what_may_change_is_listed_by_names_that_exist():
+    names = {f"{section}.{name}" for section, name in all_values(load([FIXED], []))}
+    assert MAY_CHANGE.keys() <= names | {f"{name.partition('.')[0]}." for name in names}
+
+
+@pytest.mark.parametrize(
+    "change, effect",
+    [
+        ("train.log_every_steps = 3", "bit for bit"),
+        ("watch.port = 9400", "bit for bit"),
+        ("data.path = 'elsewhere'", "the documents are the same"),
+        ("BlockRecurrentTransformer.remat = 'layer'", "up to rounding, but not bit for bit"),
+        ("mesh.tensor = 2", "up to rounding"),
+        ("train.on_nonfinite = 'stop'", "unless a step is not finite"),
+        ("train.seed = 1", None),
+        ("data.weights = (1.0,)", None),
+        ("BlockRecurrentTransformer.num_layers = 3", None),
+    ],
+)
+def test_the_effect_of_a_change(change, effect):
+    (found,) = differences(load([FIXED], []), load([FIXED], [change]))
+    assert found.effect is None if effect is None else effect in found.effect
 
 
 # Where files are found
@@ -428,4 +452,4 @@ def test_lanes_are_compared_as_numbers():
     same = load([FIXED], [f"train.lanes = {config.train.num_lanes}"])
     one_per_row = load([FIXED], ["train.lanes = None"])
     assert differences(config, same) == []
-    assert differences(one_per_row, config) == ["train.lanes: 16 in the workdir, 512 now"]
+    assert differences(one_per_row, config) == [("train.lanes", 16, 512)]

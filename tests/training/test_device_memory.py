@@ -10,20 +10,21 @@ import pytest
 
 from block_recurrent.config.options import MeshConfig, OptimizerConfig
 from block_recurrent.data.lanes import Batch
-from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training import device_memory
 from block_recurrent.training.device_memory import (
-    compile_to_fit,
     compiler_options,
+    explain_exhaustion,
     format_bytes,
+    how_to_fit,
     memory_limit,
     step_memory,
     step_memory_line,
 )
 from block_recurrent.training.optimizers import make_optimizer
 from block_recurrent.training.train_step import init_function, make_train_step
+from corpus import tiny_run
 from tiny import TINY
 
 MIB = 2**20
@@ -48,16 +49,17 @@ def test_step_memory_counts_donated_arrays_once():
 
 def test_step_memory_line_has_both_numbers_and_warns(monkeypatch):
     device, step = jax.local_devices()[0], compiled(between)
-    line = step_memory_line(step, device)
+    line = step_memory_line(step, device, tiny_run("texts"))
     assert re.fullmatch(
         r"memory \S+ MiB per device in a step, activations included, of .* GiB", line
     )
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: 2 * MIB)
-    line, warning = step_memory_line(step, device).splitlines()
+    line, warning = step_memory_line(step, device, tiny_run("texts")).splitlines()
     assert line.endswith("of 2.00 MiB") and "train.batch_size" in warning and "remat" in warning
     assert "more than the device has: raise train.microbatches, or set" in warning
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: None)
-    assert step_memory_line(step, device).endswith("activations included")
+    line = step_memory_line(step, device, tiny_run("texts"))
+    assert line.endswith("activations included")
 
 
 def test_memory_of_devices():
@@ -76,16 +78,30 @@ def test_format_bytes(number, text):
     assert format_bytes(number) == text
 
 
-def test_a_step_that_does_not_fit_raises_one_line():
+def test_an_error_of_exhausted_memory_becomes_one_line():
     used = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.48G hbm."
-    lowered = Mock(jax.stages.Lowered)
-    lowered.compile.side_effect = jax.errors.JaxRuntimeError(f"{used}\n\nTotal hbm usage >= 21G")
-    with pytest.raises(UserError, match="Used 20.5G of 15.48G.*train.batch_size") as error:
-        compile_to_fit(lowered)
-    assert "\n" not in str(error.value)
-    lowered.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a compiler bug")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        compile_to_fit(lowered)
+    error = jax.errors.JaxRuntimeError(f"{used}\n\nTotal hbm usage >= 21G")
+    message = str(explain_exhaustion(error, tiny_run("texts")))
+    assert message.startswith("a step needs more memory than a device has (JaxRuntimeError: RESOU")
+    assert "Used 20.5G of 15.48G" in message and "\n" not in message
+    assert explain_exhaustion(ValueError(f"{used}, of a server"), tiny_run("texts")) is None
+    other = jax.errors.JaxRuntimeError("INTERNAL: a compiler bug")
+    assert explain_exhaustion(other, tiny_run("texts")) is None
+
+
+def test_the_advice_names_only_what_is_left_to_change():
+    config = tiny_run("texts")
+    assert how_to_fit(config) == (
+        "set a larger train.microbatches or BlockRecurrentTransformer.remat = 'layer' or mesh.fsdp "
+        "to more devices, and run the same command again to continue; or set a smaller "
+        "train.batch_size with train.lanes = 4 or a smaller train.segment_length, and add "
+        "--allow_changes"
+    )
+    least = tiny_run("texts", batch_size=1, segment_length=8)
+    least = dataclasses.replace(least, model=dataclasses.replace(least.model, remat="layer"))
+    assert how_to_fit(least) == (
+        "set mesh.fsdp to more devices, and run the same command again to continue"
+    )
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from block_recurrent import UserError
 from block_recurrent.data.lanes import LanePosition, Lanes
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.config_changes import check_changes
 from block_recurrent.training.nonfinite import mark_moved_rows
 from block_recurrent.training.train_step import TrainState, finite_rows
 from block_recurrent.training.workdir import record_config
@@ -243,7 +244,7 @@ def test_stop_says_why_and_saves_nothing_more(corpus, tmp_path):
         poisoned(6)(config, tmp_path).run()
     message = str(error.value)
     assert message.startswith("step 6: loss nan, gradient norm nan; its batch is in ")
-    assert "lower optimizer.learning_rate or set optimizer.clip_norm" in message
+    assert "lower optimizer.learning_rate and add --allow_changes, set optimizer.clip_n" in message
     assert "\n" not in message
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps == [4]
@@ -306,4 +307,8 @@ def test_caches_that_are_not_finite_show_in_the_loss():
 
 def test_the_policy_may_change_when_a_run_is_continued(corpus, tmp_path):
     record_config(tmp_path, with_policy(corpus, "skip"))
-    record_config(tmp_path, with_policy(corpus, "roll_back", max_nonfinite_steps=3))
+    config = with_policy(corpus, "roll_back", max_nonfinite_steps=3)
+    assert check_changes(tmp_path, config).names() == {
+        "train.on_nonfinite",
+        "train.max_nonfinite_steps",
+    }
