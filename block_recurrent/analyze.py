@@ -7,13 +7,19 @@ import numpy as np
 
 from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_step_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.selection import choose_step
 from block_recurrent.training.workdir import read_config, run_vocabulary
 
 EXAMPLES = """\
@@ -31,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_step_argument(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -67,11 +74,13 @@ def main():
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
     with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
-        intact = [step for step in checkpoints.steps if checkpoints.is_intact(step)]
-        for step in intact or [None]:  # without checkpoints, restoring raises
-            trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)
-            history[step] = {layer: gate_quantiles(arrays) for layer, arrays in trace.items()}
-    write_analysis(arguments.output, config.model, text, trace, history)
+        chosen = choose_step(checkpoints, arguments.workdir, config.train, arguments.step)
+        for step in filter(checkpoints.is_intact, checkpoints.steps):
+            found = tracer(checkpoints.restore_params(abstract, step), text.inputs)
+            history[step] = {layer: gate_quantiles(arrays) for layer, arrays in found.items()}
+            if step == chosen:
+                trace = found
+    write_analysis(arguments.output, config.model, text, chosen, trace, history)
 
 
 def read_text(workdir: AnyPath, config: RunConfig, path: Path | None, max_tokens: int) -> Text:

@@ -1,4 +1,4 @@
-"""Evaluate the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+"""Evaluate a checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
 import json
@@ -10,7 +10,12 @@ from flax import nnx
 
 from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_step_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.console.progress import EvaluationProgress
 from block_recurrent.data.corpora import load_documents
@@ -26,17 +31,19 @@ from block_recurrent.training.workdir import load_run
 EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --report=report.html
+  python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --step=best --split=test
 """
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "evaluate",
-        "Measures bits per token, byte and character of the newest checkpoint over whole "
-        "documents.\nThe state is carried from segment to segment, and every token counts once.",
+        "Measures bits per token, byte and character of a checkpoint over whole documents.\n"
+        "The state is carried from segment to segment, and every token counts once.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_step_argument(parser)
     parser.add_argument(
         "--split",
         default="held_out",
@@ -71,7 +78,7 @@ def main():
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
         )
-    config, model, step = load_run(arguments.workdir)
+    config, model, step = load_run(arguments.workdir, arguments.step)
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)

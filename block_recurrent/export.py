@@ -4,7 +4,12 @@ import argparse
 from pathlib import Path
 
 from block_recurrent.config.options import DataConfig
-from block_recurrent.console.cli import CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    CommandParser,
+    add_step_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
@@ -13,6 +18,8 @@ from block_recurrent.training.workdir import load_run, run_vocabulary
 
 EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
+  python -m block_recurrent.export --workdir=runs/brt_fixed_gate --step=best \\
+      --output=best.safetensors
   python -m block_recurrent.generate --model=model.safetensors --prompt='def main('
 """
 
@@ -20,12 +27,13 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "export",
-        "Writes the model of a run's newest checkpoint and its vocabulary to a safetensors file, "
-        "for use\nwith block_recurrent.load_model, block_recurrent.generate and "
+        "Writes the model of a run's checkpoint and its vocabulary to a safetensors file, for use\n"
+        "with block_recurrent.load_model, block_recurrent.generate and "
         "train.initial_model.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
+    add_step_argument(parser)
     add = parser.add_argument
     add(
         "--output",
@@ -45,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    config, model, step = load_run(arguments.workdir)
+    config, model, step = load_run(arguments.workdir, arguments.step)
     file, about = read_vocabulary(arguments.workdir, config.data)
     about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
     save_model(arguments.output, model, arguments.dtype, file, **about)

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, TaskProgressColumn
 
-from block_recurrent.console.cli import EXIT_STATUSES, CommandParser, add_workdir_argument, run_main
+from block_recurrent.console.cli import (
+    EXIT_STATUSES,
+    CommandParser,
+    add_step_argument,
+    add_workdir_argument,
+    run_main,
+)
 from block_recurrent.console.progress import start_bar
 from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
 from block_recurrent.data.vocabulary_storage import model_vocabulary
@@ -42,7 +48,7 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "generate",
-        "Continues a prompt, with the newest checkpoint of a run or with a model file. By "
+        "Continues a prompt, with a checkpoint of a run or with a model file. By "
         "default,\nuses the small model included in the package, trained on Python source code.",
         EXAMPLES,
         NOTES,
@@ -57,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="a file written by python -m block_recurrent.export",
     )
+    add_step_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
@@ -190,9 +197,11 @@ def check_numbers(arguments: argparse.Namespace):
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
-        config, model, _ = load_run(arguments.workdir)
+        config, model, _ = load_run(arguments.workdir, arguments.step)
         vocabulary = run_vocabulary(arguments.workdir, config.data)
         segment_length = config.train.segment_length
+    elif arguments.step != "latest":
+        raise UserError(f"--step={arguments.step} needs --workdir: a model file has only one step")
     else:
         model, about = load_model(arguments.model)
         vocabulary = model_vocabulary(arguments.model, about)

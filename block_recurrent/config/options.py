@@ -44,6 +44,15 @@ class TrainConfig:
         chosen by a hash of their names, and the head of one more. None: all held-out documents, as
         block_recurrent.evaluate does.
       checkpoint_every_steps: steps between two checkpoints.
+      keep_checkpoints: the newest this many checkpoints are kept.
+      keep_best: the best this many checkpoints are kept too, by the evaluations of the run. Unless
+        it is 0, a checkpoint is saved at every evaluation.
+      keep_every_steps: checkpoints at multiples of this are kept too; a multiple of
+        checkpoint_every_steps. None: none.
+      best_metric: what the best checkpoint is best in, on the held-out documents: 'loss' (lowest;
+        bits per token, byte and character give the same order) or 'accuracy' (highest).
+      patience: the run ends when this many evaluations in a row have not improved best_metric.
+        None: it ends after num_steps.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
       wandb_project: Weights & Biases project to report to; None: no reports.
@@ -64,6 +73,11 @@ class TrainConfig:
     eval_every_steps: Steps = 500
     eval_tokens: Annotated[int, "tokens", Range(1)] | None = 1_000_000
     checkpoint_every_steps: Steps = 500
+    keep_checkpoints: Annotated[int, "checkpoints", Range(1)] = 3
+    keep_best: Annotated[int, "checkpoints", Range(0)] = 1
+    keep_every_steps: Steps | None = None
+    best_metric: Literal["loss", "accuracy"] = "loss"
+    patience: Annotated[int, "evaluations", Range(1)] | None = None
     sample_tokens: Annotated[int, "tokens", Range(0)] = 0
     sample_prompt: str | None = None
     wandb_project: str | None = None
@@ -76,10 +90,25 @@ class TrainConfig:
                 f"train.lanes = {self.lanes} is not a multiple of train.batch_size = "
                 f"{self.batch_size}: set train.lanes = {self._rounded_up(self.lanes)}, or 'auto'"
             )
+        every, checkpoints = self.keep_every_steps, self.checkpoint_every_steps
+        if every is not None and every % checkpoints:
+            raise UserError(
+                f"train.keep_every_steps = {every} is not a multiple of "
+                f"train.checkpoint_every_steps = {checkpoints}: set it to "
+                f"{-(-every // checkpoints) * checkpoints}"
+            )
 
     def evaluates_after(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps."""
         return step > 0 and (step == self.num_steps or step % self.eval_every_steps == 0)
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        return (
+            step == self.num_steps
+            or step % self.checkpoint_every_steps == 0
+            or (self.keep_best > 0 and self.evaluates_after(step))
+        )
 
     @property
     def num_lanes(self) -> int:

@@ -84,6 +84,18 @@ def add_workdir_argument(
     )
 
 
+def add_step_argument(parser: argparse._ActionsContainer):
+    """Adds --step, which chooses a checkpoint of the run."""
+    parser.add_argument(
+        "--step",
+        type=_step,
+        default="latest",
+        metavar="N|best|latest",
+        help="which checkpoint: after N steps, the best one by the evaluations of the run "
+        "(train.best_metric), or the newest one (default: latest)",
+    )
+
+
 def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, example: str):
     """Adds --gin_file and --gin_bindings.
 
@@ -114,6 +126,15 @@ def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, exampl
 def default_workdir(gin_files: list[str]) -> epath.Path:
     """The default folder of a run: runs/<name of the first gin file>."""
     return epath.Path("runs") / Path(gin_files[0]).stem
+
+
+def _step(text: str) -> int | str:
+    """A number of steps, or one of the two words."""
+    if text in ("best", "latest"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no step: give a number, best or latest")
 
 
 def _workdir(text: str) -> epath.Path:

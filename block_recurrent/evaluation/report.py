@@ -16,7 +16,7 @@ from block_recurrent.evaluation.figures import (
 )
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.reporting.metrics_log import for_json, step_of
+from block_recurrent.reporting.metrics_log import for_json, read_history
 from block_recurrent.reporting.plots import Figure, png
 
 WORTH_METRICS = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
@@ -67,20 +67,11 @@ def write_report(
                 result[name] = memories[memory].bits_per_token - carried
     result["by_distance"] = distance_table({"carried": profile, **memories})
     title = f"{workdir.resolve().name}, step {result['step']:,}, {result['split']}"
-    text = page(title, config, result, read_history(workdir))
+    text = page(title, config, result, read_history(workdir / "metrics.jsonl"))
     numbers = json.dumps(for_json(result), indent=2)
     path.with_suffix(".json").write_text(numbers + "\n", encoding="utf-8")
     path.write_text(text, encoding="utf-8")
     print(f"report              {path}, {path.with_suffix('.json')}")
-
-
-def read_history(workdir: AnyPath) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; empty if the file is missing."""
-    path = workdir / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if step_of(line) is not None]
 
 
 def page(

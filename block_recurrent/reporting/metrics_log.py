@@ -144,12 +144,18 @@ def drop_lines_after(path: Path, step: int):
         file.writelines(f"{line}\n".encode() for line in kept)
 
 
+def read_history(path: AnyPath) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without incomplete ones; empty if the file is missing."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    return [json.loads(line) for line in lines if step_of(line) is not None]
+
+
 def is_logged(path: AnyPath, step: int, split: str) -> bool:
     """Whether metrics.jsonl has the metrics of a split after this step."""
-    if not path.exists():
-        return False
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
-    return any(step_of(line) == step and json.loads(line).get("split") == split for line in lines)
+    lines = read_history(path)
+    return any(line["step"] == step and line.get("split") == split for line in lines)
 
 
 def step_of(line: str) -> int | None:

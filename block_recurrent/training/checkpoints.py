@@ -4,7 +4,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.checksums import find_damage, write_checksums
 from block_recurrent.files.paths import AnyPath, in_bucket
 from block_recurrent.parallel.processes import all_processes_true, is_main_process, wait_for_others
+from block_recurrent.training.retention import Retention
 from block_recurrent.training.train_step import TrainState
 
 # Read and write buckets with gcsfs. By default, TensorFlow would be used if it is installed, which
@@ -24,7 +25,6 @@ from block_recurrent.training.train_step import TrainState
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 ITEMS = ("params", "training")
-MAX_TO_KEEP = 3  # older checkpoints are deleted
 UNCHECKED_FILES = ("_CHECKPOINT_METADATA",)  # contains times; nothing depends on it
 
 
@@ -51,9 +51,17 @@ class Checkpoints:
       workdir: folder of the run.
       read_only: whether nothing must be written.
       items: the items that will be read. Files of other items are not verified.
+      keep: decides at every save which checkpoints are kept; None: all.
     """
 
-    def __init__(self, workdir: AnyPath, *, read_only: bool = False, items: Container[str] = ITEMS):
+    def __init__(
+        self,
+        workdir: AnyPath,
+        *,
+        read_only: bool = False,
+        items: Container[str] = ITEMS,
+        keep: Retention | None = None,
+    ):
         self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.read_only = read_only
         self._unread = [item for item in ITEMS if item not in items]
@@ -63,7 +71,7 @@ class Checkpoints:
             self.folder,
             item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=MAX_TO_KEEP,
+                preservation_policy=keep,
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,  # left by a save that was killed
@@ -145,14 +153,17 @@ class Checkpoints:
         """Waits until everything is on disk or in the bucket."""
         self.manager.wait_until_finished()
 
-    def delete_unscheduled(self, every: int):
-        """Deletes checkpoints newer than the newest one at a multiple of `every` steps.
+    def delete_unscheduled(self, is_scheduled: Callable[[int], bool]):
+        """Deletes checkpoints newer than the newest one that was saved on schedule.
 
         The deleted checkpoints were saved when the run was stopped. Where a run returns to must not
         depend on stops.
+
+        Args:
+          is_scheduled: whether a checkpoint is due after this many steps.
         """
         self.wait()
-        regular = [step for step in self.steps if step % every == 0]
+        regular = [step for step in self.steps if is_scheduled(step)]
         for step in self.steps:
             if regular and step > regular[-1]:
                 self.manager.delete(step)
@@ -205,22 +216,18 @@ class Checkpoints:
         wait_for_others("set_aside")
         self.manager.reload()
 
-    def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+    def restore_params(self, abstract: dict[str, Any], step: int) -> dict[str, Any]:
         """Restores only the parameters, to one device. They may have been saved on any mesh.
 
         Args:
           abstract: shapes of the parameters.
-          step: step of the checkpoint; None for the newest.
+          step: step of a checkpoint that is not damaged.
 
         Raises:
-          UserError: no checkpoint exists, or its parameters have other names or shapes.
+          UserError: its parameters have other names or shapes.
         """
-        step = self.find_latest_intact() if step is None else step
-        if step is None:
-            raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
-        place = self.folder / str(step)
         place = self.folder / str(step)
         if shapes(self._metadata(step, "params")) != shapes(abstract):
             raise UserError(

@@ -18,7 +18,7 @@ from block_recurrent.parallel.processes import (
     print_from_process,
     print_once,
 )
-from block_recurrent.reporting.metrics_log import is_logged
+from block_recurrent.reporting.metrics_log import is_logged, read_history
 from block_recurrent.reporting.wandb_log import check_wandb
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.corpus_record import check_corpus, record_corpus
@@ -28,6 +28,7 @@ from block_recurrent.training.loop import TrainingLoop
 from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_moved_rows
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
+from block_recurrent.training.retention import Retention
 from block_recurrent.training.setup import Setup, load_initial_params
 from block_recurrent.training.train_step import TrainState
 from block_recurrent.training.watching import Watch
@@ -62,7 +63,7 @@ class Trainer:
         self.initial_params = self._read_initial_params()
 
     def run(self) -> bool:
-        """Trains until the last step.
+        """Trains until the last step, or until `train.patience` ends the run.
 
         Returns:
           False if a signal stopped the run early, after saving.
@@ -84,11 +85,11 @@ class Trainer:
     def _run_locked(self) -> bool:
         record_config(self.workdir, self.config)
         self._describe()
-        num_steps = self.config.train.num_steps
-        with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
+        retention = Retention(self.config.train)
+        with Checkpoints(self.workdir, keep=retention) as checkpoints, StopSignal() as stop:
             state, position = self.start(checkpoints)
-            if state.step >= num_steps and not self.lacks_evaluation(int(state.step)):
-                print_once(f"all {num_steps:,} steps of this run are done")
+            if done := self._why_done(int(state.step), checkpoints, retention):
+                print_once(done)
                 return True
             with open_trackers(self.config, self.workdir) as trackers:
                 make_loop = functools.partial(
@@ -97,6 +98,7 @@ class Trainer:
                     step=self.setup.compile_step(),
                     evaluation=self.evaluation,
                     checkpoints=checkpoints,
+                    retention=retention,
                     nonfinite=NonfiniteSteps(self.config.train, self.setup.lanes, self.workdir),
                     stop=stop,
                 )
@@ -140,6 +142,16 @@ class Trainer:
             checkpoints.save(state, position)
         return state, position
 
+    def _why_done(self, step: int, checkpoints: Checkpoints, retention: Retention) -> str | None:
+        """Why there is nothing to do after this step; None if there is."""
+        lines = read_history(self.workdir / "metrics.jsonl")
+        retention.update([line for line in lines if line["step"] <= step], checkpoints.steps)
+        if self.lacks_evaluation(step):
+            return None
+        if step >= self.config.train.num_steps:
+            return f"all {self.config.train.num_steps:,} steps of this run are done"
+        return retention.explain_end(step) if retention.ends_run else None
+
     def lacks_evaluation(self, step: int) -> bool:
         """Whether the run was stopped before the end of the evaluation that is due at this step."""
         if not self.config.train.evaluates_after(step):
@@ -149,7 +161,7 @@ class Trainer:
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
         """Returns the state of the newest regular checkpoint, prepared to read from `position`."""
-        checkpoints.delete_unscheduled(self.config.train.checkpoint_every_steps)
+        checkpoints.delete_unscheduled(self.config.train.saves_after)
         state, saved = checkpoints.restore(self.setup.abstract, position)
         return mark_moved_rows(position, state, saved)
 

@@ -1,8 +1,8 @@
-"""The folder of a run: its configuration, its lock, and its newest model."""
+"""The folder of a run: its configuration, its lock, and its model."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flax import nnx
 
@@ -18,6 +18,7 @@ from block_recurrent.files.writing import atomic_write
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 from block_recurrent.parallel.processes import is_main_process, wait_for_others
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.selection import choose_step
 
 LOCK = "lock"
 
@@ -29,6 +30,9 @@ MAY_CHANGE = (
     "train.eval_every_steps",
     "train.eval_tokens",
     "train.checkpoint_every_steps",
+    "train.keep_",
+    "train.best_metric",
+    "train.patience",
     "train.sample_tokens",
     "train.sample_prompt",
     "train.wandb_project",
@@ -42,25 +46,29 @@ MAY_CHANGE = (
 
 
 class Run(NamedTuple):
-    """Configuration and newest model of a run, after `step` steps."""
+    """Configuration of a run, and its model after `step` steps."""
 
     config: RunConfig
     model: BlockRecurrentTransformer
     step: int
 
 
-def load_run(workdir: str | AnyPath) -> Run:
-    """Loads the newest checkpoint of a run.
+def load_run(workdir: str | AnyPath, step: int | Literal["best", "latest"] = "latest") -> Run:
+    """Loads a checkpoint of a run.
+
+    Args:
+      workdir: the folder of the run.
+      step: which checkpoint; see `choose_step`.
 
     Raises:
-      UserError: the folder has no run, or the run has no checkpoint yet.
+      UserError: the folder has no run, or the run has no such checkpoint.
     """
     workdir = workdir_path(workdir)
     config = read_config(workdir)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
-        params = checkpoints.restore_params(abstract)
-        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_intact())
+        step = choose_step(checkpoints, workdir, config.train, step)
+        return Run(config, nnx.merge(graphdef, checkpoints.restore_params(abstract, step)), step)
 
 
 def run_vocabulary(workdir: AnyPath, data: DataConfig) -> Vocabulary:

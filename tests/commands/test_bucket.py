@@ -8,10 +8,9 @@ import pytest
 
 from block_recurrent import UserError
 from block_recurrent.config.run_config import to_gin
-from block_recurrent.evaluation.report import read_history
 from block_recurrent.files.paths import workdir_path
 from block_recurrent.files.writing import COPY_INTERVAL, Mirror
-from block_recurrent.reporting.metrics_log import MetricsLog
+from block_recurrent.reporting.metrics_log import MetricsLog, read_history
 from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import read_config, record_config
 from bucket_server import serve_bucket
@@ -46,7 +45,7 @@ def test_metrics_are_copied_at_the_first_line_and_at_each_flush(bucket, workdir)
         log.flush()
         assert content(bucket, workdir, "metrics.jsonl").count("\n") == 2
         log.write(3, "train", {"loss": 2.0})
-    assert [line["loss"] for line in read_history(workdir)] == [2.5, 2.25, 2.0]
+    assert [line["loss"] for line in read_history(workdir / "metrics.jsonl")] == [2.5, 2.25, 2.0]
     events = [path.name for path in (workdir / "tensorboard").iterdir()]
     assert len(events) == 1 and events[0].endswith(".0")
 
@@ -56,7 +55,7 @@ def test_metrics_continue_from_the_checkpoint(bucket, workdir):
         with MetricsLog(workdir, resume_step) as log:
             for step in steps:
                 log.write(step, "train", {"loss": 1.0})
-    assert [line["step"] for line in read_history(workdir)] == [10, 20, 40]
+    assert [line["step"] for line in read_history(workdir / "metrics.jsonl")] == [10, 20, 40]
     events = sorted(path.name for path in (workdir / "tensorboard").iterdir())
     assert [name.rpartition(".")[2] for name in events] == ["0", "21"]
 
@@ -142,7 +141,9 @@ def test_a_run_in_a_bucket_equals_one_on_disk(bucket, tmp_path):
     assert "continuing from step 7" in run(*train)
     expected, lines = (
         [{name: line[name] for name in line.keys() - TIMINGS} for line in lines]
-        for lines in map(read_history, (tmp_path / "run", workdir))
+        for lines in (
+            read_history(folder / "metrics.jsonl") for folder in (tmp_path / "run", workdir)
+        )
     )
     assert expected == [line for line in lines if line["step"] != 7]
     steps = {name.split("/")[2] for name in bucket.objects if name.startswith("run/checkpoints/")}

@@ -90,9 +90,9 @@ def test_a_file_in_place_of_a_folder(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "inside"
     text = Text("nothing", np.zeros(8, np.int32), ByteVocabulary())
-    assert message_of(write_analysis, folder, variant_model("fixed_skip").config, text, {}, {}) == (
-        f"cannot create --output={folder} (Not a directory)"
-    )
+    assert message_of(
+        write_analysis, folder, variant_model("fixed_skip").config, text, 0, {}, {}
+    ) == (f"cannot create --output={folder} (Not a directory)")
 
 
 # Models
@@ -113,10 +113,17 @@ def test_weights_of_another_shape(tmp_path):
 def test_a_model_without_a_vocabulary_cannot_generate_text(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, variant_model("fixed_skip"))
-    arguments = argparse.Namespace(workdir=None, model=path)
+    arguments = argparse.Namespace(workdir=None, model=path, step="latest")
     assert message_of(load_generator, arguments) == (
         f"{path} does not contain the model's vocabulary: export the model from its run again, or "
         "generate from the run, with --workdir"
+    )
+
+
+def test_a_model_file_has_no_steps():
+    arguments = argparse.Namespace(workdir=None, model="model.safetensors", step="best")
+    assert message_of(load_generator, arguments) == (
+        "--step=best needs --workdir: a model file has only one step"
     )
 
 

@@ -89,7 +89,8 @@ def assert_close(workdir: Path, other: Path):
     trees = []
     for folder in (workdir, other):
         with Checkpoints(folder, read_only=True) as checkpoints:
-            trees.append(jax.tree.leaves(checkpoints.restore_params(abstract)))
+            step = checkpoints.find_latest_intact()
+            trees.append(jax.tree.leaves(checkpoints.restore_params(abstract, step)))
     for a, b in zip(*trees, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
