@@ -9,7 +9,7 @@ from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
-    add_step_argument,
+    add_checkpoint_arguments,
     add_workdir_argument,
     run_main,
 )
@@ -18,7 +18,7 @@ from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.model.transformer import abstract_model
-from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.checkpoints import WEIGHTS, Checkpoints
 from block_recurrent.training.selection import choose_step
 from block_recurrent.training.workdir import read_config, run_vocabulary
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_step_argument(parser)
+    add_checkpoint_arguments(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -73,10 +73,11 @@ def main():
     graphdef, abstract = abstract_model(config.model)
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
-    with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
-        chosen = choose_step(checkpoints, arguments.workdir, config.train, arguments.step)
+    which, item = arguments.weights, WEIGHTS[arguments.weights]
+    with Checkpoints(arguments.workdir, read_only=True, items=[item]) as checkpoints:
+        chosen = choose_step(checkpoints, arguments.workdir, config.train, arguments.step, which)
         for step in filter(checkpoints.is_intact, checkpoints.steps):
-            found = tracer(checkpoints.restore_params(abstract, step), text.inputs)
+            found = tracer(checkpoints.restore_params(abstract, step, which), text.inputs)
             history[step] = {layer: gate_quantiles(arrays) for layer, arrays in found.items()}
             if step == chosen:
                 trace = found

@@ -12,7 +12,8 @@ from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
-    add_step_argument,
+    add_average_argument,
+    add_checkpoint_arguments,
     add_workdir_argument,
     run_main,
 )
@@ -43,7 +44,8 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_step_argument(parser)
+    add_checkpoint_arguments(parser)
+    add_average_argument(parser)
     parser.add_argument(
         "--split",
         default="held_out",
@@ -78,13 +80,16 @@ def main():
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
         )
-    config, model, step = load_run(arguments.workdir, arguments.step)
+    config, model, step = load_run(
+        arguments.workdir, arguments.step, arguments.weights, arguments.average
+    )
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)
     with EvaluationProgress() as progress:
         score = evaluator(params, progress.update)
-    result = {"step": step, "split": arguments.split, **score.metrics()}
+    result = {"step": step, "weights": arguments.weights, "average": arguments.average}
+    result |= {"split": arguments.split, **score.metrics()}
     result |= {
         "documents": len(evaluator.documents.lengths),
         "tokens": score.num_tokens,

@@ -6,7 +6,8 @@ from pathlib import Path
 from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import (
     CommandParser,
-    add_step_argument,
+    add_average_argument,
+    add_checkpoint_arguments,
     add_workdir_argument,
     run_main,
 )
@@ -20,6 +21,8 @@ EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --step=best \\
       --output=best.safetensors
+  python -m block_recurrent.export --workdir=runs/brt_fixed_gate --average=3 \\
+      --output=mean.safetensors
   python -m block_recurrent.generate --model=model.safetensors --prompt='def main('
 """
 
@@ -33,7 +36,8 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_step_argument(parser)
+    add_checkpoint_arguments(parser)
+    add_average_argument(parser)
     add = parser.add_argument
     add(
         "--output",
@@ -53,9 +57,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    config, model, step = load_run(arguments.workdir, arguments.step)
+    config, model, step = load_run(
+        arguments.workdir, arguments.step, arguments.weights, arguments.average
+    )
     file, about = read_vocabulary(arguments.workdir, config.data)
     about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
+    about |= {"weights": arguments.weights, "average": str(arguments.average)}
     save_model(arguments.output, model, arguments.dtype, file, **about)
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes, step {step:,}")
 

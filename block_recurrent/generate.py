@@ -12,7 +12,8 @@ from rich.progress import BarColumn, TaskProgressColumn
 from block_recurrent.console.cli import (
     EXIT_STATUSES,
     CommandParser,
-    add_step_argument,
+    add_average_argument,
+    add_checkpoint_arguments,
     add_workdir_argument,
     run_main,
 )
@@ -63,7 +64,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="a file written by python -m block_recurrent.export",
     )
-    add_step_argument(parser)
+    add_checkpoint_arguments(parser)
+    add_average_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
@@ -197,12 +199,18 @@ def check_numbers(arguments: argparse.Namespace):
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
-        config, model, _ = load_run(arguments.workdir, arguments.step)
+        config, model, _ = load_run(
+            arguments.workdir, arguments.step, arguments.weights, arguments.average
+        )
         vocabulary = run_vocabulary(arguments.workdir, config.data)
         segment_length = config.train.segment_length
-    elif arguments.step != "latest":
-        raise UserError(f"--step={arguments.step} needs --workdir: a model file has only one step")
     else:
+        chosen = arguments.step, arguments.weights, arguments.average
+        if chosen != ("latest", "raw", 1):
+            raise UserError(
+                "--step, --weights and --average need --workdir: a model file has one set of "
+                "weights"
+            )
         model, about = load_model(arguments.model)
         vocabulary = model_vocabulary(arguments.model, about)
         segment_length = int(about.get("segment_length", 0))

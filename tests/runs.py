@@ -98,13 +98,13 @@ def in_evaluation(number, action):
             super().__init__(config, workdir)
             self.undisturbed, self.evaluation = self.evaluation, self.disturbed
 
-        def disturbed(self, step, params, reporter, after_batch):
+        def disturbed(self, step, state, reporter, after_batch):
             def disturb(what, done, total):
                 if step == number and done > total / 2:
                     action()
                 after_batch(what, done, total)
 
-            self.undisturbed(step, params, reporter, disturb)
+            self.undisturbed(step, state, reporter, disturb)
 
     return DisturbedTrainer
 

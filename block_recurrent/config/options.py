@@ -55,6 +55,8 @@ class TrainConfig:
         None: it ends after num_steps.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
+      average_decay: decay β of a moving average of the parameters, such as 0.999: those of n
+        updates ago count β^n. It is saved, and evaluated beside the parameters. None: no average.
       wandb_project: Weights & Biases project to report to; None: no reports.
       on_nonfinite: what to do after a step whose loss, gradient or recurrent state is not finite
         (the step itself changes nothing): 'skip' continues with the next batch, 'roll_back'
@@ -80,6 +82,7 @@ class TrainConfig:
     patience: Annotated[int, "evaluations", Range(1)] | None = None
     sample_tokens: Annotated[int, "tokens", Range(0)] = 0
     sample_prompt: str | None = None
+    average_decay: Annotated[float, "per update", Range(above=0, below=1)] | None = None
     wandb_project: str | None = None
     on_nonfinite: Literal["skip", "roll_back", "stop"] = "skip"
     max_nonfinite_steps: Steps = 10

@@ -84,8 +84,8 @@ def add_workdir_argument(
     )
 
 
-def add_step_argument(parser: argparse._ActionsContainer):
-    """Adds --step, which chooses a checkpoint of the run."""
+def add_checkpoint_arguments(parser: argparse._ActionsContainer):
+    """Adds --step and --weights, which choose a checkpoint of the run and its weights."""
     parser.add_argument(
         "--step",
         type=_step,
@@ -93,6 +93,25 @@ def add_step_argument(parser: argparse._ActionsContainer):
         metavar="N|best|latest",
         help="which checkpoint: after N steps, the best one by the evaluations of the run "
         "(train.best_metric), or the newest one (default: latest)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("raw", "averaged"),
+        default="raw",
+        help="the weights after that step, or their moving average (train.average_decay) "
+        "(default: raw)",
+    )
+
+
+def add_average_argument(parser: argparse._ActionsContainer):
+    """Adds --average, which takes the mean of several checkpoints."""
+    parser.add_argument(
+        "--average",
+        type=int,
+        default=1,
+        metavar="K",
+        help="use the mean of the weights of K checkpoints: that of --step, and the K - 1 before "
+        "it (default: 1)",
     )
 
 

@@ -11,7 +11,12 @@ from block_recurrent.errors import UserError, first_line
 from block_recurrent.parallel.sharding import bytes_per_device
 from block_recurrent.training.train_step import TrainState
 
-PARTS = {"params": "parameters", "optimizer": "optimizer", "model": "model state"}
+PARTS = {
+    "params": "parameters",
+    "averaged": "averaged parameters",
+    "optimizer": "optimizer",
+    "model": "model state",
+}
 
 FIX = (
     "set a smaller train.batch_size, train.segment_length or train.lanes, or "
@@ -47,7 +52,8 @@ def layout_table(state: TrainState) -> str:
 
 def memory_line(state: TrainState) -> str:
     """One line with the bytes per device of parameters, optimizer and model state."""
-    sizes = {name: bytes_per_device(getattr(state, part)) for part, name in PARTS.items()}
+    parts = {name: getattr(state, part) for part, name in PARTS.items()}
+    sizes = {name: bytes_per_device(tree) for name, tree in parts.items() if tree is not None}
     described = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items())
     return f"{described} per device, before activations"
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from block_recurrent.config.options import TrainConfig
 from block_recurrent.data.lanes import Batch, LanePosition
@@ -24,8 +23,8 @@ class TrainingLoop:
     Attributes:
       train: options, such as the steps between two reports.
       step: the compiled training step.
-      evaluation: scores the held-out documents; called with step, parameters, reporter, and a
-        function to call after every batch.
+      evaluation: scores the held-out documents; called with step, state, reporter, and a function
+        to call after every batch.
       checkpoints: saves the state and the position in the data.
       retention: decides which checkpoints are kept, and whether the run ends early.
       nonfinite: handles steps that are not finite.
@@ -37,7 +36,7 @@ class TrainingLoop:
 
     train: TrainConfig
     step: TrainStep
-    evaluation: Callable[[int, dict[str, Any], Reporter, AfterBatch], None]
+    evaluation: Callable[[int, TrainState, Reporter, AfterBatch], None]
     checkpoints: Checkpoints
     retention: Retention
     nonfinite: NonfiniteSteps
@@ -140,7 +139,7 @@ class TrainingLoop:
                 if self.stop.after_step():
                     raise Stopped
 
-            self.evaluation(number, state.params, self.reporter, after_batch)
+            self.evaluation(number, state, self.reporter, after_batch)
         self.retention.update(self.reporter.history(), self.checkpoints.steps)
 
     def save(self, state: TrainState, position: LanePosition):

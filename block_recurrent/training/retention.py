@@ -14,8 +14,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from block_recurrent.config.options import TrainConfig
-
-SPLIT = "held_out"  # the split of the evaluations that decide
+from block_recurrent.reporting.metrics_log import HELD_OUT
 
 
 class Retention(PreservationPolicy):
@@ -23,7 +22,9 @@ class Retention(PreservationPolicy):
 
     It is a policy of Orbax. Orbax knows the metrics of a checkpoint only if it is saved after its
     evaluation, but a run saves before it, so that a kill during the evaluation loses nothing. The
-    evaluations are therefore read from metrics.jsonl.
+    evaluations are therefore read from metrics.jsonl. If the run averages its parameters, the best
+    checkpoints for the raw and for the averaged weights are kept, and the run goes on as long as
+    either improves.
 
     Args:
       train: options, such as `keep_best` and `patience`.
@@ -31,6 +32,7 @@ class Retention(PreservationPolicy):
     Attributes:
       best: steps of the best checkpoints.
       stale: number of evaluations since the best one.
+      splits: the evaluations that decide.
     """
 
     def __init__(self, train: TrainConfig):
@@ -39,6 +41,8 @@ class Retention(PreservationPolicy):
         if train.keep_every_steps is not None:
             policies.append(EveryNSteps(train.keep_every_steps))
         self.others = AnyPreservationPolicy(policies)
+        used = HELD_OUT if train.average_decay is not None else ["raw"]
+        self.splits = [HELD_OUT[weights] for weights in used]
         self.best: frozenset[int] = frozenset()
         self.stale = 0
 
@@ -58,12 +62,14 @@ class Retention(PreservationPolicy):
           history: the lines of metrics.jsonl. The first process decides for all, by its lines.
           steps: steps of the checkpoints.
         """
-        lines = rank(history, self.train.best_metric)
-        best = [line["step"] for line in lines if line["step"] in steps][: self.train.keep_best]
-        padding = [-1] * (self.train.keep_best - len(best))
-        numbers = np.array([count_stale(history, lines), *best, *padding])
-        self.stale, *best = multihost_utils.broadcast_one_to_all(numbers).tolist()
-        self.best = frozenset(best)
+        keep, numbers = self.train.keep_best, []
+        for split in self.splits:
+            lines = rank(history, split, self.train.best_metric)
+            best = [line["step"] for line in lines if line["step"] in steps][:keep]
+            numbers += [[count_stale(history, split, lines), *best, *[-1] * (keep - len(best))]]
+        agreed = multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32))
+        self.stale = int(agreed[:, 0].min())
+        self.best = frozenset(agreed[:, 1:].ravel().tolist())
 
     @property
     def ends_run(self) -> bool:
@@ -79,23 +85,26 @@ class Retention(PreservationPolicy):
         )
 
 
-def rank(history: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+def rank(history: Iterable[Mapping[str, Any]], split: str, metric: str) -> list[Mapping[str, Any]]:
     """The evaluations in the order of a metric: the best one first, the earlier of equal ones.
 
     Args:
       history: lines of metrics.jsonl. Evaluations that are not finite are left out.
+      split: one of `HELD_OUT`.
       metric: 'loss' or 'accuracy'.
     """
     sign = -1 if metric == "accuracy" else 1
-    lines = [line for line in _evaluations(history) if line.get(metric) is not None]
+    lines = [line for line in _evaluations(history, split) if line.get(metric) is not None]
     return sorted(lines, key=lambda line: (sign * line[metric], line["step"]))
 
 
-def count_stale(history: Iterable[Mapping[str, Any]], ranked: Sequence[Mapping[str, Any]]) -> int:
+def count_stale(
+    history: Iterable[Mapping[str, Any]], split: str, ranked: Sequence[Mapping[str, Any]]
+) -> int:
     """The number of evaluations after the best one; all of them, if none is finite."""
     best = ranked[0]["step"] if ranked else -1
-    return sum(line["step"] > best for line in _evaluations(history))
+    return sum(line["step"] > best for line in _evaluations(history, split))
 
 
-def _evaluations(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [line for line in history if line.get("split") == SPLIT]
+def _evaluations(history: Iterable[Mapping[str, Any]], split: str) -> list[Mapping[str, Any]]:
+    return [line for line in history if line.get("split") == split]

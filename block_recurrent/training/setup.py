@@ -96,7 +96,8 @@ class Setup:
         self.rows = self.layout.local_rows(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
-        self.init = init_function(model, self.optimizer, train.num_lanes, train.seed)
+        averages = train.average_decay is not None
+        self.init = init_function(model, self.optimizer, train.num_lanes, train.seed, averages)
         abstract = jax.eval_shape(self.init)
         self.shardings = state_shardings(self.layout, abstract)
         self.abstract = with_shardings(abstract, self.shardings)
@@ -112,8 +113,10 @@ class Setup:
         It is compiled ahead of time. Only the small programs that take and put lanes are compiled
         in the first step.
         """
-        log_every_steps = self.config.train.log_every_steps
-        step = make_train_step(self.graphdef, self.optimizer, log_every_steps, self.layout)
+        train = self.config.train
+        step = make_train_step(
+            self.graphdef, self.optimizer, train.log_every_steps, self.layout, train.average_decay
+        )
         outputs = self.shardings, self.layout.replicated
         device = self.mesh.local_devices[0]
         options = compiler_options(self.config.model.remat, device.platform)

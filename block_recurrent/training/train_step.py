@@ -16,6 +16,7 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.losses import summed_loss
 from block_recurrent.model.transformer import BlockRecurrentTransformer, parameters
 from block_recurrent.parallel.sharding import Layout
+from block_recurrent.training.averaging import update_average
 from block_recurrent.training.optimizers import global_norm
 from block_recurrent.types import ModelState
 
@@ -60,6 +61,7 @@ class TrainState(NamedTuple):
       sums: sums since metrics were last written.
       nonfinite: number of consecutive steps, up to this one, that were not finite.
       key: random key of dropout.
+      averaged: moving average of the parameters; None without `train.average_decay`.
     """
 
     step: Int[Array, ""]
@@ -70,13 +72,18 @@ class TrainState(NamedTuple):
     sums: MetricSums
     nonfinite: Int[Array, ""]
     key: UInt32[Array, "2"]
+    averaged: dict[str, Any] | None = None
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 def init_function(
-    config: ModelConfig, optimizer: optax.GradientTransformation, num_lanes: int, seed: int
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    num_lanes: int,
+    seed: int,
+    averages: bool = False,
 ) -> Callable[[], TrainState]:
     """Returns a function without arguments that makes the first state, for `jit`, `eval_shape`.
 
@@ -97,6 +104,7 @@ def init_function(
             sums=MetricSums(*jnp.zeros((5,))),
             nonfinite=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(key),
+            averaged=params if averages else None,
         )
 
     return init
@@ -125,6 +133,7 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
         optimizer=layout.parameters(abstract.optimizer),
         model=layout.model_state(abstract.model),
         finite=layout.rows,
+        averaged=layout.parameters(abstract.averaged),
     )
 
 
@@ -163,6 +172,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     log_every_steps: int,
     layout: Layout,
+    average_decay: float | None = None,
 ) -> TrainStep:
     """Returns the training step for one lane per row; for more lanes, see `turns.in_turns`.
 
@@ -187,9 +197,13 @@ def make_train_step(
             updates, optimizer_state = optimizer.update(
                 layout.scatter(grads), state.optimizer, state.params
             )
-            params, optimizer_state = if_finite(
-                (optax.apply_updates(state.params, updates), optimizer_state),
-                (state.params, state.optimizer),
+            params, averaged = optax.apply_updates(state.params, updates), None
+            if average_decay is not None:
+                count = count_updates(optimizer_state)
+                averaged = update_average(state.averaged, params, count, average_decay)
+            params, optimizer_state, averaged = if_finite(
+                (params, optimizer_state, averaged),
+                (state.params, state.optimizer, state.averaged),
             )
         fresh = state.step % log_every_steps == 0
         new = if_finite(
@@ -206,6 +220,7 @@ def make_train_step(
             sums=sums,
             nonfinite=nonfinite,
             key=state.key,
+            averaged=averaged,
         )
         made = count_updates(optimizer_state)
         return after, StepMetrics(sums, loss, grad_norm, nonfinite, updates=made)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.lanes import LanePosition
@@ -18,7 +19,7 @@ from block_recurrent.parallel.processes import (
     print_from_process,
     print_once,
 )
-from block_recurrent.reporting.metrics_log import is_logged, read_history
+from block_recurrent.reporting.metrics_log import HELD_OUT, is_logged, read_history
 from block_recurrent.reporting.wandb_log import check_wandb
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.corpus_record import check_corpus, record_corpus
@@ -138,6 +139,8 @@ class Trainer:
         if self.initial_params is not None:
             params = jax.device_put(self.initial_params, self.setup.shardings.params)
             state, self.initial_params = state._replace(params=params), None
+            if state.averaged is not None:
+                state = state._replace(averaged=jax.tree.map(jnp.copy, params))
         if self.config.train.on_nonfinite == "roll_back":
             checkpoints.save(state, position)
         return state, position
@@ -157,7 +160,9 @@ class Trainer:
         if not self.config.train.evaluates_after(step):
             return False
         path = self.workdir / "metrics.jsonl"
-        return all_processes_true(not (is_main_process() and is_logged(path, step, "held_out")))
+        return all_processes_true(
+            not (is_main_process() and is_logged(path, step, HELD_OUT["raw"]))
+        )
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
         """Returns the state of the newest regular checkpoint, prepared to read from `position`."""

@@ -17,8 +17,8 @@ from block_recurrent.files.paths import AnyPath, explain_path_errors, in_bucket,
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 from block_recurrent.parallel.processes import is_main_process, wait_for_others
-from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.selection import choose_step
+from block_recurrent.training.checkpoints import WEIGHTS, Checkpoints
+from block_recurrent.training.selection import choose_step, load_weights
 
 LOCK = "lock"
 
@@ -53,22 +53,30 @@ class Run(NamedTuple):
     step: int
 
 
-def load_run(workdir: str | AnyPath, step: int | Literal["best", "latest"] = "latest") -> Run:
+def load_run(
+    workdir: str | AnyPath,
+    step: int | Literal["best", "latest"] = "latest",
+    weights: Literal["raw", "averaged"] = "raw",
+    average: int = 1,
+) -> Run:
     """Loads a checkpoint of a run.
 
     Args:
       workdir: the folder of the run.
       step: which checkpoint; see `choose_step`.
+      weights: the parameters after that step, or their moving average.
+      average: of how many checkpoints the mean is taken; see `load_weights`.
 
     Raises:
-      UserError: the folder has no run, or the run has no such checkpoint.
+      UserError: the folder has no run, or the run has no such checkpoint or weights.
     """
     workdir = workdir_path(workdir)
     config = read_config(workdir)
     graphdef, abstract = abstract_model(config.model)
-    with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
-        step = choose_step(checkpoints, workdir, config.train, step)
-        return Run(config, nnx.merge(graphdef, checkpoints.restore_params(abstract, step)), step)
+    with Checkpoints(workdir, read_only=True, items=[WEIGHTS[weights]]) as checkpoints:
+        step = choose_step(checkpoints, workdir, config.train, step, weights)
+        params = load_weights(checkpoints, abstract, step, weights, average)
+        return Run(config, nnx.merge(graphdef, params), step)
 
 
 def run_vocabulary(workdir: AnyPath, data: DataConfig) -> Vocabulary:

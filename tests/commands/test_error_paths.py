@@ -29,6 +29,7 @@ from tiny import variant_model
 
 PACKAGE = Path(block_recurrent.__file__).parent
 TESTS = Path(__file__).parents[1]
+LATEST = {"step": "latest", "weights": "raw", "average": 1}
 WORDS = 3  # consecutive words of a message that a test must contain
 
 
@@ -113,18 +114,19 @@ def test_weights_of_another_shape(tmp_path):
 def test_a_model_without_a_vocabulary_cannot_generate_text(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, variant_model("fixed_skip"))
-    arguments = argparse.Namespace(workdir=None, model=path, step="latest")
+    arguments = argparse.Namespace(workdir=None, model=path, **LATEST)
     assert message_of(load_generator, arguments) == (
         f"{path} does not contain the model's vocabulary: export the model from its run again, or "
         "generate from the run, with --workdir"
     )
 
 
-def test_a_model_file_has_no_steps():
-    arguments = argparse.Namespace(workdir=None, model="model.safetensors", step="best")
-    assert message_of(load_generator, arguments) == (
-        "--step=best needs --workdir: a model file has only one step"
-    )
+def test_a_model_file_has_no_checkpoints():
+    for chosen in {"step": "best"}, {"weights": "averaged"}, {"average": 3}:
+        arguments = argparse.Namespace(workdir=None, model="file", **LATEST | chosen)
+        assert message_of(load_generator, arguments) == (
+            "--step, --weights and --average need --workdir: a model file has one set of weights"
+        )
 
 
 # Processes

@@ -40,10 +40,10 @@ def kept(steps, lines=(), **train):
 
 
 def test_the_best_evaluation_comes_first_and_of_equal_ones_the_earlier():
-    assert [line["step"] for line in rank(history(), "loss")] == [4, 8, 6, 2, 12]
+    assert [line["step"] for line in rank(history(), "held_out", "loss")] == [4, 8, 6, 2, 12]
     lines = history({2: 1.0, 4: 1.0}) + history({6: 1.0}, accuracy=0.1)
     lines += history({8: 1.0, 10: 1.0}, accuracy=0.7)
-    assert [line["step"] for line in rank(lines, "accuracy")] == [8, 10, 6]
+    assert [line["step"] for line in rank(lines, "held_out", "accuracy")] == [8, 10, 6]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_best_evaluation_comes_first_and_of_equal_ones_the_earlier():
 )
 def test_evaluations_since_the_best_one(losses, stale):
     lines = history(losses)
-    assert count_stale(lines, rank(lines, "loss")) == stale
+    assert count_stale(lines, "held_out", rank(lines, "held_out", "loss")) == stale
 
 
 def test_the_newest_the_best_and_every_few_steps_are_kept():
