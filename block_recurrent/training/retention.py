@@ -78,10 +78,11 @@ class Retention(PreservationPolicy):
 
     def explain_end(self, step: int) -> str:
         """Why the run ends early after this step, and how to train on."""
+        metric, patience = self.train.best_metric, self.train.patience
+        evaluations = f"{self.stale} evaluation{'s' if self.stale > 1 else ''}"
         return (
-            f"step {step:,}: the held-out {self.train.best_metric} has not improved in "
-            f"{self.stale} evaluations, so the run ends (train.patience = {self.train.patience}); "
-            "to train on, set a larger train.patience, or None"
+            f"step {step:,}: the held-out {metric} has not improved in {evaluations}, so the run "
+            f"ends (train.patience = {patience}); to train on, set a larger train.patience, or None"
         )
 
 

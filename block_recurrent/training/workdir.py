@@ -22,15 +22,17 @@ from block_recurrent.training.selection import choose_step, load_weights
 
 LOCK = "lock"
 
-# Options that may change when a run is continued. They change how long it runs, what it reports,
-# where it runs and how it handles steps that are not finite, but not what it computes.
+# Options that may change when a run is continued. They change how long it runs, what it reports and
+# keeps, where it runs and how it handles steps that are not finite, but not what it computes.
 MAY_CHANGE = (
     "train.num_steps",
     "train.log_every_steps",
     "train.eval_every_steps",
     "train.eval_tokens",
     "train.checkpoint_every_steps",
-    "train.keep_",
+    "train.keep_checkpoints",
+    "train.keep_best",
+    "train.keep_every_steps",
     "train.best_metric",
     "train.patience",
     "train.sample_tokens",

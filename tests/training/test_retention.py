@@ -181,7 +181,7 @@ def test_what_is_kept_does_not_depend_on_stops(disturbed, corpus, overfitted, sc
 @pytest.mark.parametrize("keep_best", [0, 1])
 def test_a_run_ends_when_it_no_longer_improves(keep_best, corpus, scored, tmp_path, capsys):
     config = tiny_run(corpus, **EVERY_TWO | {"keep_best": keep_best}, patience=1)
-    why = "step 6: the held-out loss has not improved in 1 evaluations, so the run ends"
+    why = "step 6: the held-out loss has not improved in 1 evaluation, so the run ends"
     assert scored(LATE)(config, tmp_path).run()
     assert why in capsys.readouterr().out
     assert steps_of(tmp_path)[-1] == 6
