@@ -10,6 +10,7 @@ from block_recurrent.analysis.tracing import Text, gate_quantiles, make_tracer
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
+    add_checkpoint_arguments,
     add_corpus_argument,
     add_workdir_argument,
     run_main,
@@ -19,8 +20,9 @@ from block_recurrent.data.vocabularies import PADDING
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath, local_path
 from block_recurrent.model.transformer import abstract_model
-from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.checkpoints import WEIGHTS, Checkpoints
 from block_recurrent.training.corpus_record import check_corpus
+from block_recurrent.training.selection import choose_step
 from block_recurrent.training.workdir import read_config, run_vocabulary
 
 EXAMPLES = """\
@@ -39,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_workdir_argument(parser, required=True)
     add_corpus_argument(parser)
+    add_checkpoint_arguments(parser)
     parser.add_argument(
         "--output", type=local_path, required=True, metavar="DIR", help="folder for the results"
     )
@@ -74,12 +77,15 @@ def main():
     graphdef, abstract = abstract_model(config.model)
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
-    with Checkpoints(arguments.workdir, read_only=True, items=["params"]) as checkpoints:
-        intact = [step for step in checkpoints.steps if checkpoints.is_intact(step)]
-        for step in intact or [None]:  # without checkpoints, restoring raises
-            trace = tracer(checkpoints.restore_params(abstract, step), text.inputs)
-            history[step] = {layer: gate_quantiles(arrays) for layer, arrays in trace.items()}
-    write_analysis(arguments.output, config.model, text, trace, history)
+    which, item = arguments.weights, WEIGHTS[arguments.weights]
+    with Checkpoints(arguments.workdir, read_only=True, items=[item]) as checkpoints:
+        chosen = choose_step(checkpoints, arguments.workdir, config.train, arguments.step, which)
+        for step in filter(checkpoints.is_intact, checkpoints.steps):
+            found = tracer(checkpoints.restore_params(abstract, step, which), text.inputs)
+            history[step] = {layer: gate_quantiles(arrays) for layer, arrays in found.items()}
+            if step == chosen:
+                trace = found
+    write_analysis(arguments.output, config.model, text, chosen, trace, history)
 
 
 def read_text(workdir: AnyPath, config: RunConfig, path: Path | None, max_tokens: int) -> Text:

@@ -1,4 +1,4 @@
-"""Evaluate the newest checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
+"""Evaluate a checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
 import json
@@ -12,6 +12,8 @@ from block_recurrent.config.options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
+    add_average_argument,
+    add_checkpoint_arguments,
     add_corpus_argument,
     add_workdir_argument,
     check_output,
@@ -34,18 +36,21 @@ EXAMPLES = """\
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --json=result.json
   python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --report=report.html
   python -m block_recurrent.evaluate --workdir=runs/mine --gin_bindings="data.path = 'moved'"
+  python -m block_recurrent.evaluate --workdir=runs/brt_fixed_gate --step=best --split=test
 """
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "evaluate",
-        "Measures bits per token, byte and character of the newest checkpoint over whole "
-        "documents.\nThe state is carried from segment to segment, and every token counts once.",
+        "Measures bits per token, byte and character of a checkpoint over whole documents.\n"
+        "The state is carried from segment to segment, and every token counts once.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
     add_corpus_argument(parser)
+    add_checkpoint_arguments(parser)
+    add_average_argument(parser)
     parser.add_argument(
         "--split",
         default="held_out",
@@ -82,13 +87,20 @@ def main():
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
         )
-    config, model, step = load_run(arguments.workdir, arguments.gin_bindings)
+    config, model, step = load_run(
+        arguments.workdir,
+        arguments.step,
+        arguments.weights,
+        arguments.average,
+        bindings=arguments.gin_bindings,
+    )
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)
     with EvaluationProgress() as progress:
         score = evaluator(params, progress.update)
-    result = {"step": step, "split": arguments.split, **score.metrics()}
+    result = {"step": step, "weights": arguments.weights, "average": arguments.average}
+    result |= {"split": arguments.split, **score.metrics()}
     result |= {
         "documents": len(evaluator.documents.lengths),
         "tokens": score.num_tokens,

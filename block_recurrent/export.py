@@ -5,6 +5,8 @@ import argparse
 from block_recurrent.config.options import DataConfig
 from block_recurrent.console.cli import (
     CommandParser,
+    add_average_argument,
+    add_checkpoint_arguments,
     add_corpus_argument,
     add_workdir_argument,
     run_main,
@@ -17,6 +19,10 @@ from block_recurrent.training.workdir import load_run, run_vocabulary
 
 EXAMPLES = """\
   python -m block_recurrent.export --workdir=runs/brt_fixed_gate --output=model.safetensors
+  python -m block_recurrent.export --workdir=runs/brt_fixed_gate --step=best \\
+      --output=best.safetensors
+  python -m block_recurrent.export --workdir=runs/brt_fixed_gate --average=3 \\
+      --output=mean.safetensors
   python -m block_recurrent.generate --model=model.safetensors --prompt='def main('
 """
 
@@ -24,13 +30,15 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "export",
-        "Writes the model of a run's newest checkpoint and its vocabulary to a safetensors file, "
-        "for use\nwith block_recurrent.load_model, block_recurrent.generate and "
+        "Writes the model of a run's checkpoint and its vocabulary to a safetensors file, for use\n"
+        "with block_recurrent.load_model, block_recurrent.generate and "
         "train.initial_model.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
     add_corpus_argument(parser)
+    add_checkpoint_arguments(parser)
+    add_average_argument(parser)
     add = parser.add_argument
     add(
         "--output",
@@ -50,9 +58,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    config, model, step = load_run(arguments.workdir, arguments.gin_bindings)
+    config, model, step = load_run(
+        arguments.workdir,
+        arguments.step,
+        arguments.weights,
+        arguments.average,
+        bindings=arguments.gin_bindings,
+    )
     file, about = read_vocabulary(arguments.workdir, config.data)
     about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
+    about |= {"weights": arguments.weights, "average": str(arguments.average)}
     save_model(arguments.output, model, arguments.dtype, file, **about)
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes, step {step:,}")
 

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, TaskProgressColumn
 from block_recurrent.console.cli import (
     EXIT_STATUSES,
     CommandParser,
+    add_average_argument,
+    add_checkpoint_arguments,
     add_corpus_argument,
     add_workdir_argument,
     check_output,
@@ -52,7 +54,7 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "generate",
-        "Continues a prompt, with the newest checkpoint of a run or with a model file. By "
+        "Continues a prompt, with a checkpoint of a run or with a model file. By "
         "default,\nuses the small model included in the package, trained on Python source code.",
         EXAMPLES,
         NOTES,
@@ -68,6 +70,8 @@ def parse_arguments() -> argparse.Namespace:
         help="a file written by python -m block_recurrent.export",
     )
     add_corpus_argument(parser)
+    add_checkpoint_arguments(parser)
+    add_average_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
@@ -202,10 +206,22 @@ def check_numbers(arguments: argparse.Namespace):
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
-        config, model, _ = load_run(arguments.workdir, arguments.gin_bindings)
+        config, model, _ = load_run(
+            arguments.workdir,
+            arguments.step,
+            arguments.weights,
+            arguments.average,
+            bindings=arguments.gin_bindings,
+        )
         vocabulary = run_vocabulary(arguments.workdir, config.data)
         segment_length = config.train.segment_length
     else:
+        chosen = arguments.step, arguments.weights, arguments.average
+        if chosen != ("latest", "raw", 1):
+            raise UserError(
+                "--step, --weights and --average need --workdir: a model file has one set of "
+                "weights"
+            )
         model, about = load_model(arguments.model)
         vocabulary = model_vocabulary(arguments.model, about)
         segment_length = int(about.get("segment_length", 0))

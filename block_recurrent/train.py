@@ -16,8 +16,9 @@ from block_recurrent.training.preemption import STOPPED_STATUS
 from block_recurrent.training.trainer import Trainer
 
 NOTES = f"""\
-To resume a run that was stopped, run the same command again. Exit status: 0 finished, 2 a mistake
-in the command or its data, {STOPPED_STATUS} stopped by SIGTERM or Ctrl-C, after saving.
+To resume a run that was stopped, run the same command again. Exit status: 0 finished (all steps,
+or ended by train.patience), 2 a mistake in the command or its data, {STOPPED_STATUS} stopped by
+SIGTERM or Ctrl-C, after saving.
 
 Common parameters: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
 train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,

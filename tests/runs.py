@@ -21,6 +21,11 @@ NOT_COMPILED = (
     "eval_every_steps",
     "eval_tokens",
     "checkpoint_every_steps",
+    "keep_checkpoints",
+    "keep_best",
+    "keep_every_steps",
+    "best_metric",
+    "patience",
     "on_nonfinite",
     "max_nonfinite_steps",
     "profile_steps",
@@ -94,13 +99,13 @@ def in_evaluation(number, action):
             super().__init__(config, workdir)
             self.undisturbed, self.evaluation = self.evaluation, self.disturbed
 
-        def disturbed(self, step, params, reporter, after_batch):
+        def disturbed(self, step, state, reporter, after_batch):
             def disturb(what, done, total):
                 if step == number and done > total / 2:
                     action()
                 after_batch(what, done, total)
 
-            self.undisturbed(step, params, reporter, disturb)
+            self.undisturbed(step, state, reporter, disturb)
 
     return DisturbedTrainer
 

@@ -17,6 +17,7 @@ def write_analysis(
     folder: Path,
     model: ModelConfig,
     text: Text,
+    step: int,
     trace: Trace,
     history: dict[int, dict[int, dict[str, list[float]]]],
 ):
@@ -26,7 +27,8 @@ def write_analysis(
       folder: where to write; created if missing.
       model: configuration of the run's model.
       text: the text that the model read.
-      trace: trace of the newest checkpoint.
+      step: step of the checkpoint that is traced.
+      trace: trace of this checkpoint.
       history: step → layer → `gate_quantiles`, for all checkpoints.
     """
     try:
@@ -38,8 +40,8 @@ def write_analysis(
     labels = ["·"] * (2 * window - len(labels)) + labels  # a text of one block is preceded by zeros
     for layer, arrays in trace.items():
         values = {
-            name: np.array([history[step][layer][name] for step in history])
-            for name in history[max(history)][layer]
+            name: np.array([gates[layer][name] for gates in history.values()])
+            for name in history[step][layer]
         }
         figures = all_figures(arrays, labels)
         figures["gates_over_training"] = gates_over_training(list(history), values)
@@ -47,7 +49,7 @@ def write_analysis(
             (folder / f"layer_{layer}_{name}.png").write_bytes(png(figure))
         np.savez_compressed(folder / f"layer_{layer}.npz", **arrays)
     summary = {
-        "step": max(history),
+        "step": step,
         "text": text.name,
         "tokens": len(text.inputs),
         "window_length": window,

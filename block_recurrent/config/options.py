@@ -50,8 +50,19 @@ class TrainConfig:
       checkpoint_every_steps: steps between two checkpoints.
       profile_steps: first and last step to profile, for example (100, 105), which writes to the
         folder profile/ of the run; (): no profile.
+      keep_checkpoints: the newest this many checkpoints are kept.
+      keep_best: the best this many checkpoints are kept too, by the evaluations of the run. Unless
+        it is 0, a checkpoint is saved at every evaluation.
+      keep_every_steps: checkpoints at multiples of this are kept too; a multiple of
+        checkpoint_every_steps. None: none.
+      best_metric: what the best checkpoint is best in, on the held-out documents: 'loss' (lowest;
+        bits per token, byte and character give the same order) or 'accuracy' (highest).
+      patience: the run ends when this many evaluations in a row have not improved best_metric.
+        None: it ends after num_steps.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
+      average_decay: decay β of a moving average of the parameters, such as 0.999: those of n
+        updates ago count β^n. It is saved, and evaluated beside the parameters. None: no average.
       wandb_project: Weights & Biases project to report to; None: no reports.
       on_nonfinite: what to do after a step whose loss, gradient or recurrent state is not finite
         (the step itself changes nothing): 'skip' continues with the next batch, 'roll_back'
@@ -72,8 +83,14 @@ class TrainConfig:
     eval_tokens: Annotated[int, "tokens", Range(1)] | None = 1_000_000
     checkpoint_every_steps: Steps = 500
     profile_steps: tuple[Steps, ...] = ()
+    keep_checkpoints: Annotated[int, "checkpoints", Range(1)] = 3
+    keep_best: Annotated[int, "checkpoints", Range(0)] = 1
+    keep_every_steps: Steps | None = None
+    best_metric: Literal["loss", "accuracy"] = "loss"
+    patience: Annotated[int, "evaluations", Range(1)] | None = None
     sample_tokens: Annotated[int, "tokens", Range(0)] = 0
     sample_prompt: str | None = None
+    average_decay: Annotated[float, "per update", Range(above=0, below=1)] | None = None
     wandb_project: str | None = None
     on_nonfinite: Literal["skip", "roll_back", "stop"] = "skip"
     max_nonfinite_steps: Steps = 10
@@ -86,10 +103,25 @@ class TrainConfig:
             )
         if self.profile_steps:
             self._check_profile_steps()
+        every, checkpoints = self.keep_every_steps, self.checkpoint_every_steps
+        if every is not None and every % checkpoints:
+            raise UserError(
+                f"train.keep_every_steps = {every} is not a multiple of "
+                f"train.checkpoint_every_steps = {checkpoints}: set it to "
+                f"{-(-every // checkpoints) * checkpoints}"
+            )
 
     def evaluates_after(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps."""
         return step > 0 and (step == self.num_steps or step % self.eval_every_steps == 0)
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        return (
+            step == self.num_steps
+            or step % self.checkpoint_every_steps == 0
+            or (self.keep_best > 0 and self.evaluates_after(step))
+        )
 
     @property
     def num_lanes(self) -> int:

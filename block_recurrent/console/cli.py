@@ -89,6 +89,37 @@ def add_workdir_argument(
     )
 
 
+def add_checkpoint_arguments(parser: argparse._ActionsContainer):
+    """Adds --step and --weights, which choose a checkpoint of the run and its weights."""
+    parser.add_argument(
+        "--step",
+        type=_step,
+        default="latest",
+        metavar="N|best|latest",
+        help="which checkpoint: after N steps, the best one by the evaluations of the run "
+        "(train.best_metric), or the newest one (default: latest)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("raw", "averaged"),
+        default="raw",
+        help="the weights after that step, or their moving average (train.average_decay) "
+        "(default: raw)",
+    )
+
+
+def add_average_argument(parser: argparse._ActionsContainer):
+    """Adds --average, which takes the mean of several checkpoints."""
+    parser.add_argument(
+        "--average",
+        type=int,
+        default=1,
+        metavar="K",
+        help="use the mean of the weights of K checkpoints: that of --step, and the K - 1 before "
+        "it (default: 1)",
+    )
+
+
 def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, example: str):
     """Adds --gin_file and --gin_bindings.
 
@@ -141,6 +172,15 @@ def add_corpus_argument(parser: argparse.ArgumentParser):
 def default_workdir(gin_files: list[str]) -> epath.Path:
     """The default folder of a run: runs/<name of the first gin file>."""
     return epath.Path("runs") / Path(gin_files[0]).stem
+
+
+def _step(text: str) -> int | str:
+    """A number of steps, or one of the two words."""
+    if text in ("best", "latest"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no step: give a number, best or latest")
 
 
 def workdir_argument(text: str) -> epath.Path:

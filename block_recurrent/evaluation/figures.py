@@ -8,6 +8,7 @@ import numpy as np
 
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.model.config import ModelConfig
+from block_recurrent.reporting.metrics_log import HELD_OUT
 from block_recurrent.reporting.plots import (
     BLUE,
     GREEN,
@@ -65,9 +66,14 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot bits per byte over the steps of training, and memory worth if it was logged."""
     has_worth = any(line.get("memory_worth") is not None for line in history)
     figure, axes = new_figure(1 + has_worth, panel=(7.0, 2.8))
-    for split, color, mark in (("train", GREY, ""), ("held_out", BLUE, "o")):
+    for split, label, color, mark in (
+        ("train", "train", GREY, ""),
+        (HELD_OUT["raw"], "held-out", BLUE, "o"),
+        (HELD_OUT["averaged"], "held-out, averaged weights", GREEN, "o"),
+    ):
         x, y = _series(history, split, "bits_per_byte")
-        axes[0, 0].plot(x, y, color=color, marker=mark, label=split.replace("_", "-"))
+        if x:
+            axes[0, 0].plot(x, y, color=color, marker=mark, label=label)
     comparable = not any(map(lossy_mark, history))
     axes[0, 0].set_ylabel("bits per byte" if comparable else "bits per byte,\nnot comparable")
     legend_above(figure)

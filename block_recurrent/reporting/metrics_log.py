@@ -5,12 +5,16 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from block_recurrent.files.paths import AnyPath, workdir_path
 from block_recurrent.files.writing import Mirror, atomic_write
+
+# Which weights are evaluated → the split of their metrics. The second one is only there if the run
+# averages its parameters.
+HELD_OUT = {"raw": "held_out", "averaged": "held_out_averaged"}
 
 
 @contextlib.contextmanager
@@ -38,15 +42,15 @@ class MetricsLog:
             log.write(10, "train", {"loss": 2.3, "bits_per_byte": 3.3})
 
     `write` hands each line of JSON to the operating system before it returns, so a killed run loses
-    no line. A text is written before the metrics of its evaluation, which are thus the mark of a
-    complete evaluation. TensorBoard's events follow within seconds. Both are copied to a bucket by
-    `flush` and `close`, and about once per minute in between. A killed run loses at most the last
-    minute, and no line from before its newest checkpoint.
+    no line. An evaluation writes its text and the metrics of averaged weights first. Its other
+    metrics are thus the mark of a complete evaluation. TensorBoard's events follow within seconds.
+    Both are copied to a bucket by `flush` and `close`, and about once per minute in between. A
+    killed run loses at most the last minute, and no line from before its newest checkpoint.
 
     Args:
       workdir: the folder of the run; created if needed.
       resume_step: the step of the checkpoint from which the run continues. Later lines are dropped,
-        because the run will log them again, and so is the text of an evaluation that was cut off at
+        because the run will log them again, and so is what an evaluation wrote that was cut off at
         this step. None: a new run, which drops all lines.
 
     Attributes:
@@ -61,8 +65,9 @@ class MetricsLog:
         self._mirror = Mirror(workdir, initial_files=names)
         self.path, self._samples = (self._mirror.folder / name for name in names)
         last = -1 if resume_step is None else resume_step
-        drop_lines_after(self.path, last)
-        evaluated = is_logged(self.path, last, "held_out")
+        evaluated = is_logged(self.path, last, HELD_OUT["raw"])
+        cut_off = [] if evaluated else [HELD_OUT["averaged"]]
+        drop_lines_after(self.path, last, cut_off)
         drop_lines_after(self._samples, last if evaluated else last - 1)
         self.purge_step = 0 if resume_step is None else resume_step + 1
         self._file = open(self.path, "a", buffering=1, encoding="utf-8")
@@ -79,7 +84,7 @@ class MetricsLog:
 
         Args:
           step: number of optimizer steps done.
-          split: "train" or "held_out".
+          split: "train", or one of `HELD_OUT`.
           metrics: name → number; NumPy and JAX scalars are accepted.
         """
         numbers = {name: to_number(value) for name, value in metrics.items()}
@@ -131,25 +136,35 @@ def for_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def drop_lines_after(path: Path, step: int):
+def drop_lines_after(path: Path, step: int, cut_off: Collection[str] = ()):
     """Drops lines of later steps, and a line that a killed run left incomplete.
 
     The file is replaced atomically.
+
+    Args:
+      path: the file.
+      step: the last step whose lines stay.
+      cut_off: splits whose lines at this step are dropped too.
     """
     if not path.exists():
         return
+
+    def stays(line: str) -> bool:
+        logged = step_of(line)
+        if logged is None or logged > step:
+            return False
+        return logged < step or json.loads(line).get("split") not in cut_off
+
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    kept = [line for line in lines if (logged := step_of(line)) is not None and logged <= step]
+    kept = list(filter(stays, lines))
     with atomic_write(path) as file:
         file.writelines(f"{line}\n".encode() for line in kept)
 
 
-def is_logged(path: AnyPath, step: int, split: str) -> bool:
+def is_logged(workdir: AnyPath, step: int, split: str) -> bool:
     """Whether metrics.jsonl has the metrics of a split after this step."""
-    if not path.exists():
-        return False
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
-    return any(step_of(line) == step and json.loads(line).get("split") == split for line in lines)
+    lines = read_metrics(workdir)
+    return any(line["step"] == step and line.get("split") == split for line in lines)
 
 
 def read_metrics(workdir: AnyPath) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -17,14 +17,15 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.checksums import find_damage, write_checksums
 from block_recurrent.files.paths import AnyPath, in_bucket
 from block_recurrent.parallel.processes import all_processes_true, is_main_process, wait_for_others
+from block_recurrent.training.retention import Retention
 from block_recurrent.training.train_step import TrainState
 
 # Read and write buckets with gcsfs. By default, TensorFlow would be used if it is installed, which
 # takes seconds to import and reserves a GPU's memory.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
-ITEMS = ("params", "training")
-MAX_TO_KEEP = 3  # older checkpoints are deleted
+WEIGHTS = {"raw": "params", "averaged": "averaged"}  # which weights → their item
+ITEMS = (*WEIGHTS.values(), "training")
 UNCHECKED_FILES = ("_CHECKPOINT_METADATA",)  # contains times; nothing depends on it
 
 
@@ -42,18 +43,27 @@ class Checkpoints:
     """The folder `checkpoints/` of a run, with one numbered folder per saved step.
 
     Each checkpoint has two items. `params` is what evaluation and generation need. `training` is
-    the rest of the `TrainState` and the position in the data. Orbax writes in the background. A
-    folder gets its number as a name only when it is complete and has checksums of its files. The
-    checksums are verified before anything is read. If a checkpoint is damaged, the reason is
-    printed and the previous one is used.
+    the rest of the `TrainState` and the position in the data. A third item, `averaged`, is there if
+    the run averages its parameters. Orbax writes in the background. A folder gets its number as a
+    name only when it is complete and has checksums of its files. The checksums are verified before
+    anything is read. If a checkpoint is damaged, the reason is printed and the previous one is
+    used.
 
     Args:
       workdir: folder of the run.
       read_only: whether nothing must be written.
       items: the items that will be read. Files of other items are not verified.
+      keep: decides at every save which checkpoints are kept; None: all.
     """
 
-    def __init__(self, workdir: AnyPath, *, read_only: bool = False, items: Container[str] = ITEMS):
+    def __init__(
+        self,
+        workdir: AnyPath,
+        *,
+        read_only: bool = False,
+        items: Container[str] = ITEMS,
+        keep: Retention | None = None,
+    ):
         self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
         self.read_only = read_only
         self._unread = [item for item in ITEMS if item not in items]
@@ -63,7 +73,7 @@ class Checkpoints:
             self.folder,
             item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=MAX_TO_KEEP,
+                preservation_policy=keep,
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,  # left by a save that was killed
@@ -126,8 +136,8 @@ class Checkpoints:
         self.manager.save(
             self._saving,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
                 training=ocp.args.StandardSave(training_item(state, position)),
+                **{name: ocp.args.StandardSave(tree) for name, tree in weights_of(state).items()},
             ),
             force=True,  # else Orbax silently skips steps that it considers too early
         )
@@ -145,14 +155,17 @@ class Checkpoints:
         """Waits until everything is on disk or in the bucket."""
         self.manager.wait_until_finished()
 
-    def delete_unscheduled(self, every: int):
-        """Deletes checkpoints newer than the newest one at a multiple of `every` steps.
+    def delete_unscheduled(self, is_scheduled: Callable[[int], bool]):
+        """Deletes checkpoints newer than the newest one that was saved on schedule.
 
         The deleted checkpoints were saved when the run was stopped. Where a run returns to must not
         depend on stops.
+
+        Args:
+          is_scheduled: whether a checkpoint is due after this many steps.
         """
         self.wait()
-        regular = [step for step in self.steps if step % every == 0]
+        regular = [step for step in self.steps if is_scheduled(step)]
         for step in self.steps:
             if regular and step > regular[-1]:
                 self.manager.delete(step)
@@ -176,15 +189,16 @@ class Checkpoints:
         target = training_item(abstract, position)
         if "turn" not in self._metadata(step, "training")["position"]:
             del target["position"]["turn"]  # saved before lanes took turns
+        weights = weights_of(abstract)
         restored = self.manager.restore(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
                 training=ocp.args.StandardRestore(target),
+                **{name: ocp.args.StandardRestore(tree) for name, tree in weights.items()},
             ),
         )
         training = restored.training
-        state = TrainState(**training["state"], params=restored.params)
+        state = TrainState(**training["state"], **{name: restored[name] for name in weights})
         return state, LanePosition(**{"turn": position.turn} | training["position"])
 
     def _metadata(self, step: int, item: str) -> PyTree:
@@ -205,31 +219,31 @@ class Checkpoints:
         wait_for_others("set_aside")
         self.manager.reload()
 
-    def restore_params(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+    def restore_params(
+        self, abstract: dict[str, Any], step: int, weights: Literal["raw", "averaged"] = "raw"
+    ) -> dict[str, Any]:
         """Restores only the parameters, to one device. They may have been saved on any mesh.
 
         Args:
           abstract: shapes of the parameters.
-          step: step of the checkpoint; None for the newest.
+          step: step of a checkpoint that is not damaged.
+          weights: the parameters of the step, or their moving average.
 
         Raises:
-          UserError: no checkpoint exists, or its parameters have other names or shapes.
+          UserError: its parameters have other names or shapes.
         """
-        step = self.find_latest_intact() if step is None else step
-        if step is None:
-            raise UserError(f"no checkpoint in {self.folder}: train first, or name another workdir")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = with_shardings(abstract, jax.tree.map(lambda _: here, abstract))
         place = self.folder / str(step)
-        place = self.folder / str(step)
-        if shapes(self._metadata(step, "params")) != shapes(abstract):
+        item = WEIGHTS[weights]
+        if shapes(self._metadata(step, item)) != shapes(abstract):
             raise UserError(
                 f"{place} has other parameters than config.gin describes: restore the config.gin "
                 "that the run was trained with"
             )
         return self.manager.restore(
-            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target))
-        ).params
+            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+        )[item]
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
@@ -242,8 +256,15 @@ def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 def training_item(state: TrainState, position: LanePosition) -> dict[str, Any]:
     """The item of a checkpoint with everything except the parameters."""
     fields = state._asdict()
-    del fields["params"]
+    for name in WEIGHTS.values():
+        del fields[name]
     return {"state": fields, "position": position._asdict()}
+
+
+def weights_of(state: TrainState) -> dict[str, Any]:
+    """The other items of a checkpoint: the parameters, and their average if there is one."""
+    items = {name: getattr(state, name) for name in WEIGHTS.values()}
+    return {name: tree for name, tree in items.items() if tree is not None}
 
 
 def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:

@@ -12,7 +12,12 @@ from block_recurrent.errors import UserError, first_line
 from block_recurrent.parallel.sharding import bytes_per_device
 from block_recurrent.training.train_step import TrainState
 
-PARTS = {"params": "parameters", "optimizer": "optimizer", "model": "model state"}
+PARTS = {
+    "params": "parameters",
+    "averaged": "averaged parameters",
+    "optimizer": "optimizer",
+    "model": "model state",
+}
 
 
 def layout_table(state: TrainState) -> str:
@@ -42,7 +47,8 @@ def layout_table(state: TrainState) -> str:
 
 def memory_line(state: TrainState) -> str:
     """One line with the bytes per device of parameters, optimizer and model state."""
-    sizes = {name: bytes_per_device(getattr(state, part)) for part, name in PARTS.items()}
+    parts = {name: getattr(state, part) for part, name in PARTS.items()}
+    sizes = {name: bytes_per_device(tree) for name, tree in parts.items() if tree is not None}
     described = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items())
     return f"{described} per device, before activations"
 

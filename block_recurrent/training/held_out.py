@@ -10,9 +10,11 @@ from block_recurrent.evaluation.excerpt import Excerpt
 from block_recurrent.evaluation.memory_worth import MemoryProbe
 from block_recurrent.evaluation.score import compressed_bits_per_byte
 from block_recurrent.parallel.processes import is_main_process
+from block_recurrent.reporting.metrics_log import HELD_OUT
 from block_recurrent.training.reporter import Reporter
 from block_recurrent.training.setup import Setup
 from block_recurrent.training.text_samples import text_sampler
+from block_recurrent.training.train_step import TrainState
 
 OVERFITTING = 1.3  # held-out over training loss, above which the run prints a note
 
@@ -20,7 +22,7 @@ OVERFITTING = 1.3  # held-out over training loss, above which the run prints a n
 class HeldOutEvaluation:
     """Scores the held-out documents and writes a sample::
 
-        evaluation(step, params, reporter, after_batch)
+        evaluation(step, state, reporter, after_batch)
 
     All processes must call it. If `after_batch` raises an exception, nothing is written.
 
@@ -57,32 +59,36 @@ class HeldOutEvaluation:
             self.probe = MemoryProbe(self.evaluator, train.segment_length)
         self.sampler = text_sampler(setup.graphdef, setup.params, train, everything, setup.layout)
 
-    def __call__(
-        self, step: int, params: dict[str, Any], reporter: Reporter, after_batch: AfterBatch
-    ):
-        score = self.evaluator(params, after_batch)
-        metrics = score.metrics()
-        if self.part:
-            metrics["tokens"] = score.num_tokens
+    def __call__(self, step: int, state: TrainState, reporter: Reporter, after_batch: AfterBatch):
+        metrics, averaged = self.score(state.params, after_batch), None
+        if state.averaged is not None:
+            averaged = self.score(state.averaged, after_batch)
         if self.probe:
-            metrics["memory_worth"] = self.probe.memory_worth(params, after_batch)
-        sample = self.sampler and self.sampler(params)
+            metrics["memory_worth"] = self.probe.memory_worth(state.params, after_batch)
+        sample = self.sampler and self.sampler(state.params)
         if not is_main_process():
             return
         if sample:
             reporter.write_text(step, *sample)
-        reporter.write(step, "held_out", metrics)  # last: the mark of a complete evaluation
+        if averaged:
+            reporter.write(step, HELD_OUT["averaged"], averaged)
+        reporter.write(step, HELD_OUT["raw"], metrics)  # last: it marks a complete evaluation
         reporter.note(self.describe(step, metrics))
+        if averaged:
+            reporter.note(f"step {step:,}, averaged weights: {describe_score(averaged)}")
         if note := overfitting_note(metrics["loss"], reporter.training_loss(), self.more_lanes):
             reporter.note(f"step {step:,}: {note}")
         if sample:
             reporter.note(f"step {step:,}: {sample.note()}")
 
+    def score(self, params: dict[str, Any], after_batch: AfterBatch) -> dict[str, float]:
+        """The metrics of these parameters."""
+        score = self.evaluator(params, after_batch)
+        return score.metrics() | ({"tokens": score.num_tokens} if self.part else {})
+
     def describe(self, step: int, metrics: dict[str, float]) -> str:
         """The metrics in one line; after the last step, also the scores of general compressors."""
-        line = f"step {step:,}: held-out bits per byte {metrics['bits_per_byte']:.3f}"
-        line += lossy_mark(metrics)
-        line += f", accuracy {metrics['accuracy']:.3f}"
+        line = f"step {step:,}: {describe_score(metrics)}"
         if self.probe:
             line += f", memory worth {metrics['memory_worth']:.4f} bits per token"
         if self.part:
@@ -92,6 +98,12 @@ class HeldOutEvaluation:
             others = ", ".join(f"{name} {bits:.3f}" for name, bits in others.items())
             line += f"; the same documents compressed one by one: {others}"
         return line
+
+
+def describe_score(metrics: dict[str, float]) -> str:
+    """The metrics that every evaluation has, in words."""
+    bits = f"held-out bits per byte {metrics['bits_per_byte']:.3f}{lossy_mark(metrics)}"
+    return f"{bits}, accuracy {metrics['accuracy']:.3f}"
 
 
 def overfitting_note(held_out: float, training: float, more_lanes: int | None) -> str | None:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from block_recurrent.config.options import TrainConfig
 from block_recurrent.data.lanes import Batch, LanePosition
@@ -13,6 +12,7 @@ from block_recurrent.training.nonfinite import NonfiniteSteps, UncheckedStep
 from block_recurrent.training.preemption import Stopped, StopSignal
 from block_recurrent.training.profiling import Profiler
 from block_recurrent.training.reporter import Reporter
+from block_recurrent.training.retention import Retention
 from block_recurrent.training.train_step import StepMetrics, TrainState, TrainStep
 from block_recurrent.training.watching import Watch
 
@@ -24,9 +24,10 @@ class TrainingLoop:
     Attributes:
       train: options, such as the steps between two reports.
       step: the compiled training step.
-      evaluation: scores the held-out documents; called with step, parameters, reporter, and a
-        function to call after every batch.
+      evaluation: scores the held-out documents; called with step, state, reporter, and a function
+        to call after every batch.
       checkpoints: saves the state and the position in the data.
+      retention: decides which checkpoints are kept, and whether the run ends early.
       nonfinite: handles steps that are not finite.
       stop: knows whether a signal has asked the run to stop.
       reporter: writes metrics and notes.
@@ -37,8 +38,9 @@ class TrainingLoop:
 
     train: TrainConfig
     step: TrainStep
-    evaluation: Callable[[int, dict[str, Any], Reporter, AfterBatch], None]
+    evaluation: Callable[[int, TrainState, Reporter, AfterBatch], None]
     checkpoints: Checkpoints
+    retention: Retention
     nonfinite: NonfiniteSteps
     stop: StopSignal
     reporter: Reporter
@@ -53,7 +55,7 @@ class TrainingLoop:
         batches: Iterator[tuple[Batch, LanePosition]],
         lacks_evaluation: bool = False,
     ) -> bool:
-        """Trains until the last step or a stop signal, then saves.
+        """Trains until the last step, a stop signal or the end of `train.patience`, then saves.
 
         Args:
           state: the state before the first step; donated.
@@ -69,10 +71,14 @@ class TrainingLoop:
           UserError: a step was not finite, and the run must end.
         """
         train, first = self.train, int(state.step)
+        self.retention.update(self.reporter.history(), self.checkpoints.steps)
         if lacks_evaluation:
             self.evaluate(first, state)
         for number in range(first + 1, train.num_steps + 1):
             if self.stop.reached:
+                break
+            if self.retention.ends_run:
+                self.reporter.note(self.retention.explain_end(number - 1))
                 break
             before = position
             with self.profiler.step(number, state):
@@ -86,11 +92,11 @@ class TrainingLoop:
             self.watch.step(number)
             self.nonfinite.add(UncheckedStep(number, before, position, results))
             self.report()  # an earlier step, while the device computes this one
-            last, stopping = number == train.num_steps, self.stop.after_step()
-            if last or number % train.log_every_steps == 0:
+            stopping = self.stop.after_step()
+            if number == train.num_steps or number % train.log_every_steps == 0:
                 self.due = number, results
             evaluate = train.evaluates_after(number)
-            save = last or stopping or number % train.checkpoint_every_steps == 0
+            save = stopping or train.saves_after(number)
             if evaluate or save:
                 self.report()
                 self.check(number)  # before saving, so that no checkpoint contains such a step
@@ -99,7 +105,7 @@ class TrainingLoop:
                     self.save(state, position)
                 if evaluate and not stopping:
                     self.evaluate(number, state)
-                    if self.stop.reached and not save:
+                    if (self.stop.reached or self.retention.ends_run) and not save:
                         self.save(state, position)
         with self.watch.at("waiting for the checkpoint"):
             self.checkpoints.wait()
@@ -140,7 +146,8 @@ class TrainingLoop:
                 if self.stop.after_step():
                     raise Stopped
 
-            self.evaluation(number, state.params, self.reporter, after_batch)
+            self.evaluation(number, state, self.reporter, after_batch)
+        self.retention.update(self.reporter.history(), self.checkpoints.steps)
 
     def save(self, state: TrainState, position: LanePosition):
         """Starts to save. Metrics are flushed first: those before a checkpoint must not be lost."""

@@ -16,7 +16,7 @@ from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.progress import Progress
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.parallel.processes import is_main_process
-from block_recurrent.reporting.metrics_log import MetricsLog
+from block_recurrent.reporting.metrics_log import MetricsLog, read_metrics
 from block_recurrent.reporting.metrics_server import MetricsServer
 from block_recurrent.reporting.wandb_log import WandbLog
 from block_recurrent.training.alerts import Alerts
@@ -146,6 +146,10 @@ class Reporter:
         """Mean loss of the last lines of training metrics, in nats per token; NaN without any."""
         recent = list(self._spikes.losses)[-RECENT_LINES:]
         return statistics.mean(recent) if recent else math.nan
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; none in all processes but the first."""
+        return read_metrics(self._log.path.parent) if self.active else []
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]):
         """Writes metrics to all trackers."""

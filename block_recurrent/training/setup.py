@@ -95,7 +95,8 @@ class Setup:
         self.rows = self.layout.local_rows(train.batch_size)
         self.graphdef, self.params = abstract_model(model)
         self.optimizer, self.learning_rate = make_optimizer(config.optimizer)
-        self.init = init_function(model, self.optimizer, train.num_lanes, train.seed)
+        averages = train.average_decay is not None
+        self.init = init_function(model, self.optimizer, train.num_lanes, train.seed, averages)
         abstract = jax.eval_shape(self.init)
         self.shardings = state_shardings(self.layout, abstract)
         self.abstract = with_shardings(abstract, self.shardings)
@@ -114,7 +115,12 @@ class Setup:
         train, model = self.config.train, split_heads(self.config.mesh, self.config.model)
         graphdef, _ = abstract_model(model, self.layout.sequence_axis)
         step = make_train_step(
-            graphdef, self.optimizer, train.log_every_steps, self.layout, train.microbatches
+            graphdef,
+            self.optimizer,
+            train.log_every_steps,
+            self.layout,
+            train.microbatches,
+            train.average_decay,
         )
         outputs = self.shardings, self.layout.replicated
         device = self.mesh.local_devices[0]

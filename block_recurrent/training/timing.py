@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import statistics
 from collections.abc import Callable, Iterator
 
@@ -70,11 +71,15 @@ class RunTimer:
         """The expected time from the last step of the newest lap to the end of the run."""
         train, step = self.train, self.step
         left = (train.num_steps - step) * statistics.median(self.step_seconds)
-        for kind, every in (
-            ("evaluation", train.eval_every_steps),
-            ("checkpoint", train.checkpoint_every_steps),
-        ):
+
+        def times(every: int) -> int:
             # Those after this step itself are still to come, and so is one after the last step.
-            times = train.num_steps // every - (step - 1) // every + (train.num_steps % every > 0)
-            left += times * self.pauses.get(kind, 0.0)
-        return left
+            return train.num_steps // every - (step - 1) // every + (train.num_steps % every > 0)
+
+        evaluations = times(train.eval_every_steps)
+        checkpoints = times(train.checkpoint_every_steps)
+        if train.keep_best:  # a checkpoint at every evaluation
+            both = math.lcm(train.eval_every_steps, train.checkpoint_every_steps)
+            checkpoints += evaluations - times(both)
+        left += evaluations * self.pauses.get("evaluation", 0.0)
+        return left + checkpoints * self.pauses.get("checkpoint", 0.0)

@@ -17,6 +17,7 @@ from block_recurrent.model.losses import summed_loss
 from block_recurrent.model.transformer import BlockRecurrentTransformer, parameters
 from block_recurrent.ops.segment_parts import in_all_parts, is_first_part
 from block_recurrent.parallel.sharding import Layout
+from block_recurrent.training.averaging import update_average
 from block_recurrent.training.microbatches import Gradients, in_microbatches
 from block_recurrent.training.optimizers import global_norm
 from block_recurrent.types import ModelState
@@ -62,6 +63,7 @@ class TrainState(NamedTuple):
       sums: sums since metrics were last written.
       nonfinite: number of consecutive steps, up to this one, that were not finite.
       key: random key of dropout.
+      averaged: moving average of the parameters; None without `train.average_decay`.
     """
 
     step: Int[Array, ""]
@@ -72,13 +74,18 @@ class TrainState(NamedTuple):
     sums: MetricSums
     nonfinite: Int[Array, ""]
     key: UInt32[Array, "2"]
+    averaged: dict[str, Any] | None = None
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 def init_function(
-    config: ModelConfig, optimizer: optax.GradientTransformation, num_lanes: int, seed: int
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    num_lanes: int,
+    seed: int,
+    averages: bool = False,
 ) -> Callable[[], TrainState]:
     """Returns a function without arguments that makes the first state, for `jit`, `eval_shape`.
 
@@ -99,6 +106,7 @@ def init_function(
             sums=MetricSums(*jnp.zeros((5,))),
             nonfinite=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(key),
+            averaged=params if averages else None,
         )
 
     return init
@@ -127,6 +135,7 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
         optimizer=layout.parameters(abstract.optimizer),
         model=layout.model_state(abstract.model),
         finite=layout.rows,
+        averaged=layout.parameters(abstract.averaged),
     )
 
 
@@ -169,6 +178,7 @@ def make_train_step(
     log_every_steps: int,
     layout: Layout,
     microbatches: int = 1,
+    average_decay: float | None = None,
 ) -> TrainStep:
     """Returns the training step for one lane per row; for more lanes, see `turns.in_turns`.
 
@@ -195,9 +205,13 @@ def make_train_step(
             updates, optimizer_state = optimizer.update(
                 layout.scatter(grads), state.optimizer, state.params
             )
-            params, optimizer_state = if_finite(
-                (optax.apply_updates(state.params, updates), optimizer_state),
-                (state.params, state.optimizer),
+            params, averaged = optax.apply_updates(state.params, updates), None
+            if average_decay is not None:
+                count = count_updates(optimizer_state)
+                averaged = update_average(state.averaged, params, count, average_decay)
+            params, optimizer_state, averaged = if_finite(
+                (params, optimizer_state, averaged),
+                (state.params, state.optimizer, state.averaged),
             )
         fresh = state.step % log_every_steps == 0
         new = if_finite(
@@ -214,6 +228,7 @@ def make_train_step(
             sums=sums,
             nonfinite=nonfinite,
             key=state.key,
+            averaged=averaged,
         )
         made = count_updates(optimizer_state)
         loss = nats / jnp.maximum(tokens, 1)

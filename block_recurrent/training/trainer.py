@@ -20,7 +20,7 @@ from block_recurrent.parallel.processes import (
     print_from_process,
     print_once,
 )
-from block_recurrent.reporting.metrics_log import is_logged
+from block_recurrent.reporting.metrics_log import HELD_OUT, is_logged, read_metrics
 from block_recurrent.reporting.wandb_log import check_wandb
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.config_changes import Changes, check_changes, record_changes
@@ -32,6 +32,7 @@ from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_mo
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.profiling import Profiler
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
+from block_recurrent.training.retention import Retention
 from block_recurrent.training.setup import Setup, load_initial_params
 from block_recurrent.training.train_step import MetricSums, TrainState
 from block_recurrent.training.watching import Watch
@@ -70,7 +71,7 @@ class Trainer:
         self.initial_params = self._read_initial_params()
 
     def run(self) -> bool:
-        """Trains until the last step.
+        """Trains until the last step, or until `train.patience` ends the run.
 
         Returns:
           False if a signal stopped the run early, after saving.
@@ -96,11 +97,11 @@ class Trainer:
         changes = check_changes(self.workdir, self.config, allow=self.allow_changes)
         if not changes.options:  # else only if the documents are the same
             record_config(self.workdir, self.config)
-        num_steps = self.config.train.num_steps
-        with Checkpoints(self.workdir) as checkpoints, StopSignal() as stop:
+        retention = Retention(self.config.train)
+        with Checkpoints(self.workdir, keep=retention) as checkpoints, StopSignal() as stop:
             state, position = self._start_with(changes, checkpoints)
-            if state.step >= num_steps and not self.lacks_evaluation(int(state.step)):
-                print_once(f"all {num_steps:,} steps of this run are done")
+            if done := self._why_done(int(state.step), checkpoints, retention):
+                print_once(done)
                 return True
             with open_trackers(self.config, self.workdir) as trackers:
                 make_loop = functools.partial(
@@ -109,6 +110,7 @@ class Trainer:
                     step=self.setup.compile_step(),
                     evaluation=self.evaluation,
                     checkpoints=checkpoints,
+                    retention=retention,
                     nonfinite=NonfiniteSteps(self.config.train, self.setup.lanes, self.workdir),
                     stop=stop,
                 )
@@ -179,6 +181,8 @@ class Trainer:
         if self.initial_params is not None:
             params = jax.device_put(self.initial_params, self.setup.shardings.params)
             state, self.initial_params = state._replace(params=params), None
+            if state.averaged is not None:
+                state = state._replace(averaged=jax.tree.map(jnp.copy, params))
         if self.config.train.on_nonfinite == "roll_back":
             checkpoints.save(state, position)
         return state, position
@@ -188,16 +192,27 @@ class Trainer:
         zeros = jax.tree.map(jnp.zeros_like, self.setup.abstract.sums)
         return jax.device_put(zeros, self.setup.shardings.sums)
 
+    def _why_done(self, step: int, checkpoints: Checkpoints, retention: Retention) -> str | None:
+        """Why there is nothing to do after this step; None if there is."""
+        lines = read_metrics(self.workdir)
+        retention.update([line for line in lines if line["step"] <= step], checkpoints.steps)
+        if self.lacks_evaluation(step):
+            return None
+        if step >= self.config.train.num_steps:
+            return f"all {self.config.train.num_steps:,} steps of this run are done"
+        return retention.explain_end(step) if retention.ends_run else None
+
     def lacks_evaluation(self, step: int) -> bool:
         """Whether the run was stopped before the end of the evaluation that is due at this step."""
         if not self.config.train.evaluates_after(step):
             return False
-        path = self.workdir / "metrics.jsonl"
-        return all_processes_true(not (is_main_process() and is_logged(path, step, "held_out")))
+        return all_processes_true(
+            not (is_main_process() and is_logged(self.workdir, step, HELD_OUT["raw"]))
+        )
 
     def _roll_back(self, checkpoints: Checkpoints, position: LanePosition) -> TrainState:
         """Returns the state of the newest regular checkpoint, prepared to read from `position`."""
-        checkpoints.delete_unscheduled(self.config.train.checkpoint_every_steps)
+        checkpoints.delete_unscheduled(self.config.train.saves_after)
         state, saved = checkpoints.restore(self.setup.abstract, position)
         return mark_moved_rows(position, state, saved)
 

@@ -1,9 +1,9 @@
-"""The folder of a run: its configuration, its lock, and its newest model."""
+"""The folder of a run: its configuration, its lock, and its model."""
 
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flax import nnx
 
@@ -18,36 +18,48 @@ from block_recurrent.files.paths import AnyPath, explain_path_errors, in_bucket,
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 from block_recurrent.parallel.processes import is_main_process, wait_for_others
-from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.checkpoints import WEIGHTS, Checkpoints
+from block_recurrent.training.selection import choose_step, load_weights
 
 CONFIG = "config.gin"
 LOCK = "lock"
 
 
 class Run(NamedTuple):
-    """Configuration and newest model of a run, after `step` steps."""
+    """Configuration of a run, and its model after `step` steps."""
 
     config: RunConfig
     model: BlockRecurrentTransformer
     step: int
 
 
-def load_run(workdir: str | AnyPath, bindings: Sequence[str] = ()) -> Run:
-    """Loads the newest checkpoint of a run.
+def load_run(
+    workdir: str | AnyPath,
+    step: int | Literal["best", "latest"] = "latest",
+    weights: Literal["raw", "averaged"] = "raw",
+    average: int = 1,
+    *,
+    bindings: Sequence[str] = (),
+) -> Run:
+    """Loads a checkpoint of a run.
 
     Args:
       workdir: the folder of the run.
+      step: which checkpoint; see `choose_step`.
+      weights: the parameters after that step, or their moving average.
+      average: of how many checkpoints the mean is taken; see `load_weights`.
       bindings: where its corpus lies now; see `read_config`.
 
     Raises:
-      UserError: the folder has no run, or the run has no checkpoint yet.
+      UserError: the folder has no run, or the run has no such checkpoint or weights.
     """
     workdir = workdir_path(workdir)
     config = read_config(workdir, bindings)
     graphdef, abstract = abstract_model(config.model)
-    with Checkpoints(workdir, read_only=True, items=["params"]) as checkpoints:
-        params = checkpoints.restore_params(abstract)
-        return Run(config, nnx.merge(graphdef, params), checkpoints.find_latest_intact())
+    with Checkpoints(workdir, read_only=True, items=[WEIGHTS[weights]]) as checkpoints:
+        step = choose_step(checkpoints, workdir, config.train, step, weights)
+        params = load_weights(checkpoints, abstract, step, weights, average)
+        return Run(config, nnx.merge(graphdef, params), step)
 
 
 def run_vocabulary(workdir: AnyPath, data: DataConfig) -> Vocabulary:

@@ -230,6 +230,15 @@ def test_weights_and_biases_without_its_package(refuse, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("program", ["evaluate", "generate", "analyze", "export"])
+def test_a_step_that_is_none(refuse, program):
+    required = REQUIRED.get(program, [])
+    assert refuse(program, "--workdir=nowhere", *required, "--step=bset") == (
+        "argument --step: 'bset' is no step: give a number, best or latest (--help lists all "
+        "arguments)"
+    )
+
+
 def test_evaluation_without_a_run(refuse):
     end = " contains no run (no config.gin): train first, or name another folder"
     for option in ("json", "report"):

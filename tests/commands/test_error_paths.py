@@ -29,6 +29,7 @@ from tiny import variant_model
 
 PACKAGE = Path(block_recurrent.__file__).parent
 TESTS = Path(__file__).parents[1]
+LATEST = {"step": "latest", "weights": "raw", "average": 1}
 WORDS = 3  # consecutive words of a message that a test must contain
 
 
@@ -90,9 +91,9 @@ def test_a_file_in_place_of_a_folder(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "inside"
     text = Text("nothing", np.zeros(8, np.int32), ByteVocabulary())
-    assert message_of(write_analysis, folder, variant_model("fixed_skip").config, text, {}, {}) == (
-        f"cannot create --output={folder} (Not a directory)"
-    )
+    assert message_of(
+        write_analysis, folder, variant_model("fixed_skip").config, text, 0, {}, {}
+    ) == (f"cannot create --output={folder} (Not a directory)")
 
 
 # Models
@@ -113,11 +114,19 @@ def test_weights_of_another_shape(tmp_path):
 def test_a_model_without_a_vocabulary_cannot_generate_text(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, variant_model("fixed_skip"))
-    arguments = argparse.Namespace(workdir=None, model=path)
+    arguments = argparse.Namespace(workdir=None, model=path, **LATEST)
     assert message_of(load_generator, arguments) == (
         f"{path} does not contain the model's vocabulary: export the model from its run again, or "
         "generate from the run, with --workdir"
     )
+
+
+def test_a_model_file_has_no_checkpoints():
+    for chosen in {"step": "best"}, {"weights": "averaged"}, {"average": 3}:
+        arguments = argparse.Namespace(workdir=None, model="file", **LATEST | chosen)
+        assert message_of(load_generator, arguments) == (
+            "--step, --weights and --average need --workdir: a model file has one set of weights"
+        )
 
 
 # Processes

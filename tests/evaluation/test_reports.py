@@ -144,6 +144,29 @@ def test_report_of_a_model_without_states_and_without_history(tmp_path):
     assert "&lt;test&gt;" in text and "<test>" not in text
 
 
+def test_the_history_shows_both_weights():
+    from block_recurrent.evaluation.figures import training_history
+
+    lines = [{"step": 1, "split": "train", "bits_per_byte": 3.0}]
+    lines += [{"step": 2, "split": "held_out", "bits_per_byte": 2.5}]
+    labels = ["train", "held-out"]
+    assert [line.get_label() for line in training_history(lines).axes[0].get_lines()] == labels
+    lines += [{"step": 2, "split": "held_out_averaged", "bits_per_byte": 2.25}]
+    labels += ["held-out, averaged weights"]
+    assert [line.get_label() for line in training_history(lines).axes[0].get_lines()] == labels
+
+
+def test_a_step_is_analyzed(finished, run, tmp_path):
+    status, out, err = run("analyze", f"--workdir={finished}", "--step=2", "--output=second")
+    assert (status, err) == (0, "")
+    summary = json.loads((tmp_path / "second" / "analysis.json").read_text())
+    assert summary["step"] == 2
+    take, quantiles = "ffn_gate_take", summary["gate_quantiles"]
+    arrays = np.load(tmp_path / "second" / "layer_0.npz")
+    expected = summary["gates_over_training"]["2"]["0"][take]
+    assert_close(np.array(expected), np.quantile(arrays[take], quantiles), terms=1)
+
+
 def test_analysis(finished, run, tmp_path):
     (tmp_path / "text.txt").write_text("gates carry $tates, naïve 雪 ones\n" * 8)
     arguments = f"--workdir={finished}", "--text_file=text.txt", "--output=new/inside"

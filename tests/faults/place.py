@@ -9,7 +9,7 @@ from corpus import tiny_run, write_corpus
 from faults.training import Training
 from runs import assert_same_end
 
-STEPS = {"num_steps": 40, "eval_every_steps": 20, "checkpoint_every_steps": 4}
+STEPS = {"num_steps": 40, "eval_every_steps": 20, "checkpoint_every_steps": 4, "keep_best": 1}
 
 
 class Place:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from block_recurrent.config.options import DistributedConfig
 from block_recurrent.config.run_config import to_gin
@@ -20,7 +21,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.processes import connect, detect_cluster
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.workdir import read_config
+from block_recurrent.training.workdir import load_run, read_config
 from corpus import tiny_run, write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -89,17 +90,19 @@ def assert_close(workdir: Path, other: Path):
     trees = []
     for folder in (workdir, other):
         with Checkpoints(folder, read_only=True) as checkpoints:
-            trees.append(jax.tree.leaves(checkpoints.restore_params(abstract)))
+            step = checkpoints.find_latest_intact()
+            trees.append(jax.tree.leaves(checkpoints.restore_params(abstract, step)))
     for a, b in zip(*trees, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A gin file of a run with dropout and lanes that take turns, which also writes samples."""
+    """A gin file of a run with dropout, lanes that take turns, samples and averaged weights."""
     folder = tmp_path_factory.mktemp("distributed")
     texts = write_corpus(folder / "texts")
-    run = tiny_run(texts, sample_tokens=8, sample_prompt="the ", lanes=12)
+    kept = {"keep_checkpoints": 1, "keep_best": 1, "average_decay": 0.9}
+    run = tiny_run(texts, sample_tokens=8, sample_prompt="the ", lanes=12, **kept)
     path = folder / "run.gin"
     path.write_text(to_gin(run))
     return path
@@ -122,6 +125,15 @@ def test_two_processes_equal_one(config, alone):
     for folder in (workdir, alone):
         texts = (folder / "samples.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in texts] == [6, 12]
+    splits = [line["split"] for line in metrics(workdir) if line["step"] == 12]
+    assert splits == ["train", "held_out_averaged", "held_out"]
+    averaged = [load_run(folder, weights="averaged").model for folder in (workdir, alone)]
+    for a, b in zip(*(jax.tree.leaves(nnx.state(model)) for model in averaged), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    kept = [
+        sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (workdir, alone)
+    ]
+    assert kept[0] == kept[1] and "12" in kept[0]
 
 
 @pytest.mark.slow

@@ -104,9 +104,9 @@ def test_the_text_of_an_evaluation_that_was_cut_off_is_dropped(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 20, "split": "held_out"')
     for folder in (tmp_path, workdir_path(str(tmp_path))):  # a path of etils, as in commands
-        assert is_logged(folder / "metrics.jsonl", 10, "held_out")
-        assert not is_logged(folder / "metrics.jsonl", 20, "held_out")
-    assert not is_logged(tmp_path / "none.jsonl", 20, "held_out")
+        assert is_logged(folder, 10, "held_out")
+        assert not is_logged(folder, 20, "held_out")
+    assert not is_logged(tmp_path / "none", 20, "held_out")
     MetricsLog(tmp_path, 20).close()
     texts = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in texts] == [10]

@@ -167,7 +167,7 @@ def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
 @pytest.mark.parametrize("policy", ["skip", "roll_back"])
 @pytest.mark.parametrize("stop", [5, 7])
 def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, corpus, tmp_path):
-    config = with_policy(corpus, policy)
+    config = with_policy(corpus, policy, keep_best=1)
     bad = 6, 7, 9
     assert poisoned(*bad)(config, tmp_path / "calm").run()
     assert not poisoned(*bad, base=stop_in_step(stop))(config, tmp_path / "stopped").run()

@@ -270,7 +270,7 @@ def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
     config = tiny_run(corpus)
     graphdef, abstract = abstract_model(config.model)
     with Checkpoints(finished, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(abstract)
+        params = checkpoints.restore_params(abstract, 12)
     layout = Layout(make_mesh(MeshConfig(), config.model, 4))
     documents = load_documents(config.data)["held_out"]
     scores = [
