@@ -9,7 +9,7 @@ from block_recurrent.comparison.report import Comparison
 from block_recurrent.comparison.runs import read_run
 from block_recurrent.console.cli import CommandParser, check_output, run_main, workdir_argument
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import AnyPath, local_path
+from block_recurrent.files.paths import AnyPath, in_bucket, local_path
 from block_recurrent.reporting.metrics_log import for_json
 
 EXAMPLES = """\
@@ -68,7 +68,7 @@ def names_of(workdirs: Sequence[AnyPath]) -> list[str]:
     Raises:
       UserError: a folder is given twice.
     """
-    folders = [workdir.resolve() for workdir in workdirs]
+    folders = [each if in_bucket(each) else each.resolve() for each in workdirs]
     counts = Counter(folder.name for folder in folders)
     for folder, count in Counter(folders).items():
         if count > 1:

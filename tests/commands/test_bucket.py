@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from block_recurrent import UserError
+from block_recurrent.compare import names_of
+from block_recurrent.comparison.runs import read_run
 from block_recurrent.config.run_config import to_gin
 from block_recurrent.files.paths import workdir_path
 from block_recurrent.files.writing import COPY_INTERVAL, Mirror
@@ -49,6 +51,19 @@ def test_metrics_are_copied_at_the_first_line_and_at_each_flush(bucket, workdir)
     assert [line["loss"] for line in read_metrics(workdir)] == [2.5, 2.25, 2.0]
     events = [path.name for path in (workdir / "tensorboard").iterdir()]
     assert len(events) == 1 and events[0].endswith(".0")
+
+
+def test_a_run_is_compared_where_it_lies(workdir, tmp_path):
+    config = tiny_run(tmp_path / "texts")
+    record_config(workdir, config)
+    with MetricsLog(workdir, None) as log:
+        log.write(6, "held_out", {"loss": 2.0, "bits_per_byte": 3.0})
+    (name,) = names_of([workdir])
+    found = read_run(workdir, name)
+    assert (found.name, found.step, found.config) == (workdir.name, 6, config)
+    assert found.best.bits_per_byte == 3.0
+    with pytest.raises(UserError, match="gs://bucket/.* is given 2 times"):
+        names_of([workdir, workdir])
 
 
 def test_metrics_continue_from_the_checkpoint(bucket, workdir):
