@@ -52,11 +52,11 @@ class Changes(NamedTuple):
         if before != after:
             lines.append(f"the learning rate was {before:.4g}, is {after:.4g}")
         longer = self.now.train.num_steps > self.before.train.num_steps
-        if longer and optimizer.ends and optimizer.decay_steps < self.now.train.num_steps:
+        if longer and optimizer.ends and (end := _end(self.now)) < self.now.train.num_steps:
             lines.append(
-                f"the schedule '{optimizer.schedule}' ends at step {optimizer.decay_steps:,} "
+                f"the schedule '{optimizer.schedule}' ends at step {end:,} "
                 "(optimizer.decay_steps); from there on, the learning rate stays at "
-                f"{_rate(self.now, optimizer.decay_steps):.4g}"
+                f"{_rate(self.now, end):.4g}"
             )
         return [f"step {step:,}: {line}" for line in lines]
 
@@ -144,13 +144,18 @@ def _hint(changes: Changes, step: int) -> str:
         steps = before.optimizer.decay_steps
         hints.append(
             f"optimizer.decay_steps = {steps}, which is train.num_steps unless it is set, keeps "
-            f"the schedule: from step {steps:,} on, the learning rate stays at "
-            f"{_rate(before, steps):.4g}"
+            f"the schedule: from step {_end(before):,} on, the learning rate stays at "
+            f"{_rate(before, _end(before)):.4g}"
         )
         rates = [f"{_rate(config, step):.4g}" for config in changes]
         if rates[0] != rates[1]:
             hints.append(f"otherwise it changes at step {step:,} from {' to '.join(rates)}")
     return f" ({'; '.join(hints)})" if hints else ""
+
+
+def _end(config: RunConfig) -> int:
+    """The step at which a schedule that ends has ended, which is after its warm-up."""
+    return max(config.optimizer.decay_steps, config.optimizer.warmup_steps + 1)
 
 
 def _rate(config: RunConfig, step: int) -> float:

@@ -154,6 +154,18 @@ def test_a_schedule_may_be_kept_or_extended(tmp_path):
     ]
 
 
+def test_a_schedule_ends_after_its_warm_up(tmp_path):
+    config = dataclasses.replace(tiny_run("texts"), optimizer=COSINE)
+    config = changed(config, optimizer={"warmup_steps": 20})
+    record_config(tmp_path, config)
+    longer = changed(config, train={"num_steps": 15})
+    assert len(check_changes(tmp_path, longer).lines(12)) == 1
+    longer = changed(config, train={"num_steps": 30})
+    _, line = check_changes(tmp_path, longer).lines(12)
+    assert "ends at step 21 (optimizer.decay_steps); from there on, the learning rate " in line
+    assert line.endswith("stays at 0.01")
+
+
 def test_a_refused_start_leaves_the_folder_as_it_was(begun, corpus, tmp_path):
     """Because of an option, or because of the documents."""
     shutil.copytree(begun, tmp_path / "run")
