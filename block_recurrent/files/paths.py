@@ -33,7 +33,7 @@ def workdir_path(path: str | AnyPath) -> epath.Path:
     return epath.Path(os.path.expanduser(path))
 
 
-def local_path(text: str) -> Path:
+def local_path(text: str | Path) -> Path:
     """A path on disk, in which a leading '~' is the home folder.
 
     Shells leave the '~' in ``--output=~/file`` as it is, because it does not begin a word.

@@ -65,7 +65,7 @@ class MetricsLog:
         self._mirror = Mirror(workdir, initial_files=names)
         self.path, self._samples = (self._mirror.folder / name for name in names)
         last = -1 if resume_step is None else resume_step
-        evaluated = is_logged(self.path, last, HELD_OUT["raw"])
+        evaluated = is_logged(self.path.parent, last, HELD_OUT["raw"])
         cut_off = [] if evaluated else [HELD_OUT["averaged"]]
         drop_lines_after(self.path, last, cut_off)
         drop_lines_after(self._samples, last if evaluated else last - 1)

@@ -44,8 +44,8 @@ def bindings(run, folder) -> list[str]:
     return [f"data.path = '{run.parent / folder}'"]
 
 
-def evaluator(run, *where):
-    config, model, _ = load_run(run, *where)
+def evaluator(run, where=()):
+    config, model, _ = load_run(run, bindings=where)
     arguments = argparse.Namespace(
         workdir=run, split="held_out", batch_size=None, segment_length=None
     )

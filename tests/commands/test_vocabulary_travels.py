@@ -121,7 +121,9 @@ def test_a_file_without_its_vocabulary(vocabulary, model, tmp_path):
     """As earlier versions wrote it: the name only."""
     save_model(path := tmp_path / "model.safetensors", model, vocabulary=vocabulary.name)
     with pytest.raises(UserError, match="does not contain the model's vocabulary: export"):
-        load_generator(argparse.Namespace(workdir=None, model=path))
+        load_generator(
+            argparse.Namespace(workdir=None, model=path, step="latest", weights="raw", average=1)
+        )
 
 
 def test_an_export_without_the_vocabulary(vocabulary, capsys, tmp_path):

@@ -56,7 +56,7 @@ def test_step_memory_line_has_both_numbers_and_warns(monkeypatch):
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: 2 * MIB)
     line, warning = step_memory_line(step, device, tiny_run("texts")).splitlines()
     assert line.endswith("of 2.00 MiB") and "train.batch_size" in warning and "remat" in warning
-    assert "more than the device has: raise train.microbatches, or set" in warning
+    assert "more than the device has: set a larger train.microbatches or" in warning
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: None)
     line = step_memory_line(step, device, tiny_run("texts"))
     assert line.endswith("activations included")

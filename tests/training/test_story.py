@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import re
+import sys
 
 import jax
 import pytest
 
+from block_recurrent import export, generate
 from block_recurrent.config.options import OptimizerConfig
 from block_recurrent.errors import UserError
 from block_recurrent.training.checkpoints import Checkpoints
@@ -35,10 +37,21 @@ def newest_step(workdir) -> int:
         return checkpoints.find_latest_intact()
 
 
+def evaluations(workdir, split) -> list[dict]:
+    return [line for line in metrics(workdir) if line["split"] == split]
+
+
+def command(monkeypatch, module, *arguments):
+    """Runs a command."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+    module.main()
+
+
 def test_a_week(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     config = tiny_run(write_corpus(tmp_path / "texts"), segment_length=16, log_every_steps=1)
     config = dataclasses.replace(config, optimizer=COSINE)
+    config = changed(config, train={"keep_checkpoints": 1, "keep_best": 1, "average_decay": 0.5})
     config = changed(config, model={"num_layers": 1, "recurrent_layers": (-1,)})
 
     # Monday. The step does not fit. The advice is taken, and the folder accepts it.
@@ -46,7 +59,7 @@ def test_a_week(tmp_path, monkeypatch, capsys):
         patch.setattr(jax.stages.Lowered, "compile", out_of_memory)
         with pytest.raises(UserError, match="a step needs more memory than a device has") as error:
             SharingTrainer(config, run).run()
-    advice = "set BlockRecurrentTransformer.remat = 'layer' or mesh.fsdp to more devices, and run"
+    advice = "set a larger train.microbatches or BlockRecurrentTransformer.remat = 'layer' or mesh."
     assert advice in str(error.value) and "\n" not in str(error.value)
     config = changed(config, model={"remat": "layer"})
 
@@ -105,3 +118,18 @@ def test_a_week(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert SharingTrainer(read_config(run), run).run()
     assert "all 16 steps of this run are done" in capsys.readouterr().out
+
+    # Saturday. The best model is still there. Its averaged weights become a file that writes.
+    best = min(evaluations(run, "held_out_averaged"), key=lambda line: line["loss"])["step"]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        assert {best, 16} <= set(checkpoints.steps)
+    model = tmp_path / "model.safetensors"
+    chosen = "--step=best", "--weights=averaged"
+    command(monkeypatch, export, f"--workdir={run}", *chosen, f"--output={model}")
+    assert f"step {best}" in capsys.readouterr().out
+    texts = []
+    for source in ((f"--workdir={run}", *chosen), (f"--model={model}",)):
+        options = "--prompt=the ", "--num_tokens=12", "--temperature=1", "--seed=1"
+        command(monkeypatch, generate, *source, *options)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != ""
