@@ -324,6 +324,7 @@ def test_a_text_that_ends_at_once(place, run, ending_model):
     assert run("generate", "--model=model", "--prompt=a", "--num_tokens=4")[2] == ""
 
 
+@pytest.mark.slow
 def test_a_prompt_from_standard_input(place, ending_model):
     def generate(prompt: bytes, *arguments: str):
         given = "--model=model", "--temperature=0", "--num_tokens=8", *arguments

@@ -56,6 +56,7 @@ def train(vocabulary, num_steps: int):
     assert SharingTrainer(config, Path("run")).run()
 
 
+@pytest.mark.slow
 def test_a_model_stops_at_the_end_of_its_vocabulary(place, prepare, generate, vocabulary):
     write_texts(place / "texts", {f"{i}.txt": SENTENCE.encode() for i in range(60)})
     prepare("store", *TEXTS, *bind(prepare__vocabulary="my.model"))
@@ -67,6 +68,7 @@ def test_a_model_stops_at_the_end_of_its_vocabulary(place, prepare, generate, vo
     assert (status, prompt + out, err) == (0, SENTENCE, "")
 
 
+@pytest.mark.slow
 def test_characters_that_a_vocabulary_lacks_are_told(place, run, prepare, generate, vocabulary):
     write_texts(place / "texts", {f"{i}.txt": VERSE.encode() * 20 for i in range(12)})
     options = *TEXTS, *bind(prepare__vocabulary="my.model")

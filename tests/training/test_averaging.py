@@ -94,6 +94,7 @@ def test_both_weights_are_evaluated(averaged, config):
     assert lines[1]["loss"] != lines[2]["loss"] and "memory_worth" not in lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disturbed", [stop_in_step(4), in_evaluation(5, send_sigterm)])
 def test_a_stop_and_the_rest_equal_an_undisturbed_run(disturbed, config, averaged, tmp_path):
     assert not poisoned(3, base=disturbed)(config, tmp_path).run()

@@ -15,7 +15,6 @@ from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training.train_step import init_function, make_gradients, make_train_step
-from block_recurrent.training.workdir import record_config
 from close import assert_close
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, metrics, stop_in_step
@@ -68,7 +67,7 @@ def test_parts_equal_the_whole_batch(kind):
     def results(microbatches):
         gradients = jax.jit(make_gradients(graphdef, layout(), microbatches))
         grads, (nats, (state, finite)) = gradients(params, make_memory(model), batch, shared)
-        assert finite.all() and nats.shape == (ROWS,)
+        assert finite.all() and nats.shape == (ROWS, 1)
         return grads, nats, state
 
     (whole, *whole_rows), (parts, *rows) = results(1), results(4)
@@ -156,12 +155,6 @@ def test_a_run_in_parts_continues_bit_for_bit_and_trains_like_a_whole_one(corpus
     for name in ("step", "loss"):
         values = [[line[name] for line in lines] for lines in (parts, whole)]
         assert values[0] == pytest.approx(values[1], rel=1e-4)
-
-
-def test_the_number_of_parts_may_change_when_a_run_is_continued(corpus, tmp_path):
-    record_config(tmp_path, tiny_run(corpus))
-    record_config(tmp_path, tiny_run(corpus, microbatches=2))
-    assert "train.microbatches = 2" in (tmp_path / "config.gin").read_text()
 
 
 @pytest.mark.parametrize("number", [0, -2])

@@ -169,6 +169,7 @@ def test_steps_that_cannot_be_chosen(overfitted, tmp_path):
             load_run(copy, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disturbed", [stop_in_step(5), in_evaluation(8, send_sigterm)])
 def test_what_is_kept_does_not_depend_on_stops(disturbed, corpus, overfitted, scored, tmp_path):
     config = tiny_run(corpus, **EVERY_TWO)
@@ -191,6 +192,7 @@ def test_a_run_ends_when_it_no_longer_improves(keep_best, corpus, scored, tmp_pa
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_can_be_continued(corpus, overfitted, scored, tmp_path):
     config = tiny_run(corpus, **EVERY_TWO)
     early = dataclasses.replace(config, train=dataclasses.replace(config.train, patience=1))

@@ -47,6 +47,7 @@ def command(monkeypatch, module, *arguments):
     module.main()
 
 
+@pytest.mark.slow
 def test_a_week(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     config = tiny_run(write_corpus(tmp_path / "texts"), segment_length=16, log_every_steps=1)

@@ -126,6 +126,7 @@ def test_a_stop_during_an_evaluation(steps, corpus, finished, tmp_path):
     assert_same_end(tmp_path, finished, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [6, 4])
 def test_a_crash_during_an_evaluation(evaluations, corpus, tmp_path):
     """What is due is saved before the evaluation, which is neither lost nor repeated."""
