@@ -22,8 +22,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "compare",
         "Shows runs next to each other: the options in which they differ, their held-out loss, "
-        "speed and\nsize. Runs that differ in nothing but train.seed also as a group, with mean "
-        "and spread.",
+        "speed and\nsize. For runs that differ in nothing but train.seed, also their mean and "
+        "standard deviation.",
         EXAMPLES,
     )
     parser.add_argument(
@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         type=workdir_argument,
         nargs="+",
         metavar="RUN",
-        help="folder of a run, on disk or gs://bucket/run; the first one is compared with",
+        help="folder of a run, on disk or gs://bucket/run; the first one is the baseline",
     )
     parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="also write the numbers to this file"

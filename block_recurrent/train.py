@@ -21,9 +21,10 @@ or ended by train.patience), 2 a mistake in the command or its data, {STOPPED_ST
 SIGTERM or Ctrl-C, after saving.
 
 Common parameters: train.num_steps, train.batch_size (rows), train.segment_length (tokens),
-train.eval_every_steps, train.checkpoint_every_steps, train.seed, optimizer.learning_rate,
-data.path, mesh.data, mesh.fsdp, mesh.tensor, and the model's BlockRecurrentTransformer.num_layers,
-embedding_size, window_length and num_states. config.gin in the run's folder lists all of them."""
+train.microbatches, train.eval_every_steps, train.checkpoint_every_steps, train.patience,
+train.seed, optimizer.learning_rate, data.path, mesh.data, mesh.fsdp, mesh.tensor, mesh.sequence,
+and the model's BlockRecurrentTransformer.num_layers, embedding_size, window_length, num_states and
+remat. config.gin in the run's folder lists all parameters."""
 EXAMPLES = """\
   python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin
   python -m block_recurrent.train --gin_file=gin/brt_lstm_gate.gin --workdir=runs/short \\
@@ -49,8 +50,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--allow_changes",
         action="store_true",
-        help="continue a run even if options have changed that change its training, such as "
-        "optimizer.learning_rate; the changes are recorded in its folder",
+        help="continue the run although options that affect its training have changed, such as "
+        "optimizer.learning_rate; the changes are recorded in changes.txt in its folder",
     )
     many = parser.add_argument_group(
         "several processes", "SLURM, Open MPI and TPU pods set these automatically; see launch/"

@@ -34,8 +34,9 @@ class TrainConfig:
       num_steps: optimizer steps of the run.
       batch_size: rows of the global batch.
       segment_length: tokens per row in one step; a multiple of the model's window_length.
-      microbatches: parts of the batch that a step computes one after the other, with the memory of
-        one part; divides the rows of each device. The update is that of the whole batch.
+      microbatches: parts of the batch that a step computes one after the other, in the memory of
+        one part (gradient accumulation); divides the rows of each device. The update is that of the
+        whole batch.
       lanes: documents that are open at the same time, each with its memory; a multiple of
         batch_size. A step trains batch_size of them, and they take turns. 'auto': 512,
         rounded up to such a multiple. None: batch_size.
@@ -51,19 +52,20 @@ class TrainConfig:
       checkpoint_every_steps: steps between two checkpoints.
       profile_steps: first and last step to profile, for example (100, 105), which writes to the
         folder profile/ of the run; (): no profile.
-      keep_checkpoints: the newest this many checkpoints are kept.
-      keep_best: the best this many checkpoints are kept too, by the evaluations of the run. Unless
-        it is 0, a checkpoint is saved at every evaluation.
+      keep_checkpoints: how many of the newest checkpoints are kept.
+      keep_best: how many of the best checkpoints, by the evaluations of the run, are kept too.
+        Unless it is 0, a checkpoint is saved at every evaluation.
       keep_every_steps: checkpoints at multiples of this are kept too; a multiple of
         checkpoint_every_steps. None: none.
-      best_metric: what the best checkpoint is best in, on the held-out documents: 'loss' (lowest;
-        bits per token, byte and character give the same order) or 'accuracy' (highest).
-      patience: the run ends when this many evaluations in a row have not improved best_metric.
-        None: it ends after num_steps.
+      best_metric: the held-out metric of the best checkpoint: 'loss' (lowest; bits per token, byte
+        and character give the same order) or 'accuracy' (highest).
+      patience: early stopping: the run ends when this many evaluations in a row have not improved
+        best_metric. None: it ends after num_steps.
       sample_tokens: length of the text sample that the model writes at every evaluation; 0: none.
       sample_prompt: start of the text sample; None: the beginning of a held-out document.
-      average_decay: decay β of a moving average of the parameters, such as 0.999: those of n
-        updates ago count β^n. It is saved, and evaluated beside the parameters. None: no average.
+      average_decay: decay β of an exponential moving average of the parameters, such as 0.999:
+        those of n updates ago count β^n. It is saved, and evaluated beside the parameters. None: no
+        average.
       wandb_project: Weights & Biases project to report to; None: no reports.
       on_nonfinite: what to do after a step whose loss, gradient or recurrent state is not finite
         (the step itself changes nothing): 'skip' continues with the next batch, 'roll_back'
@@ -288,8 +290,8 @@ class MeshConfig:
       data: splits the batch; -1: all devices that are left over by the other axes.
       fsdp: splits the batch *and* the parameters, which are gathered when they are used.
       tensor: splits attention heads and feed-forward units.
-      sequence: splits segments, for those that are too long for the memory of a device. The
-        recurrence runs on one of these devices after the other, and the other ones wait.
+      sequence: splits segments that are too long for the memory of a device (sequence parallelism).
+        The recurrence runs on one of these devices after the other, while the others wait.
       rules: 'pattern: axis, axis' for parameters: a regular expression, and for each axis of the
         parameter the mesh axis that splits it: 'fsdp', 'tensor', or '-' for none.
     """
