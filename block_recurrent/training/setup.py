@@ -178,7 +178,9 @@ def abstract_state(config: RunConfig) -> TrainState:
     """The shapes of what a run with this configuration saves."""
     optimizer, _ = make_optimizer(config.optimizer)
     train = config.train
-    return jax.eval_shape(init_function(config.model, optimizer, train.num_lanes, train.seed))
+    averages = train.average_decay is not None
+    init = init_function(config.model, optimizer, train.num_lanes, train.seed, averages)
+    return jax.eval_shape(init)
 
 
 def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):
