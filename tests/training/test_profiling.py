@@ -9,7 +9,6 @@ import pytest
 
 from block_recurrent import UserError
 from block_recurrent.config.options import TrainConfig
-from block_recurrent.training.workdir import record_config
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, stop_in_step
 
@@ -80,11 +79,6 @@ def test_a_run_that_stops_in_between_writes_what_it_has(corpus, tmp_path, capsys
     # It continues after the first of the steps, so there is no second profile.
     assert SharingTrainer(config, tmp_path).run()
     assert len(list(traces(tmp_path))) == 1 and "profiled" not in capsys.readouterr().out
-
-
-def test_the_steps_may_change_when_a_run_is_continued(corpus, tmp_path):
-    record_config(tmp_path, profiled_run(corpus))
-    record_config(tmp_path, profiled_run(corpus, 3, 4))
 
 
 @pytest.mark.parametrize(
