@@ -156,10 +156,8 @@ def test_times_are_not_trusted_in_another_place(recorded, tmp_path):
     """Archives and images may give all files the same time."""
     others = tmp_path / "others"
     shutil.copytree(tmp_path / "texts", others)
-    moved, changed = (
-        ["data.path: …"],
-        load_documents(DataConfig(**recorded | {"path": str(others)})),
-    )
+    moved = ["data.path: …"]
+    changed = load_documents(DataConfig(**recorded | {"path": str(others)}))
     assert check_corpus(tmp_path, changed, BOTH, options=moved)
     time = (others / "2.txt").stat().st_mtime_ns
     write_texts(others, {"2.txt": TEXTS["2.txt"].replace(b"text", b"TEXT")})

@@ -9,6 +9,7 @@ import pytest
 
 from block_recurrent import UserError
 from block_recurrent.config.options import TrainConfig
+from block_recurrent.files.written_folders import RUN_FILES
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, stop_in_step
 
@@ -61,6 +62,11 @@ def test_the_memory_profile_is_one(profiled):
     """The format of pprof: a gzipped message, whose table of strings names the values."""
     content = gzip.decompress((profiled / "profile" / "memory.prof").read_bytes())
     assert b"allocations" in content and b"space" in content and b"bytes" in content
+
+
+def test_all_files_of_a_run_are_known(profiled):
+    """So they are no text to train on, if the run is in the folder of its corpus."""
+    assert {path.name for path in profiled.iterdir()} <= set(RUN_FILES)
 
 
 def test_a_profile_changes_nothing_in_the_run(corpus, profiled, tmp_path):
