@@ -68,6 +68,7 @@ def params_of(run):
     return nnx.to_pure_dict(nnx.state(run.model))
 
 
+@pytest.mark.slow
 def test_a_run_averages_the_parameters_after_each_update(averaged):
     """Steps that are not finite are no updates."""
     raw = [params_of(load_run(averaged, step)) for step in range(1, 6)]
@@ -81,6 +82,7 @@ def test_a_run_averages_the_parameters_after_each_update(averaged):
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), found, raw[4])))
 
 
+@pytest.mark.slow
 def test_both_weights_are_evaluated(averaged, config):
     lines = read_metrics(averaged)
     found = [(line["step"], line["split"]) for line in lines]
@@ -130,6 +132,7 @@ def test_the_average_is_split_over_devices_like_the_parameters(config):
     assert "averaged parameters" in setup.summary("run")
 
 
+@pytest.mark.slow
 def test_an_initial_model_begins_the_average_too(averaged, config, corpus, tmp_path):
     save_model(tmp_path / "model", load_run(averaged).model)
     config = tiny_run(corpus, **OPTIONS, initial_model=str(tmp_path / "model"))
@@ -155,6 +158,7 @@ def test_the_best_of_both_weights_is_kept_and_either_improvement_counts():
     assert (raw.best, raw.stale) == ({2}, 2)
 
 
+@pytest.mark.slow
 def test_the_best_depends_on_the_weights(averaged, tmp_path, capsys):
     copy = shutil.copytree(averaged, tmp_path / "copy")
     lines = [{"step": 2, "split": "held_out", "loss": 0.5}]
@@ -167,6 +171,7 @@ def test_the_best_depends_on_the_weights(averaged, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["raw", "averaged"])
 def test_the_mean_of_the_last_checkpoints(weights, averaged, capsys):
     each = [params_of(load_run(averaged, step, weights)) for step in (2, 3, 4)]
@@ -176,6 +181,7 @@ def test_the_mean_of_the_last_checkpoints(weights, averaged, capsys):
     assert (run.step, capsys.readouterr().err) == (4, "--average=3: steps 2, 3, 4\n")
 
 
+@pytest.mark.slow
 def test_means_and_weights_that_are_not_there(averaged, corpus, tmp_path):
     message = (
         r"--average=9: only 4 intact checkpoint\(s\) up to step 4 in .*: give a smaller number"
@@ -194,6 +200,7 @@ def test_means_and_weights_that_are_not_there(averaged, corpus, tmp_path):
         load_run(copy, weights="averaged")
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_exported(averaged, tmp_path, monkeypatch, capsys):
     path = tmp_path / "mean.safetensors"
     arguments = [f"--workdir={averaged}", f"--output={path}", "--weights=averaged", "--average=2"]
