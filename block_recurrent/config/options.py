@@ -40,7 +40,8 @@ class TrainConfig:
         batch_size. A step trains batch_size of them, and they take turns. 'auto': 512,
         rounded up to such a multiple. None: batch_size.
       initial_model: a file written by block_recurrent.export; the run starts from its parameters.
-        None: random parameters.
+        Recurrent cells, layers on top and n-grams that its model lacks begin as the identity. None:
+        random parameters.
       seed: of the parameters, of dropout and of the order of the documents.
       log_every_steps: steps between two lines of metrics.
       eval_every_steps: steps between two evaluations on the held-out documents.

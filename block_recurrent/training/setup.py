@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
-from flax import nnx
 
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.data.corpora import load_documents, survey_corpus
@@ -14,8 +12,7 @@ from block_recurrent.data.lanes import Lanes
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.interop.model_file import load_model
-from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS, ModelConfig
+from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.processes import print_once
 from block_recurrent.parallel.sharding import Layout, bytes_per_device, make_mesh, split_heads
@@ -35,9 +32,6 @@ from block_recurrent.training.train_step import (
     use_threefry_kernel,
 )
 from block_recurrent.training.turns import in_turns
-
-# Options that may differ between a run and its initial model.
-FREE_FIELDS = (*NON_ARCHITECTURE_FIELDS, "window_length", "dtype")
 
 
 class Setup:
@@ -196,24 +190,3 @@ def check_vocabulary(vocabulary: Vocabulary, model: ModelConfig):
             f"the vocabulary {vocabulary.name} of the corpus has {vocabulary.size} tokens, but the "
             f"model's vocab_size is {model.vocab_size}: {fix}, or choose another corpus"
         )
-
-
-def load_initial_params(path: str, config: ModelConfig) -> dict[str, Any]:
-    """Loads the parameters of `train.initial_model`.
-
-    Args:
-      path: a file written by `block_recurrent.export`.
-      config: configuration of the model that the run trains.
-
-    Raises:
-      UserError: the file cannot be read, or its model has another architecture.
-    """
-    model, _ = load_model(path)
-    for name in (field.name for field in dataclasses.fields(config)):
-        found, wanted = getattr(model.config, name), getattr(config, name)
-        if name not in FREE_FIELDS and found != wanted:
-            raise UserError(
-                f"train.initial_model = '{path}' has {name} = {found!r}, but this run has "
-                f"{wanted!r}: set BlockRecurrentTransformer.{name} = {found!r}"
-            )
-    return nnx.to_pure_dict(nnx.split(model)[1])

@@ -27,13 +27,14 @@ from block_recurrent.training.config_changes import Changes, check_changes, reco
 from block_recurrent.training.corpus_record import check_corpus, record_corpus
 from block_recurrent.training.device_memory import explain_exhaustion, layout_table
 from block_recurrent.training.held_out import HeldOutEvaluation
+from block_recurrent.training.initial_model import load_initial_params
 from block_recurrent.training.loop import TrainingLoop
 from block_recurrent.training.nonfinite import NonfiniteSteps, RollBack, mark_moved_rows
 from block_recurrent.training.preemption import StopSignal
 from block_recurrent.training.profiling import Profiler
 from block_recurrent.training.reporter import Reporter, Tracker, open_trackers
 from block_recurrent.training.retention import Retention
-from block_recurrent.training.setup import Setup, load_initial_params
+from block_recurrent.training.setup import Setup
 from block_recurrent.training.train_step import MetricSums, TrainState
 from block_recurrent.training.watching import Watch
 from block_recurrent.training.workdir import record_config, workdir_lock
@@ -245,5 +246,6 @@ class Trainer:
         if path is None:
             return None
         with Checkpoints(self.workdir, read_only=True) as checkpoints:
-            begun = bool(checkpoints.steps)
-        return None if begun else load_initial_params(path, self.config.model)
+            if checkpoints.steps:
+                return None
+        return load_initial_params(path, self.config.model, self.config.train.seed)

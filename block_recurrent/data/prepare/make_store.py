@@ -34,7 +34,8 @@ def prepare(
 
     Args:
       sources: what to make a store of; see `open_sources`.
-      config, data: the configuration that the sources were opened with.
+      config: the configuration that the sources were opened with.
+      data: likewise.
       output: folder of the store.
       about: lines about the corpus, which are printed before anything is written.
 
