@@ -46,6 +46,14 @@ def test_the_best_evaluation_comes_first_and_of_equal_ones_the_earlier():
     assert [line["step"] for line in rank(lines, "held_out", "accuracy")] == [8, 10, 6]
 
 
+def test_evaluations_of_another_part_of_the_documents_do_not_count():
+    lines = history({2: 1.0, 4: 1.1}, tokens=100) + history({6: 3.0, 8: 2.0, 10: 2.5}, tokens=200)
+    ranked = rank(lines, "held_out", "loss")
+    assert [line["step"] for line in ranked] == [8, 10, 6]
+    assert count_stale(lines, "held_out", ranked) == 1
+    assert kept([2, 8, 10], lines, keep_checkpoints=1) == [8, 10]
+
+
 @pytest.mark.parametrize(
     "losses, stale",
     [
