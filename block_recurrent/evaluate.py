@@ -17,6 +17,7 @@ from block_recurrent.console.cli import (
     add_corpus_argument,
     add_workdir_argument,
     check_output,
+    chosen_weights,
     run_main,
 )
 from block_recurrent.console.lossy import lossy_mark
@@ -87,13 +88,7 @@ def main():
         from block_recurrent.evaluation.report import (
             write_report,  # reports a missing matplotlib before the evaluation
         )
-    config, model, step = load_run(
-        arguments.workdir,
-        arguments.step,
-        arguments.weights,
-        arguments.average,
-        bindings=arguments.gin_bindings,
-    )
+    config, model, step = load_run(arguments.workdir, **chosen_weights(arguments))
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     evaluator = make_evaluator(graphdef, config, arguments)

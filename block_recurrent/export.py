@@ -9,6 +9,7 @@ from block_recurrent.console.cli import (
     add_checkpoint_arguments,
     add_corpus_argument,
     add_workdir_argument,
+    chosen_weights,
     run_main,
 )
 from block_recurrent.data.vocabulary_storage import FILE_VOCABULARIES, describe_for_model
@@ -58,13 +59,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     arguments = parse_arguments()
-    config, model, step = load_run(
-        arguments.workdir,
-        arguments.step,
-        arguments.weights,
-        arguments.average,
-        bindings=arguments.gin_bindings,
-    )
+    config, model, step = load_run(arguments.workdir, **chosen_weights(arguments))
     file, about = read_vocabulary(arguments.workdir, config.data)
     about |= {"segment_length": str(config.train.segment_length), "step": str(step)}
     about |= {"weights": arguments.weights, "average": str(arguments.average)}

@@ -18,6 +18,7 @@ from block_recurrent.console.cli import (
     add_corpus_argument,
     add_workdir_argument,
     check_output,
+    chosen_weights,
     run_main,
 )
 from block_recurrent.console.progress import start_bar
@@ -206,13 +207,7 @@ def check_numbers(arguments: argparse.Namespace):
 def load_generator(arguments: argparse.Namespace) -> tuple[Generator, Vocabulary]:
     """The generator for the chosen model, and the model's vocabulary."""
     if arguments.workdir:
-        config, model, _ = load_run(
-            arguments.workdir,
-            arguments.step,
-            arguments.weights,
-            arguments.average,
-            bindings=arguments.gin_bindings,
-        )
+        config, model, _ = load_run(arguments.workdir, **chosen_weights(arguments))
         vocabulary = run_vocabulary(arguments.workdir, config.data)
         segment_length = config.train.segment_length
     else:

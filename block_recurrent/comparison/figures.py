@@ -34,9 +34,8 @@ def losses(groups: Sequence[Group], comparable: bool) -> Figure:
     figure, [[by_step, by_time]] = new_figure(1, 2, panel=(4.6, 3.6))
     points = [point for group in groups for run in group.runs for point in run.points]
     times = [point.seconds for point in points if math.isfinite(point.seconds)]
-    longest = max(times, default=0.0)
-    unit = max((name for name in UNITS if UNITS[name] <= longest / 2), key=UNITS.get, default=None)
-    unit = unit or "seconds"
+    long = max(times, default=0.0) / 2
+    unit = max((name for name in UNITS if UNITS[name] <= long), key=UNITS.get, default="seconds")
     styles = itertools.product(("-", "--", ":"), COLORS)
     for group, (line, color) in zip(groups, itertools.cycle(styles), strict=False):
         label = textwrap.shorten(group.label, LABEL_LENGTH, placeholder=" …")

@@ -16,6 +16,8 @@ SEED = "train.seed"
 # Options that do not change what a run computes or how fast.
 INCIDENTAL = (
     "train.checkpoint_every_steps",
+    "train.keep_",
+    "train.profile_steps",
     "train.sample_tokens",
     "train.sample_prompt",
     "train.wandb_project",

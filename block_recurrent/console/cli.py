@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -118,6 +119,13 @@ def add_average_argument(parser: argparse._ActionsContainer):
         help="use the mean of the weights of K checkpoints: that of --step, and the K - 1 before "
         "it (default: 1)",
     )
+
+
+def chosen_weights(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments of a command choose of a run, as keyword arguments of `load_run`."""
+    names = ("step", "weights", "average")
+    chosen = {name: getattr(arguments, name) for name in names}
+    return chosen | {"bindings": arguments.gin_bindings}
 
 
 def add_gin_arguments(parser: argparse.ArgumentParser, *, required: bool, example: str):

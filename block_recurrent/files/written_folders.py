@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 # What a run writes to its folder.
 RUN_FILES = (
     "changes.txt checkpoints config.gin corpus.json heartbeat.json layout.txt lock metrics.jsonl "
-    "nonfinite samples.jsonl tensorboard wandb wandb_id"
+    "nonfinite profile samples.jsonl tensorboard wandb wandb_id"
 ).split()
 
 

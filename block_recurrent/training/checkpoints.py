@@ -133,6 +133,7 @@ class Checkpoints:
         """
         self.wait()
         self._saving = int(state.step)
+        self._intact.pop(self._saving, None)  # of a damaged checkpoint that this one replaces
         self.manager.save(
             self._saving,
             args=ocp.args.Composite(

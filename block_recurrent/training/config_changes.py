@@ -137,10 +137,12 @@ def _reshaped(changes: Changes) -> str | None:
 
 def _hint(changes: Changes, step: int) -> str:
     """How to keep options that follow others unless they are set."""
-    before, hints = changes.before, []
-    if "train.lanes" in changes.names():
+    before, names, hints = changes.before, changes.names(), []
+    fits = before.train.num_lanes % changes.now.train.batch_size == 0
+    if "train.lanes" in names and fits:
         hints.append(f"train.lanes = {before.train.num_lanes} keeps the lanes")
-    if "optimizer.decay_steps" in changes.names() and before.optimizer.ends:
+    stretched = "optimizer.decay_steps" in names and "optimizer.schedule" not in names
+    if stretched and before.optimizer.ends:
         steps = before.optimizer.decay_steps
         hints.append(
             f"optimizer.decay_steps = {steps}, which is train.num_steps unless it is set, keeps "

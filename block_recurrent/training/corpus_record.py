@@ -68,7 +68,7 @@ def check_corpus(
     """Checks that splits have the documents that they had when the run started.
 
     The documents may lie in another place. The content of a file is compared only if its
-    modification time has changed.
+    modification time has changed, or if options of the corpus have.
 
     Args:
       workdir: the folder of the run.
@@ -76,7 +76,7 @@ def check_corpus(
       checked: names of the splits to check.
       note: shows a line to the user.
       update: whether to record new modification times, and content that was not recorded.
-      options: changes of the options of the corpus, for the message.
+      options: changes of the options of the corpus, which a message names.
 
     Returns:
       False if the run has no record, because an earlier version started it.
@@ -97,7 +97,7 @@ def check_corpus(
     known = [split for split in checked if split in record]
     unrecorded = [split for split in known if "hashes" not in record[split]]
     compared = {
-        split: _compare_content(record[split], splits[split])
+        split: _compare_content(record[split], splits[split], everything=bool(options))
         for split in known
         if split not in unrecorded
     }
@@ -150,8 +150,15 @@ def _content(documents: Documents) -> dict[str, str]:
     return {"modified": _pack(times), "hashes": _pack(hashes(extents, bytes_hashed(extents)))}
 
 
-def _compare_content(recorded: Mapping[str, Any], documents: Documents) -> Compared:
-    """Compares the content of documents whose modification times differ from the record.
+def _compare_content(
+    recorded: Mapping[str, Any], documents: Documents, *, everything: bool
+) -> Compared:
+    """Compares the content of documents with the record.
+
+    Args:
+      recorded: the record of their split.
+      documents: as they are now.
+      everything: whether to compare files with the recorded modification times too.
 
     Raises:
       UserError: it has changed.
@@ -161,7 +168,7 @@ def _compare_content(recorded: Mapping[str, Any], documents: Documents) -> Compa
     if len(before) != len(times):
         raise _changed(["its files"])
     touched = before != times
-    read = np.flatnonzero(touched | (times == IN_MEMORY))
+    read = np.flatnonzero(everything | touched | (times == IN_MEMORY))
     most, some = bytes_hashed(extents), [extents[index] for index in read]
     changed = hashes(some, most) != _unpack(recorded["hashes"])[read]
     if changed.any():

@@ -64,7 +64,7 @@ def compiler_options(remat: str, platform: str) -> dict[str, str]:
     return {}
 
 
-def explain_exhaustion(error: Exception, config: RunConfig) -> UserError | None:
+def explain_exhaustion(error: Exception, config: RunConfig, row_ways: int) -> UserError | None:
     """A `UserError` that says how to make a step fit, if a device has run out of memory.
 
     A TPU's compiler raises such errors, and other devices when they run the step.
@@ -73,20 +73,27 @@ def explain_exhaustion(error: Exception, config: RunConfig) -> UserError | None:
     if not of_jax or "RESOURCE_EXHAUSTED" not in str(error):
         return None
     return UserError(
-        f"a step needs more memory than a device has ({first_line(error)}): {how_to_fit(config)}"
+        f"a step needs more memory than a device has ({first_line(error)}): "
+        f"{how_to_fit(config, row_ways)}"
     )
 
 
-def how_to_fit(config: RunConfig) -> str:
-    """What to change so that a step takes less memory, so that the run's folder accepts it."""
+def how_to_fit(config: RunConfig, row_ways: int) -> str:
+    """What to change so that a step takes less memory, so that the run's folder accepts it.
+
+    Args:
+      config: configuration of the run.
+      row_ways: in how many ways the rows of a batch are split.
+    """
     train, model = config.train, config.model
+    rows = train.batch_size // row_ways  # of a device
     same, others = [], []
-    if train.batch_size > train.microbatches:
+    if rows > train.microbatches:
         same.append("a larger train.microbatches")
     if model.remat != "layer":
         same.append("BlockRecurrentTransformer.remat = 'layer'")
     same.append("mesh.fsdp to more devices")
-    if train.batch_size > 1:
+    if rows > 1:
         others.append(f"a smaller train.batch_size with train.lanes = {train.num_lanes}")
     if train.segment_length > model.window_length:
         others.append("a smaller train.segment_length")
@@ -97,7 +104,11 @@ def how_to_fit(config: RunConfig) -> str:
 
 
 def step_memory_line(
-    compiled: jax.stages.Compiled, device: jax.Device, config: RunConfig, other_bytes: int = 0
+    compiled: jax.stages.Compiled,
+    device: jax.Device,
+    config: RunConfig,
+    row_ways: int,
+    other_bytes: int = 0,
 ) -> str:
     """One line with the bytes that a step needs and those of the device, and a warning line.
 
@@ -105,6 +116,7 @@ def step_memory_line(
       compiled: the step.
       device: the device.
       config: configuration of the run, for the warning.
+      row_ways: in how many ways the rows of a batch are split, likewise.
       other_bytes: bytes on the device of arrays that the step does not use.
     """
     needed, limit = step_memory(compiled) + other_bytes, memory_limit(device)
@@ -113,7 +125,7 @@ def step_memory_line(
         return line
     line += f", of {format_bytes(limit)}"
     if needed > limit:
-        line += f"\nwarning: more than the device has: {how_to_fit(config)}"
+        line += f"\nwarning: more than the device has: {how_to_fit(config, row_ways)}"
     return line
 
 

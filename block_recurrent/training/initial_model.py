@@ -54,7 +54,11 @@ def different_fields(old: ModelConfig, new: ModelConfig) -> list[tuple[str, Any,
         free.add("num_layers")
     if not old.ngram_rows:
         free.add("ngram_rows")
-    before, after = dataclasses.asdict(old), dataclasses.asdict(new)
+    # A layer that is counted from the top is another one if layers are added.
+    before, after = (
+        dataclasses.asdict(config) | {"recurrent_layers": config.recurrent_indices}
+        for config in (old, new)
+    )
     return [
         (name, before[name], after[name])
         for name in before

@@ -80,21 +80,8 @@ class TrainingLoop:
             if self.retention.ends_run:
                 self.reporter.note(self.retention.explain_end(number - 1))
                 break
-            before = position
-            with self.profiler.step(number, state):
-                with self.watch.at("waiting for data"), self.reporter.timer.waiting_for_data():
-                    batch, position = next(batches)
-                with self.watch.at("waiting for the device"):
-                    state, results = self.step(state, batch)
-            if number == self.profiler.last:
-                with self.pause("profile"), self.watch.at("writing the profile"):
-                    self.profiler.write(state)
-            self.watch.step(number)
-            self.nonfinite.add(UncheckedStep(number, before, position, results))
-            self.report()  # an earlier step, while the device computes this one
+            state, position = self.advance(number, state, position, batches)
             stopping = self.stop.after_step()
-            if number == train.num_steps or number % train.log_every_steps == 0:
-                self.due = number, results
             evaluate = train.evaluates_after(number)
             save = stopping or train.saves_after(number)
             if evaluate or save:
@@ -110,6 +97,29 @@ class TrainingLoop:
         with self.watch.at("waiting for the checkpoint"):
             self.checkpoints.wait()
         return not self.stop.reached
+
+    def advance(
+        self,
+        number: int,
+        state: TrainState,
+        position: LanePosition,
+        batches: Iterator[tuple[Batch, LanePosition]],
+    ) -> tuple[TrainState, LanePosition]:
+        """Starts a step, and reports an earlier one while the device computes it."""
+        with self.profiler.step(number, state):
+            with self.watch.at("waiting for data"), self.reporter.timer.waiting_for_data():
+                batch, after = next(batches)
+            with self.watch.at("waiting for the device"):
+                state, results = self.step(state, batch)
+        if number == self.profiler.last:
+            with self.pause("profile"), self.watch.at("writing the profile"):
+                self.profiler.write(state)
+        self.watch.step(number)
+        self.nonfinite.add(UncheckedStep(number, position, after, results))
+        self.report()
+        if number == self.train.num_steps or number % self.train.log_every_steps == 0:
+            self.due = number, results
+        return state, after
 
     def report(self):
         """Writes the metrics that are due, if any."""

@@ -97,10 +97,11 @@ def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTra
     kernels = optax.contrib.muon(
         schedule, beta=config.beta1, weight_decay=config.weight_decay, consistent_rms=0.2
     )
-    return optax.partition(
-        {True: kernels, False: adafactor(config, schedule)},
-        is_kernel,
-    )
+
+    def label(params):
+        return jax.tree.map(lambda chosen: "kernel" if chosen else "rest", is_kernel(params))
+
+    return optax.partition({"kernel": kernels, "rest": adafactor(config, schedule)}, label)
 
 
 def is_kernel(params: dict[str, Any]) -> dict[str, Any]:

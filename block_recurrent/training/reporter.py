@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,9 +185,8 @@ class LossSpikes:
     def __init__(self, path: Path, log_every_steps: int):
         self.log_every_steps = log_every_steps
         self.losses = collections.deque(maxlen=MEDIAN_LINES)
-        for line in path.read_text(encoding="utf-8").splitlines():
-            line = json.loads(line)
-            if line["split"] == "train":
+        for line in read_metrics(path.parent):
+            if line.get("split") == "train":
                 self._add(line["step"], line["loss"])
 
     def compare(self, step: int, loss: float) -> tuple[float, bool]:

@@ -89,8 +89,10 @@ class Retention(PreservationPolicy):
 def rank(history: Iterable[Mapping[str, Any]], split: str, metric: str) -> list[Mapping[str, Any]]:
     """The evaluations in the order of a metric: the best one first, the earlier of equal ones.
 
+    Those that are not finite are left out, and so are those of another part of the documents.
+
     Args:
-      history: lines of metrics.jsonl. Evaluations that are not finite are left out.
+      history: lines of metrics.jsonl.
       split: one of `HELD_OUT`.
       metric: 'loss' or 'accuracy'.
     """
@@ -108,4 +110,6 @@ def count_stale(
 
 
 def _evaluations(history: Iterable[Mapping[str, Any]], split: str) -> list[Mapping[str, Any]]:
-    return [line for line in history if line.get("split") == split]
+    """The evaluations of the same text as the newest one; `train.eval_tokens` may have changed."""
+    found = [line for line in history if line.get("split") == split]
+    return [line for line in found if line.get("tokens") == found[-1].get("tokens")]

@@ -123,11 +123,11 @@ class Setup:
         batch, _ = self.lanes.read(self.lanes.initial_position(), self.rows)
         batch = self.layout.put(batch._replace(turn=None))
         compiled = jitted.lower(self.abstract_rows(), batch).compile()
+        for_line = compiled, device, self.config, self.layout.row_ways
         if self.lanes.turns == 1:
-            print_once(step_memory_line(compiled, device, self.config))
+            print_once(step_memory_line(*for_line))
             return compiled
-        lanes = bytes_per_device(self.abstract.model)
-        print_once(step_memory_line(compiled, device, self.config, lanes))
+        print_once(step_memory_line(*for_line, bytes_per_device(self.abstract.model)))
         return in_turns(compiled, self.layout, self.shardings)
 
     def abstract_rows(self) -> TrainState:

@@ -172,6 +172,28 @@ def make_gradients(graphdef: nnx.GraphDef, layout: Layout, microbatches: int) ->
     return gradients
 
 
+def make_update(
+    optimizer: optax.GradientTransformation, layout: Layout, average_decay: float | None
+) -> Callable[[TrainState, dict[str, Any]], tuple[Any, optax.OptState, Any]]:
+    """Returns a function that makes an update with the gradients of a batch.
+
+    Its results are the parameters, the state of the optimizer, and the average of the parameters.
+    """
+
+    def update(state: TrainState, grads: dict[str, Any]):
+        updates, optimizer_state = optimizer.update(
+            layout.scatter(grads), state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        if average_decay is None:
+            return params, optimizer_state, None
+        count = count_updates(optimizer_state)
+        averaged = update_average(state.averaged, params, count, average_decay)
+        return params, optimizer_state, averaged
+
+    return update
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -190,6 +212,7 @@ def make_train_step(
     rows that were not finite, as at the start of a document.
     """
     gradients = make_gradients(graphdef, layout, microbatches)
+    update = make_update(optimizer, layout, average_decay)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -202,16 +225,8 @@ def make_train_step(
         finite = rows.all() & jnp.isfinite(grad_norm)
         if_finite = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
         with jax.named_scope("optimizer"):
-            updates, optimizer_state = optimizer.update(
-                layout.scatter(grads), state.optimizer, state.params
-            )
-            params, averaged = optax.apply_updates(state.params, updates), None
-            if average_decay is not None:
-                count = count_updates(optimizer_state)
-                averaged = update_average(state.averaged, params, count, average_decay)
             params, optimizer_state, averaged = if_finite(
-                (params, optimizer_state, averaged),
-                (state.params, state.optimizer, state.averaged),
+                update(state, grads), (state.params, state.optimizer, state.averaged)
             )
         fresh = state.step % log_every_steps == 0
         new = if_finite(

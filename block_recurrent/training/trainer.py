@@ -81,11 +81,12 @@ class Trainer:
           UserError: the folder holds another run, is in use, or cannot be written; or a step needs
             more memory than a device has.
         """
+        ways = self.setup.layout.row_ways
         with workdir_lock(self.workdir):
             try:
                 return self._run_locked()
             except Exception as error:
-                if explained := explain_exhaustion(error, self.config):
+                if explained := explain_exhaustion(error, self.config, ways):
                     raise explained from error
                 if (why := write_error_reason(error)) is None:
                     raise

@@ -190,6 +190,7 @@ def test_what_may_change_is_listed_by_names_that_exist():
         ("data.path = 'elsewhere'", "the documents are the same"),
         ("BlockRecurrentTransformer.remat = 'layer'", "up to rounding, but not bit for bit"),
         ("mesh.tensor = 2", "up to rounding"),
+        ("mesh.sequence = 2", "have other dropout masks"),
         ("train.on_nonfinite = 'stop'", "unless a step is not finite"),
         ("train.seed = 1", None),
         ("data.weights = (1.0,)", None),

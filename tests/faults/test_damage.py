@@ -11,7 +11,9 @@ from block_recurrent import UserError
 from block_recurrent.files import checksums
 from block_recurrent.files.checksums import CHECKSUMS, write_checksums
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run
+from corpus import tiny_run
 from faults.damage import DAMAGES, NOTES, delete, empty, flip
 from runs import SharingTrainer, assert_same_end, final_arrays
 
@@ -120,6 +122,23 @@ def test_a_run_continues_from_the_newest_whole_checkpoint(copy, finished, config
     flip(copy / "checkpoints" / "12" / "params" / "manifest.ocdbt")
     assert SharingTrainer(config, copy).run(), "though there is a 12.damaged already"
     assert_same_end(copy, finished, config)
+
+
+def test_a_checkpoint_that_replaces_a_damaged_one_is_intact(corpus, tmp_path):
+    """A run that rolls back after that returns to it."""
+    trainer = Trainer(tiny_run(corpus), tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, position = trainer.start(checkpoints)
+        later = state._replace(step=state.step + 1)
+        checkpoints.save(state, position)
+        checkpoints.save(later, position)
+    flip(tmp_path / "checkpoints" / "1" / "params" / "manifest.ocdbt")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert trainer.start(checkpoints)[0].step == 0
+        checkpoints.save(later, position)
+        checkpoints.wait()
+        assert checkpoints.find_latest_intact() == 1
+        assert trainer.start(checkpoints)[0].step == 1
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from block_recurrent.config.changes import SAME
 from block_recurrent.config.options import OptimizerConfig
 from block_recurrent.errors import UserError
 from block_recurrent.training.checkpoints import Checkpoints
@@ -96,6 +97,24 @@ def test_a_smaller_batch_keeps_the_lanes_only_if_told_so(begun):
     kept = changed(smaller, train={"lanes": 4})
     assert refusal(begun, kept).endswith(WAYS)
     assert check_changes(begun, kept, allow=True).names() == {"train.batch_size"}
+
+
+def test_hints_that_would_not_help_are_left_out(begun, tmp_path):
+    larger = changed(read_config(begun), train={"batch_size": 8, "lanes": None})
+    assert "make the configurations equal, or name another --workdir (its" in refusal(begun, larger)
+    config = dataclasses.replace(tiny_run("texts"), optimizer=COSINE)
+    record_config(tmp_path, config)
+    other = changed(config, optimizer={"schedule": "rsqrt", "decay_steps": None})
+    assert refusal(tmp_path, other).endswith(f"): make the configurations equal{WAYS}")
+
+
+def test_what_watches_the_training_may_change(begun):
+    """What is saved and kept, when the run ends, and what is profiled."""
+    options = {"keep_checkpoints": 9, "keep_best": 2, "keep_every_steps": 4}
+    options |= {"best_metric": "accuracy", "patience": 3, "profile_steps": (3, 4)}
+    changes = check_changes(begun, changed(read_config(begun), train=options))
+    assert changes.names() == {f"train.{name}" for name in options}
+    assert {change.effect for change in changes.options} == {SAME}
 
 
 def test_without_a_checkpoint_every_change_may_be_allowed(tmp_path):

@@ -152,6 +152,21 @@ def test_only_touched_files_are_read(recorded, tmp_path, monkeypatch):
     assert check_corpus(tmp_path, splits, BOTH, note=notes.append) and notes == read == []
 
 
+def test_times_are_not_trusted_in_another_place(recorded, tmp_path):
+    """Archives and images may give all files the same time."""
+    others = tmp_path / "others"
+    shutil.copytree(tmp_path / "texts", others)
+    moved = ["data.path: …"]
+    changed = load_documents(DataConfig(**recorded | {"path": str(others)}))
+    assert check_corpus(tmp_path, changed, BOTH, options=moved)
+    time = (others / "2.txt").stat().st_mtime_ns
+    write_texts(others, {"2.txt": TEXTS["2.txt"].replace(b"text", b"TEXT")})
+    os.utime(others / "2.txt", ns=(time, time))
+    assert check_corpus(tmp_path, changed, BOTH), "the same time in the same place"
+    with pytest.raises(UserError, match="of other content: 2.txt"):
+        check_corpus(tmp_path, changed, BOTH, options=moved)
+
+
 def test_a_record_of_an_earlier_version(recorded, tmp_path):
     """It has no content. The next start records it, and then it counts."""
     record = json.loads((tmp_path / "corpus.json").read_text())

@@ -49,16 +49,16 @@ def test_step_memory_counts_donated_arrays_once():
 
 def test_step_memory_line_has_both_numbers_and_warns(monkeypatch):
     device, step = jax.local_devices()[0], compiled(between)
-    line = step_memory_line(step, device, tiny_run("texts"))
+    line = step_memory_line(step, device, tiny_run("texts"), 1)
     assert re.fullmatch(
         r"memory \S+ MiB per device in a step, activations included, of .* GiB", line
     )
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: 2 * MIB)
-    line, warning = step_memory_line(step, device, tiny_run("texts")).splitlines()
+    line, warning = step_memory_line(step, device, tiny_run("texts"), 1).splitlines()
     assert line.endswith("of 2.00 MiB") and "train.batch_size" in warning and "remat" in warning
     assert "more than the device has: set a larger train.microbatches or" in warning
     monkeypatch.setattr(device_memory, "memory_limit", lambda device: None)
-    line = step_memory_line(step, device, tiny_run("texts"))
+    line = step_memory_line(step, device, tiny_run("texts"), 1)
     assert line.endswith("activations included")
 
 
@@ -81,17 +81,17 @@ def test_format_bytes(number, text):
 def test_an_error_of_exhausted_memory_becomes_one_line():
     used = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.48G hbm."
     error = jax.errors.JaxRuntimeError(f"{used}\n\nTotal hbm usage >= 21G")
-    message = str(explain_exhaustion(error, tiny_run("texts")))
+    message = str(explain_exhaustion(error, tiny_run("texts"), 1))
     assert message.startswith("a step needs more memory than a device has (JaxRuntimeError: RESOU")
     assert "Used 20.5G of 15.48G" in message and "\n" not in message
-    assert explain_exhaustion(ValueError(f"{used}, of a server"), tiny_run("texts")) is None
+    assert explain_exhaustion(ValueError(f"{used}, of a server"), tiny_run("texts"), 1) is None
     other = jax.errors.JaxRuntimeError("INTERNAL: a compiler bug")
-    assert explain_exhaustion(other, tiny_run("texts")) is None
+    assert explain_exhaustion(other, tiny_run("texts"), 1) is None
 
 
 def test_the_advice_names_only_what_is_left_to_change():
     config = tiny_run("texts")
-    assert how_to_fit(config) == (
+    assert how_to_fit(config, row_ways=1) == (
         "set a larger train.microbatches or BlockRecurrentTransformer.remat = 'layer' or mesh.fsdp "
         "to more devices, and run the same command again to continue; or set a smaller "
         "train.batch_size with train.lanes = 4 or a smaller train.segment_length, and add "
@@ -99,9 +99,11 @@ def test_the_advice_names_only_what_is_left_to_change():
     )
     least = tiny_run("texts", batch_size=1, segment_length=8)
     least = dataclasses.replace(least, model=dataclasses.replace(least.model, remat="layer"))
-    assert how_to_fit(least) == (
-        "set mesh.fsdp to more devices, and run the same command again to continue"
-    )
+    more_devices = "set mesh.fsdp to more devices, and run the same command again to continue"
+    assert how_to_fit(least, row_ways=1) == more_devices
+    least = dataclasses.replace(least, train=dataclasses.replace(least.train, batch_size=4))
+    assert how_to_fit(least, row_ways=4) == more_devices, "each device has a single row"
+    assert how_to_fit(least, row_ways=2).startswith("set a larger train.microbatches or mesh.fsdp")
 
 
 @pytest.mark.slow

@@ -83,7 +83,8 @@ def test_new_parts_learn_after_the_first_update(small):
     "model, run, message",
     [
         ({}, {"gate": "lstm"}, "gate = 'fixed', but this run has 'lstm': set Block"),
-        ({}, SLIDING, r"recurrent_layers = \(-2,\), but this run has \(\)"),
+        ({}, SLIDING, r"recurrent_layers = \(1,\), but this run has \(\)"),
+        ({}, {"num_layers": 4}, r"= \(1,\), but this run has \(2,\): set .*layers = \(1,\)"),
         ({}, {"num_layers": 2, "recurrent_layers": (1,)}, "num_layers = 3, but this run has 2"),
         ({"ngram_rows": 20}, {}, "ngram_rows = 20, but this run has 0"),
         (SLIDING, {"mlp_dim": 64}, "mlp_dim = 48, but this run has 64"),

@@ -238,6 +238,12 @@ def test_adafactor_without_momentum_saves_its_memory():
     assert size(0.0) < 1000, "second moments are factored"
 
 
+def test_the_state_of_muon_has_the_names_of_earlier_checkpoints():
+    optimizer, _ = make_optimizer(OptimizerConfig(name="muon"))
+    state = optimizer.init({"query": {"kernel": jnp.ones((2, 3))}, "scale": jnp.ones(3)})
+    assert state.inner_states.keys() == {"kernel", "rest"}
+
+
 def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adafactor():
     rng = np.random.default_rng(0)
     shapes = {"layer": {"kernel": (16, 48), "scale": (16,)}, "embedding": (32, 16)}

@@ -12,7 +12,7 @@ from block_recurrent.config.options import TrainConfig
 from block_recurrent.reporting.metrics_log import MetricsLog, read_metrics
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.retention import Retention, count_stale, rank
-from block_recurrent.training.workdir import load_run, read_config, record_config
+from block_recurrent.training.workdir import load_run
 from corpus import tiny_run
 from faults.damage import flip
 from runs import SharingTrainer, assert_same_end, in_evaluation, send_sigterm, stop_in_step
@@ -44,6 +44,14 @@ def test_the_best_evaluation_comes_first_and_of_equal_ones_the_earlier():
     lines = history({2: 1.0, 4: 1.0}) + history({6: 1.0}, accuracy=0.1)
     lines += history({8: 1.0, 10: 1.0}, accuracy=0.7)
     assert [line["step"] for line in rank(lines, "held_out", "accuracy")] == [8, 10, 6]
+
+
+def test_evaluations_of_another_part_of_the_documents_do_not_count():
+    lines = history({2: 1.0, 4: 1.1}, tokens=100) + history({6: 3.0, 8: 2.0, 10: 2.5}, tokens=200)
+    ranked = rank(lines, "held_out", "loss")
+    assert [line["step"] for line in ranked] == [8, 10, 6]
+    assert count_stale(lines, "held_out", ranked) == 1
+    assert kept([2, 8, 10], lines, keep_checkpoints=1) == [8, 10]
 
 
 @pytest.mark.parametrize(
@@ -210,11 +218,3 @@ def test_a_stop_in_the_last_evaluation_is_made_up_for(corpus, scored, tmp_path):
     assert steps_of(tmp_path)[-1] == 6
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines if line["split"] == "held_out"] == [2, 4, 6]
-
-
-def test_retention_may_change_when_a_run_is_continued(tmp_path):
-    record_config(tmp_path, tiny_run("corpus"))
-    options = {"keep_checkpoints": 9, "keep_best": 2, "keep_every_steps": 4}
-    options |= {"best_metric": "accuracy", "patience": 3}
-    record_config(tmp_path, tiny_run("corpus", **options))
-    assert read_config(tmp_path).train.patience == 3

@@ -27,8 +27,6 @@ from block_recurrent.files.writing import atomic_write
 LOST_COUNTS = ("unknown", "compared_bytes", "lost_bytes")  # of `LostText`
 COUNTS = ("documents", "tokens", "bytes", "words", "characters", "empty", "invalid_utf8")
 COUNTS += ("skipped_rows",)
-
-
 BATCH_BYTES = 2**21  # of text and tokens that are written at once
 
 
