@@ -73,13 +73,13 @@ def main():
             f"the model in {arguments.workdir} has no recurrent layers to analyze: choose a run "
             "that sets BlockRecurrentTransformer.recurrent_layers"
         )
-    text = read_text(arguments.workdir, config, arguments.text_file, arguments.max_tokens)
     graphdef, abstract = abstract_model(config.model)
     tracer = make_tracer(graphdef, config.model.window_length)
     history: dict[int, dict[int, dict[str, list[float]]]] = {}
     which, item = arguments.weights, WEIGHTS[arguments.weights]
     with Checkpoints(arguments.workdir, read_only=True, items=[item]) as checkpoints:
         chosen = choose_step(checkpoints, arguments.workdir, config.train, arguments.step, which)
+        text = read_text(arguments.workdir, config, arguments.text_file, arguments.max_tokens)
         for step in filter(checkpoints.is_intact, checkpoints.steps):
             found = tracer(checkpoints.restore_params(abstract, step, which), text.inputs)
             history[step] = {layer: gate_quantiles(arrays) for layer, arrays in found.items()}

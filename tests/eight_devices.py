@@ -34,7 +34,7 @@ VARIANTS = VARIANTS | {
 # Without dropout, whose masks repeat within a part of a segment.
 VARIANTS |= {
     f"{name}_parts": VARIANTS[name] | {"dropout_rate": 0.0}
-    for name in ("fixed_skip", "lstm_dual", "modern", "two_recurrent_layers", "sliding_window")
+    for name in ("fixed_skip", "lstm_dual", "modern")
 }
 TURNS = {"turns": 3}  # lanes per row; else 1
 PARTS = {"microbatches": 2}  # of the batch, on more than one device; else 1

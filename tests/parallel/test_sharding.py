@@ -98,10 +98,8 @@ def test_lanes_that_take_turns_stay_on_the_devices_of_their_rows():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["lstm_dual", "two_recurrent_layers", "modern"])
-def test_segments_in_parts(model):
-    results = train(f"{model}_parts", meshes=("1,2,1,4",))
-    assert_equal_to_one_device(results)
+def test_segments_in_parts():
+    assert_equal_to_one_device(train("lstm_dual_parts", "modern_parts", meshes=("1,2,1,4",)))
 
 
 @pytest.mark.slow
