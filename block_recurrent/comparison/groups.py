@@ -25,7 +25,8 @@ INCIDENTAL = (
     "distributed.",
     "watch.",
 )
-PLACES = ("data.path", "data.stores")  # they may differ if the documents are the same
+# They may differ if the documents are the same.
+PLACES = ("data.path", "data.stores", "data.held_out")
 CONFIDENCE = 0.95
 
 

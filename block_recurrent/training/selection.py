@@ -34,8 +34,8 @@ def choose_step(
     """
     if weights == "averaged" and train.average_decay is None:
         raise UserError(
-            f"--weights=averaged: {workdir} was trained without train.average_decay: give "
-            "--average=K for the mean of the newest K checkpoints"
+            f"--weights=averaged: {workdir} was trained without train.average_decay: leave it out "
+            "(evaluate, generate and export also have --average=K, the mean of K checkpoints)"
         )
     if step == "latest" or not checkpoints.steps:
         if (latest := checkpoints.find_latest_intact()) is None:

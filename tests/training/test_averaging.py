@@ -195,7 +195,7 @@ def test_means_and_weights_that_are_not_there(averaged, corpus, tmp_path):
     (copy / "config.gin").write_text(
         text.replace(f"average_decay = {DECAY}", "average_decay = None")
     )
-    message = "--weights=averaged: .* was trained without train.average_decay: give --average=K"
+    message = "--weights=averaged: .* was trained without train.average_decay: leave it out"
     with pytest.raises(UserError, match=message):
         load_run(copy, weights="averaged")
 
