@@ -126,7 +126,7 @@ def make_evaluator(
         raise UserError(f"no split {arguments.split}: choose from {', '.join(splits)}")
     check_corpus(arguments.workdir, splits, [arguments.split], note=note)
     documents = splits[arguments.split]
-    shape = config.train.batch_size, config.train.segment_length
+    shape = config.train.rows_at_once, config.train.segment_length
     shape = evaluation_shape(documents, config.model, *shape)
     given = arguments.batch_size, arguments.segment_length
     rows, length = (

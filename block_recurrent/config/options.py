@@ -127,6 +127,11 @@ class TrainConfig:
         )
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows of the batch that are computed at once."""
+        return self.batch_size // self.microbatches
+
+    @property
     def num_lanes(self) -> int:
         """Documents that are open at the same time."""
         if self.lanes == "auto":

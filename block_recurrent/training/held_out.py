@@ -49,7 +49,7 @@ class HeldOutEvaluation:
         count = len(setup.documents["train"].lengths)
         self.more_lanes = 2 * train.num_lanes if train.num_lanes < count else None
         ways = setup.layout.row_ways
-        shape = train.batch_size, train.segment_length
+        shape = train.rows_at_once, train.segment_length
         shape = evaluation_shape(self.documents, model, *shape, ways)
         self.evaluator = Evaluator(
             setup.graphdef, self.documents, model.window_length, *shape, setup.layout

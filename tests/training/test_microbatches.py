@@ -14,6 +14,8 @@ from block_recurrent.config.options import MeshConfig, TrainConfig
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh
+from block_recurrent.training.held_out import HeldOutEvaluation
+from block_recurrent.training.setup import Setup
 from block_recurrent.training.train_step import init_function, make_gradients, make_train_step
 from close import assert_close
 from corpus import tiny_run
@@ -166,6 +168,12 @@ def test_there_is_at_least_one_part(number):
 def test_the_summary_names_the_parts(corpus, tmp_path):
     setup = SharingTrainer(tiny_run(corpus, microbatches=2), tmp_path / "run").setup
     assert "12 steps of 4 × 32 tokens in 2 parts on" in setup.summary(tmp_path)
+
+
+def test_evaluations_read_no_more_at_once_than_a_part(corpus):
+    for parts in (1, 4):
+        lanes = HeldOutEvaluation(Setup(tiny_run(corpus, microbatches=parts))).evaluator.lanes
+        assert lanes.batch_size * lanes.segment_length == 4 * 32 / parts
 
 
 def test_parts_that_do_not_divide_the_rows_are_refused(corpus, tmp_path):
