@@ -1,7 +1,6 @@
 """Compare runs: ``python -m block_recurrent.compare RUN RUN …``."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ from block_recurrent.comparison.runs import read_run
 from block_recurrent.console.cli import CommandParser, check_output, run_main, workdir_argument
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath, in_bucket, local_path
-from block_recurrent.reporting.metrics_log import for_json
+from block_recurrent.reporting.metrics_log import write_numbers
 
 EXAMPLES = """\
   python -m block_recurrent.compare runs/brt_fixed_gate runs/brt_lstm_gate
@@ -56,8 +55,7 @@ def main():
     for line in comparison.lines():
         print(line)
     if arguments.json:
-        numbers = json.dumps(for_json(comparison.numbers()), indent=2)
-        arguments.json.write_text(numbers + "\n", encoding="utf-8")
+        write_numbers(arguments.json, comparison.numbers())
     if page:
         arguments.html.write_text(page, encoding="utf-8")
 

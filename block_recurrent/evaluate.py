@@ -1,7 +1,6 @@
 """Evaluate a checkpoint of a run: ``python -m block_recurrent.evaluate --workdir=DIR``."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -29,7 +28,7 @@ from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.files.paths import local_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
-from block_recurrent.reporting.metrics_log import for_json
+from block_recurrent.reporting.metrics_log import write_numbers
 from block_recurrent.training.corpus_record import check_corpus
 from block_recurrent.training.workdir import load_run
 
@@ -110,7 +109,7 @@ def main():
         print(f"{name:<20}{text}{lossy_mark(result, name)}")
     if arguments.json:
         written = result | {"by_distance": distance_table({"carried": score.profile})}
-        arguments.json.write_text(json.dumps(for_json(written), indent=2) + "\n")
+        write_numbers(arguments.json, written)
     if arguments.report:
         with EvaluationProgress() as progress:
             memories = probe_memory(evaluator, config, params, progress.update)

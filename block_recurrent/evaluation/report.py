@@ -1,6 +1,5 @@
 """The report of an evaluation: its numbers as JSON, and a self-contained HTML page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from block_recurrent.evaluation.figures import (
 )
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.reporting.metrics_log import for_json, read_metrics
+from block_recurrent.reporting.metrics_log import read_metrics, write_numbers
 from block_recurrent.reporting.page import cell_text, html_figure, html_page, html_table
 from block_recurrent.reporting.plots import png
 
@@ -62,8 +61,7 @@ def write_report(
     result["by_distance"] = distance_table({"carried": profile, **memories})
     title = f"{workdir.resolve().name}, step {result['step']:,}, {result['split']}"
     text = page(title, config, result, read_metrics(workdir))
-    numbers = json.dumps(for_json(result), indent=2)
-    path.with_suffix(".json").write_text(numbers + "\n", encoding="utf-8")
+    write_numbers(path.with_suffix(".json"), result)
     path.write_text(text, encoding="utf-8")
     print(f"report              {path}, {path.with_suffix('.json')}")
 

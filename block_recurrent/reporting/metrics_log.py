@@ -136,6 +136,11 @@ def for_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def write_numbers(path: Path, numbers: Mapping[str, Any]):
+    """Writes numbers to a JSON file for the user; see `for_json`."""
+    path.write_text(json.dumps(for_json(numbers), indent=2) + "\n", encoding="utf-8")
+
+
 def drop_lines_after(path: Path, step: int, cut_off: Collection[str] = ()):
     """Drops lines of later steps, and a line that a killed run left incomplete.
 
