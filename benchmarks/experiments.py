@@ -141,8 +141,8 @@ BEST_GPU_RATE = 0.06
 def recall(model: Model, seed: int) -> Experiment:
     """The memory task."""
     files, bindings = ("data/recall", "scale/recall"), (f"train.seed = {seed}",)
-    then = [evaluate("held_out"), evaluate("far")]
-    then += [evaluate("farther")] * (model in GATE_MODELS) + [INTERVENE] * (model == FIXED_SKIP)
+    splits = ("held_out", "far", *["farther"] * (model in GATE_MODELS))
+    then = (*map(evaluate, splits), *[INTERVENE] * (model == FIXED_SKIP))
     return Experiment("recall", model, str(seed), files, bindings, then)
 
 
@@ -161,7 +161,7 @@ def short(steps: int, seed: int) -> tuple[str, ...]:
 def gates(model: Model, seed: int) -> Experiment:
     """A short run on text, to compare gates."""
     bindings = short(400, seed)
-    return Experiment("gates", model, str(seed), ("scale/small",), bindings, [evaluate("held_out")])
+    return Experiment("gates", model, str(seed), ("scale/small",), bindings, (evaluate("held_out"),))
 
 
 def parts(model: Model, seed: int) -> Experiment:
