@@ -2,7 +2,7 @@
 
 import argparse
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.console.cli import (
     CommandParser,
     add_average_argument,

@@ -8,7 +8,7 @@ from jax_step import compiled, device_peak, filled, num_parameters
 from serve import arguments, serve
 
 from block_recurrent import ModelConfig
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.data.lanes import Batch
 from block_recurrent.freed_memory import keep_freed_memory
 from block_recurrent.model import losses
