@@ -10,7 +10,7 @@ Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/result
 import argparse
 from collections.abc import Sequence
 
-from experiment import INTERVENE, Experiment, Model, evaluate
+from experiment import EXPORT, INTERVENE, SCORE, Experiment, Model, evaluate
 
 SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
 DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
@@ -134,6 +134,11 @@ PARTS_STEPS = {
     "no_gated_ffn": 352,
     "no_rotary": 365,
 }
+# Models that go on from the same trained sliding window.
+SLIDE_4 = Model("slide4", "sliding window, 4 layers", "sliding_window")
+SLIDE_5 = Model("slide5", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
+XL_5 = Model("xl5", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
+MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, SLIDE_4, XL_5)
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -161,7 +166,9 @@ def short(steps: int, seed: int) -> tuple[str, ...]:
 def gates(model: Model, seed: int) -> Experiment:
     """A short run on text, to compare gates."""
     bindings = short(400, seed)
-    return Experiment("gates", model, str(seed), ("scale/small",), bindings, (evaluate("held_out"),))
+    return Experiment(
+        "gates", model, str(seed), ("scale/small",), bindings, (evaluate("held_out"),)
+    )
 
 
 def parts(model: Model, seed: int) -> Experiment:
@@ -252,6 +259,44 @@ def longer(model: Model, seed: int) -> Experiment:
     return at_best_rate("longer", model, seed, *ANSIBLE, *steps, files=FOLDER)
 
 
+# The sources of a kernel, with a tokenizer trained on them; docs/results.md has the commands.
+KERNEL = (
+    "data.corpus = 'store'",
+    "data.stores = ('corpora/linux-6.1-tokens',)",
+    "BlockRecurrentTransformer.vocab_size = 2048",
+)
+TRUNK = "runs/memory_trunk.safetensors"
+MEMORY_STEPS = 1200  # a step of each takes the same time, except the smaller one of SLIDE_4
+
+
+def kernel(group: str, model: Model, seed: int, steps: int, *bindings: str) -> Experiment:
+    """The sources of a kernel, in long segments."""
+    rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
+    if model == XL_5:
+        rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
+    every = (
+        "train.lanes = 256",
+        f"train.num_steps = {steps}",
+        f"train.eval_every_steps = {steps}",
+        "train.eval_tokens = 200_000",
+        f"train.checkpoint_every_steps = {steps}",
+        "train.sample_tokens = 0",
+        f"train.seed = {seed}",
+    )
+    files, then = ("data/text_files", "scale/small"), (SCORE if bindings else EXPORT,)
+    return Experiment(group, model, str(seed), files, (*KERNEL, *rows, *every, *bindings), then)
+
+
+def memory_trunk() -> Experiment:
+    """The sliding window that the runs of `memory` go on from."""
+    return kernel("memory_trunk", SLIDE_4, 0, 1500)
+
+
+def memory(model: Model, seed: int) -> Experiment:
+    """Goes on from the trunk with a memory or a layer more, for the same time."""
+    return kernel("memory", model, seed, MEMORY_STEPS, f"train.initial_model = '{TRUNK}'")
+
+
 def gpu(model: Model, seed: int) -> Experiment:
     """The larger corpus with 12 layers, on a GPU."""
     bindings = (
@@ -295,6 +340,8 @@ EXPERIMENTS = [
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
     *(wide(model, seed) for model in (FIXED_SKIP, ROTARY) for seed in range(3)),
     *(large(model, seed) for model in TEXT_MODELS[:3] for seed in range(3)),
+    memory_trunk(),
+    *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),

@@ -11,7 +11,6 @@ from experiment import KEPT
 from experiments import (
     CHANGES,
     DEFAULT_MODELS,
-    EXPERIMENTS,
     FIXED_SKIP,
     GATES_IN_SHORT_RUNS,
     GPU_MODELS,
@@ -72,12 +71,6 @@ def page() -> str:
     parts_seeds = len(runs("parts", MODERN))
     again = [best("gpu_short", FIXED_SKIP), *runs("gpu_again", FIXED_SKIP)]
     gpu_tokens = gpu.train.batch_size * gpu.train.segment_length
-    by_group = {
-        f"{group}_commands": "\n".join(
-            one.line for one in EXPERIMENTS if one.group == group and one.is_there
-        )
-        for group in {one.group for one in EXPERIMENTS}
-    }
     return TEMPLATE.read_text(encoding="utf-8").format(
         facts=recall.data.recall_facts,
         low=low,
@@ -153,7 +146,6 @@ def page() -> str:
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
         wide_differences=differences("wide", ROTARY, FIXED_SKIP),
-        **by_group,
     )
 
 

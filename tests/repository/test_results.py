@@ -1,6 +1,7 @@
 """The page of results is what the kept metrics say, and its runs are what the page says."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def texts():
 
 def test_the_page_is_what_the_kept_metrics_say(results):
     assert results.page() == results.PAGE.read_text(encoding="utf-8")
+
+
+def test_commands_of_the_page_name_runs(results, experiments):
+    named = re.findall(r"`python benchmarks/experiments.py (\S+/[^`]*)`", results.page())
+    starts = [name for line in named for name in line.split()]
+    assert len(starts) > 10
+    for start in starts:
+        assert any(one.name.startswith(start) and one.is_there for one in experiments.EXPERIMENTS)
 
 
 def test_figures_are_drawn_and_kept_small(results, kept):
