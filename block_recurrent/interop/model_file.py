@@ -43,6 +43,11 @@ def save_model(
     Raises:
       UserError: the file cannot be written, or a parameter is too large for `dtype`.
     """
+    if not isinstance(model, BlockRecurrentTransformer):
+        raise UserError(
+            f"model is of type {type(model).__name__}: save_model takes a path, then a "
+            "BlockRecurrentTransformer"
+        )
     check_value("dtype", dtype, DTYPES)
     _, params = nnx.split(model)
     arrays = {
@@ -63,7 +68,7 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     """Loads a file that `save_model` wrote. No code in the file is run.
 
     Returns:
-      The model, with parameters in float32, and the `about` entries of the header.
+      The model, with parameters of its `param_dtype`, and the `about` entries of the header.
 
     Raises:
       UserError: the file does not exist, or is not a saved model.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import treescope
+from flax import nnx
 
 import block_recurrent
 from block_recurrent.config.run_config import CLASSES, load, load_prepare
@@ -176,6 +178,22 @@ def test_your_own_loop_learns():
     assert losses[2] < losses[1] < losses[0]
     initial = names["params"]["layers"][1]["cell"]["initial"]
     assert not np.array_equal(initial, names["model"].layers[1].cell.initial[...]), "it is trained"
+
+
+def test_flaxs_own_transforms():
+    names = run("modules.md", 4)
+    losses = names["losses"]
+    assert losses[2] < losses[1] < losses[0]
+    assert names["logits"].shape == (3, 2, 64, 260) and names["logits"].dtype == np.float32
+    assert not np.allclose(names["logits"][0], names["logits"][1])
+
+
+def test_a_model_is_displayed_with_its_shapes(capsys):
+    model = run("modules.md", 4)["model"]
+    nnx.display(model)  # what a terminal shows
+    assert re.search(r"initial=Param\([^)]*\)\n\s*value=Array\(shape=\(8, 32\)", capsys.readouterr().out)
+    page = treescope.render_to_html(model)  # what a notebook shows
+    assert "RecurrentCell" in page and "(8, 32)" in page
 
 
 def test_streamed_tokens_equal_the_tokens_generated_at_once():
