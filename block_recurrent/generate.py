@@ -68,7 +68,8 @@ def parse_arguments() -> argparse.Namespace:
         type=local_path,
         default=PRETRAINED,
         metavar="FILE",
-        help="a file written by python -m block_recurrent.export",
+        help="a file or folder written by python -m block_recurrent.export, or the name of a "
+        "repository on the Hugging Face Hub, OWNER/NAME (extra [hub])",
     )
     add_corpus_argument(parser)
     add_checkpoint_arguments(parser)

@@ -184,7 +184,9 @@ class Trainer:
             params = jax.device_put(self.initial_params, self.setup.shardings.params)
             state, self.initial_params = state._replace(params=params), None
             if state.averaged is not None:
-                state = state._replace(averaged=jax.tree.map(jnp.copy, params))
+                state = state._replace(
+                    averaged=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
+                )
         if self.config.train.on_nonfinite == "roll_back":
             checkpoints.save(state, position)
         return state, position
