@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -65,6 +66,21 @@ def shape_checks(request):
     jaxtyping.config.update("jaxtyping_disable", unchecked)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def run_command(monkeypatch, capfd):
+    """Runs a command in this process: (exit status, standard output, standard error)."""
+    from block_recurrent.console.cli import run_main
+
+    def run(main, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run_main(main)
+        return exit.value.code, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")

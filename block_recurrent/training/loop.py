@@ -71,7 +71,6 @@ class TrainingLoop:
           UserError: a step was not finite, and the run must end.
         """
         train, first = self.train, int(state.step)
-        self.retention.update(self.reporter.history(), self.checkpoints.steps)
         if lacks_evaluation:
             self.evaluate(first, state)
         for number in range(first + 1, train.num_steps + 1):
@@ -143,6 +142,7 @@ class TrainingLoop:
 
     def evaluate(self, number: int, state: TrainState):
         """Evaluates. A stop signal ends this early, and then nothing is written."""
+        self.profiler.write(state)  # a profile shows steps, and an evaluation may take minutes
         with (
             self.pause("evaluation"),
             self.watch.at("evaluating"),

@@ -24,8 +24,8 @@ class Profiler:
                 if number == profiler.last:
                     profiler.write(state)
 
-    If the run ends or returns to a checkpoint before the last of these steps, what has been traced
-    is written. A run that continues after the first of them traces nothing.
+    If the run ends, evaluates or returns to a checkpoint before the last of these steps, what has
+    been traced is written. A run that continues after the first of them traces nothing.
 
     Args:
       steps: numbers of the first and the last step, or nothing.
