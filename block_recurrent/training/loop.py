@@ -111,8 +111,7 @@ class TrainingLoop:
             with self.watch.at("waiting for the device"):
                 state, results = self.step(state, batch)
         if number == self.profiler.last:
-            with self.pause("profile"), self.watch.at("writing the profile"):
-                self.profiler.write(state)
+            self.end_profile(state)
         self.watch.step(number)
         self.nonfinite.add(UncheckedStep(number, position, after, results))
         self.report()
@@ -133,6 +132,12 @@ class TrainingLoop:
             self.nonfinite.check(number, self.reporter.note)
         self.watch.measured(number)
 
+    def end_profile(self, state: TrainState):
+        """Writes the profile, if steps are being traced."""
+        if self.profiler.is_tracing:
+            with self.pause("profile"), self.watch.at("writing the profile"):
+                self.profiler.write(state)
+
     @contextlib.contextmanager
     def pause(self, kind: str) -> Iterator[None]:
         """Excludes the time spent inside from the measured time of the steps; see `RunTimer`."""
@@ -142,7 +147,7 @@ class TrainingLoop:
 
     def evaluate(self, number: int, state: TrainState):
         """Evaluates. A stop signal ends this early, and then nothing is written."""
-        self.profiler.write(state)  # a profile shows steps, and an evaluation may take minutes
+        self.end_profile(state)  # it shows steps, and an evaluation may take minutes
         with (
             self.pause("evaluation"),
             self.watch.at("evaluating"),
