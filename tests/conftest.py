@@ -47,13 +47,18 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
 def pytest_xdist_make_scheduler(config, log):
     """Runs the tests of a file in one process: they share fixtures and compiled functions.
 
-    One process runs all tests that need TensorFlow, so that only one imports it.
+    One process runs all tests that need TensorFlow, so that only one imports it. Each recorded
+    model of test_golden.py is compiled for itself, by any process.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return "prepare" if "tests/data/prepare/" in nodeid else super()._split_scope(nodeid)
+            if "tests/data/prepare/" in nodeid:
+                return "prepare"
+            if "test_golden" in nodeid:
+                return nodeid.partition("[")[2]
+            return super()._split_scope(nodeid)
 
     return Scheduling(config, log)
 
