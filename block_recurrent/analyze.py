@@ -11,7 +11,6 @@ from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
     add_checkpoint_arguments,
-    add_corpus_argument,
     add_workdir_argument,
     run_main,
 )
@@ -40,8 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_corpus_argument(parser)
-    add_checkpoint_arguments(parser)
+    add_checkpoint_arguments(parser, average=False)
     parser.add_argument(
         "--output", type=local_path, required=True, metavar="DIR", help="folder for the results"
     )

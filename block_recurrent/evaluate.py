@@ -11,9 +11,7 @@ from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
-    add_average_argument,
     add_checkpoint_arguments,
-    add_corpus_argument,
     add_workdir_argument,
     check_output,
     chosen_weights,
@@ -48,9 +46,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_corpus_argument(parser)
     add_checkpoint_arguments(parser)
-    add_average_argument(parser)
     parser.add_argument(
         "--split",
         default="held_out",

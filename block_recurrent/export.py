@@ -6,9 +6,7 @@ from typing import Any
 from block_recurrent.config.data_options import DataConfig
 from block_recurrent.console.cli import (
     CommandParser,
-    add_average_argument,
     add_checkpoint_arguments,
-    add_corpus_argument,
     add_workdir_argument,
     chosen_weights,
     run_main,
@@ -41,9 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_corpus_argument(parser)
     add_checkpoint_arguments(parser)
-    add_average_argument(parser)
     add = parser.add_argument
     add(
         "--output",

@@ -13,9 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn
 from block_recurrent.console.cli import (
     EXIT_STATUSES,
     CommandParser,
-    add_average_argument,
     add_checkpoint_arguments,
-    add_corpus_argument,
     add_workdir_argument,
     check_output,
     chosen_weights,
@@ -71,9 +69,7 @@ def parse_arguments() -> argparse.Namespace:
         help="a file or folder written by python -m block_recurrent.export, or the name of a "
         "repository on the Hugging Face Hub, OWNER/NAME (extra [hub])",
     )
-    add_corpus_argument(parser)
     add_checkpoint_arguments(parser)
-    add_average_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",

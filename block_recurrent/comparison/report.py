@@ -73,6 +73,7 @@ class Comparison:
                 "seconds_per_step": run.seconds_per_step,
                 "parameters": run.num_params,
                 "evaluations": [point._asdict() for point in run.points],
+                "changes": run.changes,
             }
             for index, (run, letter) in enumerate(
                 zip(self.runs, text_letters(self.runs), strict=True)

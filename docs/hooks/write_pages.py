@@ -8,6 +8,8 @@ A generated part stands between two comments, which stay in the page. The first 
     <!-- gin files -->                     every gin file that comes with the package
     <!-- code: module.Class.function -->   a class or function of the package, without docstring
     <!-- colab: quickstart -->             how to open a notebook on Colab; *: all notebooks
+    <!-- settings: FILE -->                what a gin file sets of the training
+    <!-- differences: FILE FILE … -->      where gin files set different values
     <!-- end -->
 """
 
@@ -21,13 +23,15 @@ from pathlib import Path
 
 from colab import open_on_colab, repository, with_address
 from gin_parameters import parameters_page
+from gin_settings import settings_table
 
 from block_recurrent.config.gin_files import shipped_gin_files
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATED = re.compile(
-    r"^(<!-- (parameters|gin files|(?:code|colab): (\S+)) -->\n)(.*?)(^<!-- end -->$)",
+    r"^(<!-- (parameters|gin files|code|colab|settings|differences)(?:: (.+?))? -->\n)"
+    r"(.*?)(^<!-- end -->$)",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -66,13 +70,15 @@ def with_generated_parts(page: str) -> str:
     return GENERATED.sub(lambda m: f"{m[1]}\n{content(m[2], m[3])}\n{m[5]}", page)
 
 
-def content(kind: str, name: str | None) -> str:
+def content(kind: str, names: str | None) -> str:
     """The text between the two comments."""
     if kind == "parameters":
         return parameters_page()
-    if kind.startswith("colab"):
-        return open_on_colab(name, repository())
-    return code(name) if name else gin_page()
+    if kind == "gin files":
+        return gin_page()
+    if kind == "colab":
+        return open_on_colab(names, repository())
+    return code(names) if kind == "code" else settings_table(names.split())
 
 
 def gin_page() -> str:

@@ -12,7 +12,6 @@ import pytest
 import block_recurrent.analyze
 import block_recurrent.evaluate
 from block_recurrent.config.run_config import to_gin
-from block_recurrent.console.cli import run_main
 from block_recurrent.evaluation.loss_profile import Profile
 from block_recurrent.training.trainer import Trainer
 from close import assert_close
@@ -36,18 +35,10 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(run_command, monkeypatch, tmp_path):
     """Runs a program in an empty folder: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(program, *arguments):
-        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(PROGRAMS[program])
-        return exit.value.code, *capfd.readouterr()
-
-    return run
+    return lambda program, *arguments: run_command(PROGRAMS[program], *arguments)
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def test_generated_parts_are_up_to_date():
 
 
 def test_a_code_host_shows_what_is_generated():
-    for page in ("paper.md", "parameters.md", "gin_files.md"):
+    for page in ("paper.md", "parameters.md", "gin_files.md", "baseline.md"):
         parts = list(write_pages.GENERATED.finditer((DOCS / page).read_text(encoding="utf-8")))
         assert parts and all("```" in part[4] or "|---|" in part[4] for part in parts), page
 
