@@ -43,7 +43,7 @@ class Details {
     const names = { carried: "with memory", cleared: "without memory", swapped: "another's memory" };
     const rows = Object.entries(names).filter(([name]) => name in arrays).map(([name, label]) => {
       const bits = arrays[name].at(token), saved = bits - loss;
-      const cells = [label, bits.toFixed(3), percent(2 ** -bits), name === "carried" ? "" : (saved < 0 ? "−" : "+") + Math.abs(saved).toFixed(3)];
+      const cells = [label, bits.toFixed(3), percent(2 ** -bits), name === "carried" ? "" : signed(saved, 3)];
       return row("td", cells);
     });
     return element("table", {}, row("th", ["", "bits", "probability", "saved"]), ...rows);

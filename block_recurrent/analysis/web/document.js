@@ -29,7 +29,7 @@ class TextDocument {
     this.shades = [
       { name: "loss", label: "Loss", unit: "bits", diverging: false },
       { name: "cleared", label: "Saved by memory", unit: "bits saved", diverging: true },
-      { name: "swapped", label: "Saved over another's memory", unit: "bits saved", diverging: true },
+      { name: "swapped", label: "Saved over another's", unit: "bits saved", diverging: true },
     ].filter(({ name }) => name === "loss" || name in arrays);
     for (const shade of this.shades) {
       const size = (t) => Math.abs(this.value(shade.name, t));
@@ -74,3 +74,6 @@ function visible(text) {
   return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ | $/g, "␣")
     .replace(/[\u0000-\u001f\u007f]/g, "·");
 }
+
+const signed = (value, digits) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}%`;

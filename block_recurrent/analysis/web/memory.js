@@ -35,8 +35,8 @@ function drawTextScale(shade) {
 function facts(data) {
   const all = (name) => data.meanOf(name, 0, data.count), loss = all("carried");
   const items = [[COUNT.format(data.count), "tokens"], [loss.toFixed(4), "bits per token with memory"]];
-  for (const [name, label] of [["cleared", "more without memory"], ["swapped", "more with another document's memory"]]) {
-    if (name in data.arrays) items.push([(all(name) - loss).toFixed(4), label]);
+  for (const [name, label] of [["cleared", "without memory"], ["swapped", "with another document's memory"]]) {
+    if (name in data.arrays) items.push([signed(all(name) - loss, 4), label]);
   }
   document.getElementById("facts").append(element("span", { textContent: data.model }),
     ...items.map(([value, label]) => element("span", {}, element("b", { textContent: value }), ` ${label}`)));

@@ -3,11 +3,10 @@
 const AXIS = 58; // pixels to the left of the chart and of the map
 const CHART_HEIGHT = 118, MAP_HEIGHT = 128;
 const QUANTITIES = [
-  { name: "attention", label: "Attention", unit: "of the attention of tokens" },
-  { name: "change", label: "Change", unit: "change per block ÷ norm" },
+  { name: "attention", label: "Attention", unit: "of the tokens' attention" },
+  { name: "change", label: "Change", unit: "change per block, of its norm" },
   { name: "keep", label: "Gate", unit: "of the old state kept" },
 ];
-const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}%`;
 
 class Overview {
   // events: { go(token) }
@@ -111,7 +110,9 @@ class Overview {
       for (const q of values.q) { if (q < low) low = q; if (q > high) high = q; }
       return [values.scale * low, values.scale * high];
     }
-    return [0, percentile(values.q.length, (i) => values.at(0, i), 0.99) || 1e-6];
+    const most = percentile(values.q.length, (i) => values.at(0, i), 0.99) || 1e-6;
+    // Evenly spread attention is in the middle of the scale at most.
+    return [0, this.quantity.name === "attention" ? Math.max(most, 2 / values.columns) : most];
   }
   drawMap() {
     const { map, width, range: [from, to] } = this, values = this.array(), states = values.columns;
