@@ -13,7 +13,17 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.reporting.page import html_page
 
 WEB = Path(__file__).parent / "web"
-PARTS = ("unpack", "document", "text", "overview", "details", "memory")  # scripts, in this order
+SCRIPTS = (
+    "unpack.js",
+    "document.js",
+    "scales.js",
+    "text.js",
+    "chart.js",
+    "state_map.js",
+    "overview.js",
+    "details.js",
+    "memory.js",
+)
 
 
 def memory_page(
@@ -31,8 +41,8 @@ def memory_page(
     return html_page(
         title,
         (WEB / "memory.html").read_text(encoding="utf-8"),
-        styles=[WEB / "memory.css"],
-        scripts=[WEB / f"{part}.js" for part in PARTS],
+        styles=[WEB / "text.css", WEB / "memory.css"],
+        scripts=[WEB / name for name in SCRIPTS],
         data=page_data(model, config, vocabulary, reading),
     )
 

@@ -7,18 +7,25 @@ class Details {
     this.clear();
   }
   clear() {
-    this.box.replaceChildren(element("p", { textContent: "No token is chosen yet. Point at one in the text, or click it to hold it." }));
+    this.box.replaceChildren(
+      element("p", {
+        textContent: "No token is chosen yet. Point at one in the text, or click it to hold it.",
+      }),
+    );
   }
   // How large a change of each state in one block is that counts as a write: its upper tenth.
   thresholds(layer) {
-    return this.strong[layer] ??= (() => {
+    return (this.strong[layer] ??= (() => {
       const change = this.data.arrays[`change_${layer}`];
-      return Array.from({ length: change.columns }, (_, state) => percentile(change.shape[0], (block) => change.at(block, state), 0.9));
-    })();
+      return Array.from({ length: change.columns }, (_, state) =>
+        percentile(change.shape[0], (block) => change.at(block, state), 0.9),
+      );
+    })());
   }
   // The last strong write of a state before a block, and the share of it that the gates kept since.
   lastWrite(layer, state, block) {
-    const change = this.data.arrays[`change_${layer}`], keep = this.data.arrays[`keep_${layer}`];
+    const change = this.data.arrays[`change_${layer}`],
+      keep = this.data.arrays[`keep_${layer}`];
     const least = this.thresholds(layer)[state];
     let kept = 1;
     for (let earlier = block - 1; earlier >= 0; earlier--) {
@@ -29,69 +36,119 @@ class Details {
     return null;
   }
   show(token, layer) {
-    const { data } = this, block = Math.floor(token / data.window);
+    const { data } = this,
+      block = Math.floor(token / data.window);
     this.box.replaceChildren(
       element("h2", { textContent: visible(data.piece(token)) || data.label(data.arrays.tokens.q[token]) }),
-      element("p", { textContent: `token ${COUNT.format(token + 1)} of ${COUNT.format(data.count)}, block ${COUNT.format(block + 1)}` }),
-      element("h3", { textContent: "Loss" }), this.losses(token),
-      element("h3", { textContent: "Predicted, with memory" }), this.predicted(token),
-      element("h3", { textContent: `States it reads, layer ${layer}` }), this.states(token, layer, block),
+      element("p", {
+        textContent: `token ${COUNT.format(token + 1)} of ${COUNT.format(data.count)}, block ${COUNT.format(block + 1)}`,
+      }),
+      element("h3", { textContent: "Loss" }),
+      this.losses(token),
+      element("h3", { textContent: "Predicted, with memory" }),
+      this.predicted(token),
+      element("h3", { textContent: `States it reads, layer ${layer}` }),
+      this.states(token, layer, block),
     );
   }
   losses(token) {
-    const { arrays } = this.data, loss = arrays.carried.at(token);
+    const { arrays } = this.data,
+      loss = arrays.carried.at(token);
     const names = { carried: "with memory", cleared: "without memory", swapped: "another's memory" };
-    const rows = Object.entries(names).filter(([name]) => name in arrays).map(([name, label]) => {
-      const bits = arrays[name].at(token), saved = bits - loss;
-      const cells = [label, bits.toFixed(3), percent(2 ** -bits), name === "carried" ? "" : signed(saved, 3)];
-      return row("td", cells);
-    });
+    const rows = Object.entries(names)
+      .filter(([name]) => name in arrays)
+      .map(([name, label]) => {
+        const bits = arrays[name].at(token),
+          saved = bits - loss;
+        const cells = [
+          label,
+          bits.toFixed(3),
+          percent(2 ** -bits),
+          name === "carried" ? "" : signed(saved, 3),
+        ];
+        return row("td", cells);
+      });
     return element("table", {}, row("th", ["", "bits", "probability", "saved"]), ...rows);
   }
   predicted(token) {
-    const { arrays, arrays: { predicted, probabilities } } = this.data, actual = arrays.tokens.q[token];
-    const list = Array.from({ length: predicted.columns }, (_, k) => [predicted.q[token * predicted.columns + k], probabilities.at(token, k)]);
+    const {
+        arrays,
+        arrays: { predicted, probabilities },
+      } = this.data,
+      actual = arrays.tokens.q[token];
+    const list = Array.from({ length: predicted.columns }, (_, k) => [
+      predicted.q[token * predicted.columns + k],
+      probabilities.at(token, k),
+    ]);
     if (!list.some(([id]) => id === actual)) list.push([actual, 2 ** -arrays.carried.at(token)]);
-    return element("table", { className: "bars" }, ...list.map(([id, probability]) => {
-      const label = element("code", { textContent: visible(this.data.label(id)) });
-      const made = row("td", [label, meter(probability, list[0][1]), percent(probability)]);
-      if (id === actual) {
-        made.className = "actual";
-        label.after(" ✓");
-        made.cells[0].title = "the token of the text";
-      }
-      return made;
-    }));
+    return element(
+      "table",
+      { className: "bars" },
+      ...list.map(([id, probability]) => {
+        const label = element("code", { textContent: visible(this.data.label(id)) });
+        const made = row("td", [label, meter(probability, list[0][1]), percent(probability)]);
+        if (id === actual) {
+          made.className = "actual";
+          label.after(" ✓");
+          made.cells[0].title = "the token of the text";
+        }
+        return made;
+      }),
+    );
   }
   states(token, layer, block) {
-    const { arrays } = this.data, states = arrays[`states_${layer}`], weights = arrays[`weights_${layer}`];
+    const { arrays } = this.data,
+      states = arrays[`states_${layer}`],
+      weights = arrays[`weights_${layer}`];
     const items = Array.from({ length: states.columns }, (_, k) => {
-      const state = states.q[token * states.columns + k], weight = weights.at(token, k);
-      const head = element("div", {}, `state ${state}`, element("span", {}, meter(weight, weights.at(token, 0))), percent(weight));
+      const state = states.q[token * states.columns + k],
+        weight = weights.at(token, k);
+      const head = element(
+        "div",
+        {},
+        `state ${state}`,
+        element("span", {}, meter(weight, weights.at(token, 0))),
+        percent(weight),
+      );
       return element("li", {}, head, this.write(this.lastWrite(layer, state, block), token));
     });
     const count = arrays[`change_${layer}`].columns;
-    const about = `Attention, mean over heads; evenly spread it would be ${percent(1 / count)} for each of ${count} states. ` +
+    const about =
+      `Attention, mean over heads; evenly spread it would be ${percent(1 / count)} for each of ${count} states. ` +
       "Below each state: the last block that changed it strongly (among the upper tenth of its changes).";
     return element("div", {}, element("p", { textContent: about }), element("ul", {}, ...items));
   }
   write(found, token) {
     if (!found) return element("p", { textContent: "no strong write before this block" });
-    const { data, events } = this, first = found.block * data.window;
-    const button = element("button", { type: "button" },
+    const { data, events } = this,
+      first = found.block * data.window;
+    const button = element(
+      "button",
+      { type: "button" },
       `block ${COUNT.format(found.block + 1)}, ${COUNT.format(token - first)} tokens back · change ${found.size.toFixed(2)} · ${percent(found.kept)} kept since`,
-      element("code", { textContent: data.excerpt(found.block) }));
+      element("code", { textContent: data.excerpt(found.block) }),
+    );
     button.addEventListener("click", () => events.go(first));
-    for (const [type, block] of [["pointerenter", found.block], ["focus", found.block], ["pointerleave", null], ["blur", null]]) {
+    for (const [type, block] of [
+      ["pointerenter", found.block],
+      ["focus", found.block],
+      ["pointerleave", null],
+      ["blur", null],
+    ]) {
       button.addEventListener(type, () => events.written(block));
     }
     return button;
   }
   spoken(token) {
-    const { data, data: { arrays } } = this;
+    const {
+      data,
+      data: { arrays },
+    } = this;
     const saved = arrays.cleared.at(token) - arrays.carried.at(token);
-    return `${visible(data.piece(token)) || data.label(arrays.tokens.q[token])}, token ${token + 1}: ${arrays.carried.at(token).toFixed(2)} bits, ` +
-      `memory saves ${saved.toFixed(2)}; most likely ${visible(data.label(arrays.predicted.q[token * arrays.predicted.columns]))}, ${percent(arrays.probabilities.at(token, 0))}`;
+    return (
+      `${visible(data.piece(token)) || data.label(arrays.tokens.q[token])}, token ${token + 1}: ${arrays.carried.at(token).toFixed(2)} bits, ` +
+      `memory saves ${saved.toFixed(2)}; most likely ${visible(data.label(arrays.predicted.q[token * arrays.predicted.columns]))}, ${percent(arrays.probabilities.at(token, 0))}`
+    );
   }
 }
 
@@ -101,6 +158,6 @@ function row(tag, cells) {
 
 function meter(value, most) {
   const bar = element("div", { className: "meter" });
-  bar.style.width = `${100 * value / Math.max(most, 1e-9)}%`;
+  bar.style.width = `${(100 * value) / Math.max(most, 1e-9)}%`;
   return bar;
 }

@@ -2,12 +2,13 @@
 
 const SHADES = 12; // steps of a scale, on each side of zero
 
-
 function firstAbove(sorted, value) {
-  let low = 0, high = sorted.length;
+  let low = 0,
+    high = sorted.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (sorted[middle] > value) high = middle; else low = middle + 1;
+    if (sorted[middle] > value) high = middle;
+    else low = middle + 1;
   }
   return low;
 }
@@ -49,7 +50,7 @@ class TextDocument {
   }
   // The class of the token's colour: s1 … s12, m1 … m12 below zero, or none.
   shadeClass(shade, token) {
-    const step = Math.round(SHADES * this.value(shade.name, token) / shade.most);
+    const step = Math.round((SHADES * this.value(shade.name, token)) / shade.most);
     if (!step) return "";
     return (step < 0 ? "m" : shade.diverging ? "p" : "s") + Math.min(SHADES, Math.abs(step));
   }
@@ -71,7 +72,10 @@ class TextDocument {
 
 // White space and control characters as signs that can be seen.
 function visible(text) {
-  return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ | $/g, "␣")
+  return text
+    .replaceAll("\n", "↵")
+    .replaceAll("\t", "⇥")
+    .replace(/^ | $/g, "␣")
     .replace(/[\u0000-\u001f\u007f]/g, "·");
 }
 

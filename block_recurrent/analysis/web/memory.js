@@ -12,46 +12,63 @@ function radios(id, options, choose) {
 
 function addShades() {
   const sheet = document.head.appendChild(element("style", {})).sheet;
-  for (const [letter, name] of [["s", "--loss"], ["p", "--saved"], ["m", "--cost"]]) {
+  for (const [letter, name] of [
+    ["s", "--loss"],
+    ["p", "--saved"],
+    ["m", "--cost"],
+  ]) {
     for (let step = 1; step <= SHADES; step++) {
-      const share = Math.round(80 * step / SHADES);
-      sheet.insertRule(`.line .${letter}${step} { background-color: color-mix(in srgb, var(${name}) ${share}%, transparent); }`);
+      const share = Math.round((80 * step) / SHADES);
+      sheet.insertRule(
+        `.line .${letter}${step} { background-color: color-mix(in srgb, var(${name}) ${share}%, transparent); }`,
+      );
     }
   }
 }
 
 function drawTextScale(shade) {
-  const context = Object.assign(document.createElement("canvas"), { width: 256, height: 1 }).getContext("2d");
-  const gradient = context.createLinearGradient(0, 0, 255, 0);
   const mix = (name) => `color-mix(in srgb, ${color(name)} 80%, ${color("--paper")})`;
-  const stops = shade.diverging ? [mix("--cost"), color("--paper"), mix("--saved")] : [color("--paper"), mix("--loss")];
-  stops.forEach((stop, index) => gradient.addColorStop(index / (stops.length - 1), stop));
-  context.fillStyle = gradient;
-  context.fillRect(0, 0, 256, 1);
-  const colors = new Uint32Array(context.getImageData(0, 0, 256, 1).data.buffer), most = number(shade.most);
+  const above = [color("--paper"), mix(shade.diverging ? "--saved" : "--loss")];
+  const colors = gradient(shade.diverging ? [mix("--cost"), ...above] : above);
+  const most = number(shade.most);
   drawScale("text-scale", colors, shade.diverging ? `−${most}` : "0", `${most} ${shade.unit}`);
 }
 
 function facts(data) {
-  const all = (name) => data.meanOf(name, 0, data.count), loss = all("carried");
-  const items = [[COUNT.format(data.count), "tokens"], [loss.toFixed(4), "bits per token with memory"]];
-  for (const [name, label] of [["cleared", "without memory"], ["swapped", "with another document's memory"]]) {
+  const all = (name) => data.meanOf(name, 0, data.count),
+    loss = all("carried");
+  const items = [
+    [COUNT.format(data.count), "tokens"],
+    [loss.toFixed(4), "bits per token with memory"],
+  ];
+  for (const [name, label] of [
+    ["cleared", "without memory"],
+    ["swapped", "with another document's memory"],
+  ]) {
     if (name in data.arrays) items.push([signed(all(name) - loss, 4), label]);
   }
-  document.getElementById("facts").append(element("span", { textContent: data.model }),
-    ...items.map(([value, label]) => element("span", {}, element("b", { textContent: value }), ` ${label}`)));
+  document
+    .getElementById("facts")
+    .append(
+      element("span", { textContent: data.model }),
+      ...items.map(([value, label]) =>
+        element("span", {}, element("b", { textContent: value }), ` ${label}`),
+      ),
+    );
 }
 
 function addSearch(data, text, overview, choose) {
-  const query = document.getElementById("query"), output = document.getElementById("matches");
+  const query = document.getElementById("query"),
+    output = document.getElementById("matches");
   let current = -1;
   const find = () => {
-    const escaped = query.value.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), starts = [];
+    const escaped = query.value.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"),
+      starts = [];
     if (escaped) for (const match of data.text.matchAll(new RegExp(escaped, "gi"))) starts.push(match.index);
     text.matches = { starts, length: query.value.length };
     current = -1;
     output.textContent = escaped ? `${COUNT.format(starts.length)} found` : "";
-    overview.drawFound(starts.map((start) => data.tokenAt(start)));
+    overview.markFound(starts.map((start) => data.tokenAt(start)));
     text.render();
   };
   const move = (step) => {
@@ -62,7 +79,10 @@ function addSearch(data, text, overview, choose) {
     choose(data.tokenAt(starts[current]));
   };
   query.addEventListener("input", find);
-  document.getElementById("search").addEventListener("submit", (event) => { event.preventDefault(); move(1); });
+  document.getElementById("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    move(1);
+  });
   document.getElementById("previous").addEventListener("click", () => move(-1));
 }
 
@@ -71,7 +91,10 @@ async function start() {
   let held = null;
   const details = new Details(data, {
     go: (token) => choose(token),
-    written: (block) => { text.written = block; text.render(); },
+    written: (block) => {
+      text.written = block;
+      text.render();
+    },
   });
   const choose = (token, aloud = false) => {
     held = text.chosen = token;
@@ -82,19 +105,30 @@ async function start() {
     if (aloud) document.getElementById("spoken").textContent = details.spoken(token);
   };
   const text = new TextView(data, {
-    point: (token) => { if (held === null && token !== null) details.show(token, overview.layer); },
+    point: (token) => {
+      if (held === null && token !== null) details.show(token, overview.layer);
+    },
     choose,
-    scroll: () => overview.mark(...text.range()),
+    scroll: () => overview.markSeen(...text.range()),
   });
-  const overview = new Overview(data, { go: (token) => choose(Math.min(data.count - 1, Math.max(0, token))) });
+  const overview = new Overview(data, {
+    go: (token) => choose(Math.min(data.count - 1, Math.max(0, token))),
+  });
   const layer = document.getElementById("layer");
   layer.append(...data.layers.map((index) => element("option", { textContent: index })));
-  layer.addEventListener("change", () => { overview.layer = layer.value; overview.draw(); if (held !== null) choose(held); });
+  layer.addEventListener("change", () => {
+    overview.layer = layer.value;
+    overview.draw();
+    if (held !== null) choose(held);
+  });
   document.getElementById("layer-label").hidden = data.layers.length < 2;
   overview.layer = layer.value;
   addShades();
   facts(data);
-  radios("quantities", QUANTITIES, (quantity) => { overview.quantity = quantity; overview.draw(); });
+  radios("quantities", QUANTITIES, (quantity) => {
+    overview.map.quantity = quantity;
+    overview.draw();
+  });
   radios("shades", data.shades, (shade) => {
     text.shade = overview.shade = shade;
     drawTextScale(shade);
@@ -110,7 +144,7 @@ async function start() {
     text.render();
   });
   text.layout();
-  overview.mark(...text.range());
+  overview.markSeen(...text.range());
   root.dataset.ready = "true";
 }
 

@@ -4,10 +4,13 @@ const root = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function stored(value) {
-  try { // a page that is opened as a file may have no storage
+  try {
+    // a page that is opened as a file may have no storage
     if (value) localStorage.setItem("theme", value);
     return localStorage.getItem("theme");
-  } catch { return null; }
+  } catch {
+    return null;
+  }
 }
 
 function setTheme(theme) {
@@ -31,5 +34,7 @@ document.getElementById("theme").addEventListener("click", () => {
   stored(theme);
   setTheme(theme);
 });
-dark.addEventListener("change", () => { if (!stored()) setTheme(dark.matches ? "dark" : "light"); });
+dark.addEventListener("change", () => {
+  if (!stored()) setTheme(dark.matches ? "dark" : "light");
+});
 setTheme(stored() || (dark.matches ? "dark" : "light"));
