@@ -141,17 +141,17 @@ def test_shades_and_their_scale(page, reading):
 
 def test_search(page):
     page.fill("#query", "NAÏVE")
-    assert page.inner_text("#matches") == "60 found" and page.locator(".found").count() > 5
+    assert page.inner_text("#hits") == "60 found" and page.locator(".found").count() > 5
     page.press("#query", "Enter")
     page.press("#query", "Enter")
-    assert page.inner_text("#matches") == "2 of 60"
+    assert page.inner_text("#hits") == "2 of 60"
     second = len((LINES[0] + LINES[1].partition("naïve")[0]).encode())
     assert int(page.get_attribute(".chosen", "data-token")) == second
     page.click("#previous"), page.click("#previous")
-    assert page.inner_text("#matches") == "60 of 60"
+    assert page.inner_text("#hits") == "60 of 60"
     assert page.locator("#lines .line").count() < 40, "only the lines in view are in the page"
     page.fill("#query", "(no such)[")
-    assert page.inner_text("#matches") == "0 found"
+    assert page.inner_text("#hits") == "0 found"
 
 
 def test_keyboard_and_names(page):

@@ -248,7 +248,7 @@ def test_page_refusals(refuse, finished, tmp_path):
         "--step and --weights need --workdir: a model file has one set of weights"
     )
     assert refuse("analyze", page, short, "--gin_bindings=data.path = 'x'") == (
-        "--gin_bindings says where a run's corpus lies: give its --workdir"
+        "--gin_bindings says where the corpus of a run lies: give its --workdir"
     )
     assert refuse("analyze", short, "--html=a.pdf") == (
         "--html=a.pdf: give a file name that ends in .html"

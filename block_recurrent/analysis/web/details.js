@@ -24,8 +24,8 @@ class Details {
   }
   // The last strong write of a state before a block, and the share of it that the gates kept since.
   lastWrite(layer, state, block) {
-    const change = this.data.arrays[`change_${layer}`],
-      keep = this.data.arrays[`keep_${layer}`];
+    const change = this.data.arrays[`change_${layer}`];
+    const keep = this.data.arrays[`keep_${layer}`];
     const least = this.thresholds(layer)[state];
     let kept = 1;
     for (let earlier = block - 1; earlier >= 0; earlier--) {
@@ -36,8 +36,8 @@ class Details {
     return null;
   }
   show(token, layer) {
-    const { data } = this,
-      block = Math.floor(token / data.window);
+    const { data } = this;
+    const block = Math.floor(token / data.window);
     this.box.replaceChildren(
       element("h2", { textContent: visible(data.piece(token)) || data.label(data.arrays.tokens.q[token]) }),
       element("p", {
@@ -52,14 +52,14 @@ class Details {
     );
   }
   losses(token) {
-    const { arrays } = this.data,
-      loss = arrays.carried.at(token);
+    const { arrays } = this.data;
+    const loss = arrays.carried.at(token);
     const names = { carried: "with memory", cleared: "without memory", swapped: "another's memory" };
     const rows = Object.entries(names)
       .filter(([name]) => name in arrays)
       .map(([name, label]) => {
-        const bits = arrays[name].at(token),
-          saved = bits - loss;
+        const bits = arrays[name].at(token);
+        const saved = bits - loss;
         const cells = [
           label,
           bits.toFixed(3),
@@ -71,16 +71,14 @@ class Details {
     return element("table", {}, row("th", ["", "bits", "probability", "saved"]), ...rows);
   }
   predicted(token) {
-    const {
-        arrays,
-        arrays: { predicted, probabilities },
-      } = this.data,
-      actual = arrays.tokens.q[token];
-    const list = Array.from({ length: predicted.columns }, (_, k) => [
-      predicted.q[token * predicted.columns + k],
-      probabilities.at(token, k),
-    ]);
-    if (!list.some(([id]) => id === actual)) list.push([actual, 2 ** -arrays.carried.at(token)]);
+    const { tokens, carried, predicted, probabilities } = this.data.arrays;
+    const actual = tokens.q[token];
+    const own = [actual, 2 ** -carried.at(token)];
+    const list = Array.from({ length: predicted.columns }, (_, k) => {
+      const id = predicted.q[token * predicted.columns + k];
+      return id === actual ? own : [id, probabilities.at(token, k)];
+    });
+    if (!list.includes(own)) list.push(own);
     return element(
       "table",
       { className: "bars" },
@@ -97,12 +95,12 @@ class Details {
     );
   }
   states(token, layer, block) {
-    const { arrays } = this.data,
-      states = arrays[`states_${layer}`],
-      weights = arrays[`weights_${layer}`];
+    const { arrays } = this.data;
+    const states = arrays[`states_${layer}`];
+    const weights = arrays[`weights_${layer}`];
     const items = Array.from({ length: states.columns }, (_, k) => {
-      const state = states.q[token * states.columns + k],
-        weight = weights.at(token, k);
+      const state = states.q[token * states.columns + k];
+      const weight = weights.at(token, k);
       const head = element(
         "div",
         {},
@@ -120,8 +118,8 @@ class Details {
   }
   write(found, token) {
     if (!found) return element("p", { textContent: "no strong write before this block" });
-    const { data, events } = this,
-      first = found.block * data.window;
+    const { data, events } = this;
+    const first = found.block * data.window;
     const button = element(
       "button",
       { type: "button" },

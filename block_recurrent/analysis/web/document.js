@@ -3,8 +3,8 @@
 const SHADES = 12; // steps of a scale, on each side of zero
 
 function firstAbove(sorted, value) {
-  let low = 0,
-    high = sorted.length;
+  let low = 0;
+  let high = sorted.length;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (sorted[middle] > value) high = middle;

@@ -35,8 +35,8 @@ function drawTextScale(shade) {
 }
 
 function facts(data) {
-  const all = (name) => data.meanOf(name, 0, data.count),
-    loss = all("carried");
+  const all = (name) => data.meanOf(name, 0, data.count);
+  const loss = all("carried");
   const items = [
     [COUNT.format(data.count), "tokens"],
     [loss.toFixed(4), "bits per token with memory"],
@@ -58,12 +58,12 @@ function facts(data) {
 }
 
 function addSearch(data, text, overview, choose) {
-  const query = document.getElementById("query"),
-    output = document.getElementById("matches");
+  const query = document.getElementById("query");
+  const output = document.getElementById("hits");
   let current = -1;
   const find = () => {
-    const escaped = query.value.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"),
-      starts = [];
+    const escaped = query.value.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    const starts = [];
     if (escaped) for (const match of data.text.matchAll(new RegExp(escaped, "gi"))) starts.push(match.index);
     text.matches = { starts, length: query.value.length };
     current = -1;

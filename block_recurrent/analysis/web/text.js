@@ -59,13 +59,13 @@ class TextView {
   }
   // Where lines begin: after every line feed, and where a line is full, if possible after a space.
   breakLines() {
-    const text = this.data.text,
-      starts = [0];
-    let width = 0,
-      space = 0;
+    const text = this.data.text;
+    const starts = [0];
+    let width = 0;
+    let space = 0;
     for (let i = 0; i < text.length; i++) {
-      const code = text.charCodeAt(i),
-        own = widthOf(code);
+      const code = text.charCodeAt(i);
+      const own = widthOf(code);
       if (width + own > this.columns && code !== 10) {
         const start = starts[starts.length - 1];
         const next = space > start + (i - start) / 2 ? space : i;
@@ -109,24 +109,24 @@ class TextView {
     this.lines.replaceChildren(...made);
   }
   line(index) {
-    const { data } = this,
-      from = this.lineStarts[index],
-      to = this.lineStarts[index + 1] ?? data.text.length;
+    const { data } = this;
+    const from = this.lineStarts[index];
+    const to = this.lineStarts[index + 1] ?? data.text.length;
     const made = element("div", { className: "line" });
     made.style.top = `${index * LINE}px`;
     let token = data.tokenAt(from);
     made.append(element("i", { textContent: COUNT.format(token + 1) }));
     for (; token < data.count && data.starts[token] < to; token++) {
-      const start = Math.max(from, data.starts[token]),
-        end = Math.min(to, data.starts[token + 1]);
+      const start = Math.max(from, data.starts[token]);
+      const end = Math.min(to, data.starts[token + 1]);
       if (start < end) made.append(this.span(token, start, end));
     }
     return made;
   }
   span(token, start, end) {
-    const { data } = this,
-      text = data.text.slice(start, end),
-      classes = [data.shadeClass(this.shade, token)];
+    const { data } = this;
+    const text = data.text.slice(start, end);
+    const classes = [data.shadeClass(this.shade, token)];
     if (text.endsWith("\n")) classes.push("end");
     if (token % data.window === 0) classes.push("first");
     if (token === this.chosen) classes.push("chosen");
@@ -137,26 +137,26 @@ class TextView {
     return made;
   }
   isFound(start, end) {
-    const { starts, length } = this.matches,
-      before = firstAbove(starts, end - 1) - 1;
+    const { starts, length } = this.matches;
+    const before = firstAbove(starts, end - 1) - 1;
     return before >= 0 && starts[before] + length > start;
   }
   // Brings a token into view, in the middle unless it is there already.
   show(token) {
-    const top = this.lineOf(this.data.starts[token]) * LINE,
-      height = this.box.clientHeight;
+    const top = this.lineOf(this.data.starts[token]) * LINE;
+    const height = this.box.clientHeight;
     if (top < this.box.scrollTop || top + LINE > this.box.scrollTop + height) {
       this.box.scrollTop = top - Math.floor(height / LINE / 2) * LINE;
     }
     this.render();
   }
   key(event) {
-    const { data, lineStarts } = this,
-      token = this.chosen ?? this.range()[0];
+    const { data, lineStarts } = this;
+    const token = this.chosen ?? this.range()[0];
     const page = Math.max(1, Math.floor(this.box.clientHeight / LINE) - 2);
     const moved = (lines) => {
-      const line = this.lineOf(data.starts[token]),
-        next = Math.min(lineStarts.length - 1, Math.max(0, line + lines));
+      const line = this.lineOf(data.starts[token]);
+      const next = Math.min(lineStarts.length - 1, Math.max(0, line + lines));
       const column = data.starts[token] - lineStarts[line];
       return data.tokenAt(
         Math.min(lineStarts[next] + column, (lineStarts[next + 1] ?? data.text.length) - 1),

@@ -63,8 +63,8 @@ function markers(line) {
   if (line.marker === null) return { show: false };
   const fill = () => color(`--c${line.style % 8}`);
   const paths = (chart, series) => {
-    const path = new Path2D(),
-      [x, y] = [chart.data[0], chart.data[series]];
+    const path = new Path2D();
+    const [x, y] = [chart.data[0], chart.data[series]];
     y.forEach((value, index) => {
       if (value != null)
         addShape(
@@ -104,8 +104,8 @@ function drawKeys(list, chart, lines) {
 }
 
 function sample(line) {
-  const name = "http://www.w3.org/2000/svg",
-    svg = document.createElementNS(name, "svg");
+  const name = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(name, "svg");
   const add = (kind, attributes) => {
     const made = svg.appendChild(document.createElementNS(name, kind));
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -156,10 +156,10 @@ function showValues(list, chart) {
 
 function drawMarks(chart, marks) {
   const {
-      ctx: context,
-      bbox: { left, top, width, height },
-    } = chart,
-    ratio = devicePixelRatio;
+    ctx: context,
+    bbox: { left, top, width, height },
+  } = chart;
+  const ratio = devicePixelRatio;
   context.save();
   Object.assign(context, {
     strokeStyle: color("--soft"),
@@ -182,9 +182,9 @@ function drawMarks(chart, marks) {
 
 function drawChart(figure) {
   const { caption, x_label, y_label, lines, is_log, is_stepped, marks } = JSON.parse(figure.dataset.chart);
-  const keys = element("ul", { className: "keys" }),
-    place = element("div", {}),
-    where = element("output", { className: "where" });
+  const keys = element("ul", { className: "keys" });
+  const place = element("div", {});
+  const where = element("output", { className: "where" });
   figure.prepend(keys, place, where);
   const style = (line) => ({
     label: line.label,
