@@ -137,6 +137,10 @@ def test_shades_and_their_scale(page, reading):
         found = shade.search(page.get_attribute(at(each), "class") or "")
         assert not found or found[0][0] == ("p" if saved[each] > 0 else "m")
     assert page.inner_text("#text-scale").endswith("bits saved")
+    units = {"Change": "of its norm", "Gate": "state kept, everywhere", "Attention": "attention"}
+    for quantity, unit in units.items():
+        page.check(f"text={quantity}")
+        assert page.inner_text("#map-scale").endswith(unit)
 
 
 def test_search(page):
@@ -201,21 +205,6 @@ def test_the_map_leads_to_the_text_and_the_chart_zooms(page):
     page.click("#whole")
     page.mouse.move(box["x"] + 1, box["y"] + 5)
     assert page.inner_text("#readout").startswith("block 1,")
-
-
-@pytest.mark.parametrize("quantity", ["Attention", "Change", "Gate"])
-def test_maps_have_units(page, quantity):
-    page.check(f"text={quantity}")
-    assert (
-        page.inner_text("#map-scale")
-        .split("\n")[-1]
-        .split(" ", 1)[1]
-        .startswith(
-            {"Attention": "of the tokens", "Change": "change per block", "Gate": "of the old"}[
-                quantity
-            ]
-        )
-    )
 
 
 def luminance(color):
