@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import workdir_path
+from block_recurrent.files.paths import local_path, workdir_path
 from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
@@ -87,6 +87,21 @@ def add_workdir_argument(
     """Adds --workdir to a parser or an argument group."""
     parser.add_argument(
         "--workdir", type=workdir_argument, required=required, metavar="DIR", help=description
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default: Path):
+    """Adds --workdir and --model, which exclude each other; `default` is the model of neither."""
+    model = parser.add_mutually_exclusive_group()
+    add_workdir_argument(model)
+    model.add_argument(
+        "--model",
+        type=local_path,
+        default=default,
+        metavar="FILE",
+        help="a file or folder written by python -m block_recurrent.export, or the name of a "
+        "repository on the Hugging Face Hub, OWNER/NAME (extra [hub]); default: the small model "
+        "included in the package",
     )
 
 

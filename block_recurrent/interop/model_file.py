@@ -21,6 +21,7 @@ from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 
 CONFIG = "block_recurrent.ModelConfig"  # in the header
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "stdlib.safetensors"
 ATTACHMENT = "attachment"  # an array of bytes that is no parameter
 DTYPES = Literal["float32", "float16", "bfloat16"]
 

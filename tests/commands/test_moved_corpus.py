@@ -10,7 +10,7 @@ import block_recurrent.analyze
 import block_recurrent.evaluate
 import block_recurrent.export
 import block_recurrent.generate
-from block_recurrent.analyze import read_text
+from block_recurrent.analyze import held_out_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluate import make_evaluator
 from block_recurrent.training.checkpoints import Checkpoints
@@ -57,8 +57,10 @@ def test_evaluate_and_analyze_find_the_corpus(run, capsys):
     found = evaluator(run, bindings(run, "moved"))
     out, err = capsys.readouterr()
     assert "were modified or copied since this run" in err and not out
-    text = read_text(run, read_config(run, bindings(run, "moved")), None, 100)
-    assert text.name in found.documents.names
+    (text, other), _ = held_out_documents(run, read_config(run, bindings(run, "moved")), 2)
+    assert {text.name, other.name} <= set(found.documents.names)
+    lengths = sorted(found.documents.lengths.tolist(), reverse=True)
+    assert [len(text.tokens), len(other.tokens)] == lengths[:2]
 
 
 def test_other_documents_are_refused(run):
@@ -66,7 +68,7 @@ def test_other_documents_are_refused(run):
     with pytest.raises(UserError, match="the corpus has changed since this run started"):
         evaluator(run, bindings(run, "others"))
     with pytest.raises(UserError, match="the corpus has changed since this run started"):
-        read_text(run, read_config(run, bindings(run, "others")), None, 100)
+        held_out_documents(run, read_config(run, bindings(run, "others")), 1)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

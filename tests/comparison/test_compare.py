@@ -18,6 +18,7 @@ from block_recurrent.config.train_options import TrainConfig, WatchConfig
 from block_recurrent.model.transformer import parameters
 from block_recurrent.training.trainer import Trainer
 from corpus import tiny_run, write_corpus
+from pages import charts
 from tiny import TINY, variant_model
 
 CORPUS = {
@@ -257,8 +258,10 @@ def test_the_page_is_self_contained(run, tmp_path):
     status, out, err = run("x/<a>", "y/<a>", "--html=page.html")
     assert (status, err) == (0, "")
     page = (tmp_path / "page.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 1
-    assert "http" not in page and "<script" not in page
+    by_step, by_time = charts(page)
+    assert [line["label"] for line in by_step["lines"]] == ["x/<a>", "y/<a>"]
+    assert len({(line["style"], line["marker"]) for line in by_step["lines"]}) == 2
+    assert (by_step["x_label"], by_time["x_label"].split(",")[0]) == ("step", "training time")
     assert "<td>x/&lt;a&gt;</td>" in page and "<a>" not in page, "runs of equal name have paths"
     assert out.splitlines()[1].startswith("x/<a>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "x", "y"]
@@ -271,7 +274,7 @@ def test_a_run_that_has_just_begun(compare, run, tmp_path):
     assert [one["last"] for one in numbers["runs"]] == [None, None]
     assert [one["seconds_per_step"] for one in numbers["runs"]] == [None, None]
     status, _, err = run("a", "b", "--html=page.html")
-    assert (status, err) == (0, "") and "<img" not in (tmp_path / "page.html").read_text()
+    assert (status, err) == (0, "") and not charts((tmp_path / "page.html").read_text())
 
 
 def test_help(run):
