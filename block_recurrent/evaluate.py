@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,

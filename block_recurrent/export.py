@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.console.cli import (
     CommandParser,
     add_average_argument,

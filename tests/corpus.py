@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.config.options import DataConfig, OptimizerConfig, TrainConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig
+from block_recurrent.config.train_options import OptimizerConfig, TrainConfig
 from tiny import TINY
 
 WORDS = "the state of a block is carried from one window to the next by gates".split()

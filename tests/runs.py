@@ -11,7 +11,7 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
-from block_recurrent.config.options import TrainConfig, WatchConfig
+from block_recurrent.config.train_options import TrainConfig, WatchConfig
 from block_recurrent.training import setup
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.trainer import Trainer

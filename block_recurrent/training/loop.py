@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.lanes import Batch, LanePosition
 from block_recurrent.evaluation.evaluator import AfterBatch
 from block_recurrent.training.checkpoints import Checkpoints

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from flax import nnx
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig, load, to_gin
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary

@@ -17,8 +17,9 @@ from block_recurrent import (
     load_model,
     save_model,
 )
-from block_recurrent.config.options import DataConfig, TrainConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store
 from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary

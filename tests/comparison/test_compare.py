@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 
 import block_recurrent.compare
-from block_recurrent.config.options import DataConfig, TrainConfig, WatchConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig, to_gin
+from block_recurrent.config.train_options import TrainConfig, WatchConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.model.transformer import parameters
 from block_recurrent.training.trainer import Trainer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.prepare import store_progress, write_shard
 from block_recurrent.data.prepare.store_progress import COLUMNS, StoreProgress
 from block_recurrent.data.prepare.store_writer import Shard

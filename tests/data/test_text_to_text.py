@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import block_recurrent.generate
-from block_recurrent.config.options import DataConfig, OptimizerConfig, TrainConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig
+from block_recurrent.config.train_options import OptimizerConfig, TrainConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.vocabulary_storage import load_vocabulary
 from preparing import ONE_PROCESS, TEXTS, bind, write_texts

@@ -26,7 +26,7 @@ PAGES = [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("api/*.md"))]
 TEXTS = [ROOT / "README.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md", *PAGES]
 pytestmark = pytest.mark.repository
 OUTSIDE = {"tfds", "curl", "tensorboard", "sbatch", "docker", "kubectl", "pytest", "mkdocs"}
-OUTSIDE |= {"env", "find", "hf", "pip-audit", "ruff"}
+OUTSIDE |= {"env", "find", "git", "hf", "pip-audit", "ruff"}
 
 ENVIRONMENT = ("python3 -m venv .venv", ". .venv/bin/activate")
 
@@ -124,10 +124,11 @@ def check(command: str, monkeypatch):
 
 
 def check_pip(words: list[str]):
-    """An extra that is asked for is one of the package's."""
-    assert words[0] == "install"
+    """An extra that is asked for is one of the package's, and a file of requirements is there."""
+    assert words[0] in ("install", "download")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in words:
+        assert not word.startswith("--requirement=") or (ROOT / word.split("=")[1]).is_file()
         if found := re.fullmatch(r"\.\[(\w+)\]", word):
             assert found[1] in project["optional-dependencies"]
 

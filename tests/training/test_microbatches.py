@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.config.options import MeshConfig, TrainConfig
+from block_recurrent.config.device_options import MeshConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh

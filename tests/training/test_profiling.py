@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.files.written_folders import RUN_FILES
 from corpus import tiny_run
 from runs import SharingTrainer, assert_same_end, stop_in_step

@@ -14,8 +14,9 @@ from flax import nnx
 
 import block_recurrent.training.held_out
 from block_recurrent import UserError, save_model
-from block_recurrent.config.options import MeshConfig, TrainConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.config.run_config import load, to_gin
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.text_files import load_standard_library

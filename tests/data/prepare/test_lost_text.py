@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare.lost_text import COMPARED_WHOLE, LostText

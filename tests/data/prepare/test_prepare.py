@@ -10,7 +10,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 import block_recurrent.evaluate
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare import plain_folder
