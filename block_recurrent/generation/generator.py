@@ -18,7 +18,7 @@ from block_recurrent.generation.decoding import (
     select_rows,
 )
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.writing import write_tokens
+from block_recurrent.generation.writing import row_keys, write_tokens
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
 READ_AT_ONCE = 8192  # approximate number of prompt tokens, over all rows, that one call reads
@@ -74,7 +74,7 @@ class Generator:
         self.config = model.config
         self.block_length = model.config.context_length(segment_length)
         graphdef, params = nnx.split(model)
-        self.params = nnx.to_pure_dict(params)
+        self.graphdef, self.params = graphdef, nnx.to_pure_dict(params)
 
         def start(params, batch_size):
             return initial_decoding_state(
@@ -90,12 +90,12 @@ class Generator:
             _, after = model.features(state.block, state.memory)
             return begin_writing(model, state, after)
 
-        def write(params, writing, key, limit, sampling, stop_tokens):
+        def write(params, writing, key, ends, sampling, stop_tokens):
             return write_tokens(
                 nnx.merge(graphdef, params),
                 writing,
-                key,
-                limit,
+                row_keys(key, ends.size),
+                ends,
                 size=WRITE_AT_ONCE,
                 sampling=sampling,
                 stop_tokens=stop_tokens,
@@ -192,13 +192,12 @@ class Generator:
         )
         key, sampling = jax.random.key(seed), sampling or Sampling()
         lengths = np.asarray(state.length)
-        ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
+        ends, done = lengths + np.int32(num_tokens), np.zeros(lengths.shape, bool)
         if num_tokens < 1:
             return  # before `state` is donated
         writing = self._begin(self.params, state)
-        while not done.all() and (remaining := int((ends - lengths)[~done].max())) > 0:
-            limit = min(remaining, WRITE_AT_ONCE)
-            tokens, writing = self._write(self.params, writing, key, limit, sampling, stop_tokens)
+        while not done.all():
+            tokens, writing = self._write(self.params, writing, key, ends, sampling, stop_tokens)
             before = lengths
             tokens, lengths, done = jax.device_get((tokens, writing.state.length, writing.done))
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
