@@ -203,19 +203,7 @@ class Generator:
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
             yield Piece(new, writing.state)
 
-    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
-        """The tokens in the current block of each row, followed by the row's prompt."""
-        blocks, unread = np.asarray(state.block), np.asarray(state.unread)
-        if len(prompts) != len(blocks):
-            raise UserError(
-                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
-            )
-        texts = []
-        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
-            texts.append(np.concatenate([block[: position + 1], self._tokens(prompt)]))
-        return texts
-
-    def _tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
+    def as_tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
         """The prompt as an array. Raises UserError if it is not a sequence of tokens."""
         try:
             tokens = np.asarray(prompt)
@@ -234,3 +222,15 @@ class Generator:
                 f"{self.config.vocab_size - 1}"
             )
         return tokens.astype(np.int32)
+
+    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
+        """The tokens in the current block of each row, followed by the row's prompt."""
+        blocks, unread = np.asarray(state.block), np.asarray(state.unread)
+        if len(prompts) != len(blocks):
+            raise UserError(
+                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
+            )
+        texts = []
+        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
+            texts.append(np.concatenate([block[: position + 1], self.as_tokens(prompt)]))
+        return texts
