@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from block_recurrent import Generator
@@ -20,10 +21,11 @@ class Running:
     Attributes:
       service: what it serves.
       address: such as http://127.0.0.1:8000.
+      stop: tells it to stop, as SIGTERM does.
     """
 
-    def __init__(self, service: Service, address: str):
-        self.service, self.address = service, address
+    def __init__(self, service: Service, address: str, stop: Callable[[], None]):
+        self.service, self.address, self.stop = service, address, stop
 
 
 @contextlib.contextmanager
@@ -35,7 +37,8 @@ def running(generator: Generator, folder: Path, *, token: str | None = None, **l
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
-            yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+            port = listener.getsockname()[1]
+            yield Running(service, f"http://127.0.0.1:{port}", server.stop)
         finally:
             server.stop()
             thread.join()

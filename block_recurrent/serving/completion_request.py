@@ -136,18 +136,17 @@ def read_prompts(
     Raises:
       UserError: it is something else, it is too long, or the model lacks some of it.
     """
-    if isinstance(prompt, str) or not _holds(prompt, str | list) or not prompt:
-        prompt = [prompt]
-    if len(prompt) > MAX_CHOICES:
-        raise UserError(f"{len(prompt)} prompts: a request can have {MAX_CHOICES}")
-    found = []
-    for each in prompt:
-        if isinstance(each, str):
-            found.append(encode_prompt(each.encode(), vocabulary, "the prompt").astype(np.int32))
-        elif isinstance(each, list):
-            found.append(generator.as_tokens(each))
-        else:
-            raise UserError("prompt: give text, a list of tokens, or a list of either")
+    prompts = [prompt] if _is_prompt(prompt) else prompt
+    if not isinstance(prompts, list) or not all(map(_is_prompt, prompts)):
+        raise UserError("prompt: give text, a list of tokens, or a list of either")
+    if len(prompts) > MAX_CHOICES:
+        raise UserError(f"{len(prompts)} prompts: a request can have {MAX_CHOICES}")
+    found = [
+        encode_prompt(each.encode(), vocabulary, "the prompt").astype(np.int32)
+        if isinstance(each, str)
+        else generator.as_tokens(each)
+        for each in prompts
+    ]
     total = sum(map(len, found))
     if total > limits.max_prompt_tokens:
         raise UserError(
@@ -157,10 +156,12 @@ def read_prompts(
     return found
 
 
-def without_start(tokens: Int[np.ndarray, " length"]) -> Int[np.ndarray, " length"]:
+def without_start(tokens: Int[np.ndarray, " length"]) -> Int[np.ndarray, " rest"]:
     """The tokens after the 0 at the start of a document, if they begin with it."""
     return tokens[1:] if len(tokens) and tokens[0] == PADDING else tokens
 
 
-def _holds(value: object, kind: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
+def _is_prompt(value: object) -> bool:
+    """Whether it is text, or a list of integers."""
+    is_tokens = isinstance(value, list) and all(type(each) is int for each in value)
+    return isinstance(value, str) or is_tokens
