@@ -122,7 +122,7 @@ def pick_seed(request: CompletionRequest) -> int:
 
 
 def read_prompts(
-    prompt: object, vocabulary: Vocabulary, generator: Generator, limits: Limits
+    prompt: object, vocabulary: Vocabulary, generator: Generator, limits: Limits, choices: int = 1
 ) -> list[Int[np.ndarray, " length"]]:
     """The tokens of the prompts.
 
@@ -132,6 +132,7 @@ def read_prompts(
       vocabulary: the model's.
       generator: checks tokens.
       limits: of the server.
+      choices: continuations of each prompt.
 
     Raises:
       UserError: it is something else, it is too long, or the model lacks some of it.
@@ -139,8 +140,11 @@ def read_prompts(
     prompts = [prompt] if _is_prompt(prompt) else prompt
     if not isinstance(prompts, list) or not all(map(_is_prompt, prompts)):
         raise UserError("prompt: give text, a list of tokens, or a list of either")
-    if len(prompts) > MAX_CHOICES:
-        raise UserError(f"{len(prompts)} prompts: a request can have {MAX_CHOICES}")
+    if len(prompts) * choices > MAX_CHOICES:
+        raise UserError(
+            f"{len(prompts)} prompts with n = {choices}: a request can have {MAX_CHOICES} "
+            "continuations"
+        )
     found = [
         encode_prompt(each.encode(), vocabulary, "the prompt").astype(np.int32)
         if isinstance(each, str)

@@ -31,7 +31,7 @@ def completion_routes(service: Service) -> list[Route]:
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(service.slot())
             asked = parse_completion(await service.content(request), service.limits)
-            prompts = await service.prompts(asked.prompt)
+            prompts = await service.prompts(asked.prompt, asked.n)
             completion = Completion(asked, prompts, service.vocabulary, service.names)
             return await service.answer(request, completion, held)
 

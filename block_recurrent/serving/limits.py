@@ -1,5 +1,6 @@
 """What a server accepts at most."""
 
+import asyncio
 import dataclasses
 from typing import Annotated
 
@@ -35,7 +36,7 @@ class Limits:
     max_tokens: Positive = 1 << 16
     max_seconds: Positive = 600
     max_sessions: Positive = 100_000
-    device_sessions: Annotated[int, Range(0)] = 64
+    device_sessions: Positive = 64
     cache_bytes: Annotated[int, Range(0)] = 1 << 28
 
 
@@ -65,12 +66,13 @@ class Slots:
         self.taken -= 1
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body of a request. No more than `limit` bytes of it are kept.
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body of a request. No more of it is kept than the limit.
 
     Raises:
-      ApiError: it is longer.
+      ApiError: it is longer, or comes too slowly.
     """
+    limit = limits.max_body
     too_long = ApiError(
         413, f"the request has more than {limit:,} bytes (--max_body)", code="body_too_large"
     )
@@ -78,8 +80,14 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared.isdecimal() and int(declared) > limit:
         raise too_long
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_long
+    try:
+        async with asyncio.timeout(limits.max_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_long
+    except TimeoutError:
+        raise ApiError(
+            408, f"the request took more than {limits.max_seconds} seconds to arrive"
+        ) from None
     return bytes(body)

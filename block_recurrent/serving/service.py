@@ -75,12 +75,12 @@ class Service:
 
     async def content(self, request: Request) -> dict[str, Any]:
         """The JSON object that a request sends."""
-        return parse_json(await read_body(request, self.limits.max_body))
+        return parse_json(await read_body(request, self.limits))
 
-    async def prompts(self, prompt: object) -> list[Int[np.ndarray, " length"]]:
-        """The tokens of the prompts. Long ones are encoded elsewhere."""
+    async def prompts(self, prompt: object, choices: int = 1) -> list[Int[np.ndarray, " length"]]:
+        """The tokens of the prompts, in another thread. See `read_prompts`."""
         return await asyncio.to_thread(
-            read_prompts, prompt, self.vocabulary, self.generator, self.limits
+            read_prompts, prompt, self.vocabulary, self.generator, self.limits, choices
         )
 
     def work(self, request: Request) -> Submissions:

@@ -182,7 +182,7 @@ class Sessions:
         """Lets idle sessions leave the device, so that one more can be there."""
         on_device = [each for each in self._all.values() if each.state is not None]
         idle = [each for each in on_device if not each.lock.locked()]
-        for session in idle[: max(0, len(on_device) + 1 - max(1, self._limits.device_sessions))]:
+        for session in idle[: max(0, len(on_device) + 1 - self._limits.device_sessions)]:
             async with session.lock:
                 await self._write(session)
                 session.state = None

@@ -31,7 +31,7 @@ pytestmark = [
 ]
 TEXTS = {
     "long": "the state of a block is carried from one window to the next by gates; " * 40,
-    "characters": "Größe, 漢字 and 🙂 in one line\n" * 3,
+    "characters": "Größe, 漢字 and 🙂 in one line;\n" * 3 + "and no more",
     "short": "a",
 }
 TASK = """
