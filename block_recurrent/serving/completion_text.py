@@ -70,15 +70,29 @@ class CompletionText:
         self.ended = False
 
     def echo(
-        self, prompt: Int[np.ndarray, " length"], scores: TokenScores | None, *, has_start: bool
+        self,
+        prompt: Int[np.ndarray, " length"],
+        scores: TokenScores | None,
+        *,
+        has_start: bool,
+        end: str | None,
     ) -> TextPiece:
-        """The prompt as the first part of the text. `has_start`: it begins with token 0."""
+        """The prompt as the first part of the text.
+
+        Args:
+          prompt: its tokens.
+          scores: their scores, if log-probabilities are asked for.
+          has_start: whether token 0 stands before them.
+          end: why there are no other parts; None if there are.
+        """
         if has_start and self._num_top is not None:
             self._tokens.append(ScoredToken(self._names[0], None, None, 0))
         stops, self._stops = self._stops, ()  # they only end what is written
         self._add(prompt, scores)
         self._stops, self._stop_from, self.num_tokens = stops, len(self._text), 0
-        return self._piece(len(self._text), None)
+        if end:
+            self._text += self._stream.end()
+        return self._piece(len(self._text), end)
 
     def add(
         self, tokens: Int[np.ndarray, " new"], scores: TokenScores | None, end: str | None

@@ -139,9 +139,9 @@ class Completion:
                 self.prompts[number],
                 scores,
                 has_start=self._has_start[number],
+                end=None if self.request.max_tokens else "length",
             )
-            end = None if self.request.max_tokens else "length"
-            yield ChoicePiece(index, piece._replace(end=end))
+            yield ChoicePiece(index, piece)
 
 
 def new_answer(model: str) -> dict[str, Any]:

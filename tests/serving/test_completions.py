@@ -152,6 +152,9 @@ def test_scores_only(client):
     started = ask(client, [0, 3 + 97], max_tokens=0, echo=True, logprobs=1).choices[0]
     assert started.logprobs.token_logprobs[0] is None and started.text == "a"
     assert started.logprobs.tokens == ["token_id:0", "a"]
+    ended = ask(client, [3 + 97, 3 + 0xE6, END], max_tokens=0, echo=True, logprobs=1).choices[0]
+    assert ended.text == "a\ufffd", "it ends inside a character"
+    assert ended.logprobs.tokens == ["a", "bytes:\\xe6", f"token_id:{END}"]
 
 
 def test_a_prompt_is_read_once(client):
