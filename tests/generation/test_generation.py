@@ -192,7 +192,8 @@ def compile_write(rows, vocab_size, sampling):
     """The compiled loop that writes tokens, of a tiny model with this vocabulary."""
     one = Generator(make_model(vocab_size=vocab_size, num_layers=2))
     writing = jax.eval_shape(one._begin, one.params, jax.eval_shape(lambda: one.start(rows)))
-    return one._write.lower(one.params, writing, jax.random.key(0), 32, sampling, ()).compile()
+    ends = np.full(rows, 1000, np.int32)
+    return one._write.lower(one.params, writing, jax.random.key(0), ends, sampling, ()).compile()
 
 
 def test_memory_for_noise_is_bounded():
