@@ -1,0 +1,94 @@
+"""What the kept runs of time_to_quality.py say: curves, the time to a quality, and intervals.
+
+A run is a dict: its program, seed and learning rate, `curve` with pairs of seconds of training and
+held-out bits per byte, and, if it was scored at the end, `final` with bytes and bits of documents.
+"""
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import scipy.stats
+
+OURS, THEIRS = "ours", "lucidrains"
+
+
+def last(run: dict) -> float:
+    """Bits per byte where the curve ends."""
+    return run["curve"][-1][1]
+
+
+def of(runs: Iterable[dict], program: str) -> list[dict]:
+    """The runs of a program at its best learning rate, by the mean over the seeds."""
+    by_rate = {}
+    for run in runs:
+        if run["program"] == program:
+            by_rate.setdefault(run["learning_rate"], []).append(run)
+    return min(by_rate.values(), key=lambda seeds: statistics.mean(map(last, seeds)))
+
+
+def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None:
+    """The first time at which a curve, linear between its points, is at `level`; None: never.
+
+    A curve that begins below `level` was there no later than at its first point.
+    """
+    if curve[0][1] <= level:
+        return curve[0][0]
+    for (begin, above), (end, below) in itertools.pairwise(curve):
+        if below <= level:
+            return begin + (end - begin) * (above - level) / (above - below)
+    return None
+
+
+def shares_of_time(runs: Sequence[dict]) -> list[float | None]:
+    """Ours, for each seed: when it has the mean last bits of theirs, as a share of their time."""
+    theirs = of(runs, THEIRS)
+    level = statistics.mean(map(last, theirs))
+    seconds = statistics.mean(run["curve"][-1][0] for run in theirs)
+    times = [crossing(run["curve"], level) for run in of(runs, OURS)]
+    return [time and time / seconds for time in times]
+
+
+def bits_per_byte(run: dict) -> float:
+    """Of all documents that were scored at the end."""
+    return sum(run["final"]["bits"]) / sum(run["final"]["bytes"])
+
+
+def difference(runs: Sequence[dict]) -> tuple[float, float, float]:
+    """Bits per byte of theirs minus ours at the end, and a 95% interval.
+
+    The interval is from a bootstrap over documents; of each document, the mean over the seeds.
+    """
+
+    def mean_bits(program: str):
+        return np.mean([run["final"]["bits"] for run in of(runs, program)], axis=0)
+
+    more = mean_bits(THEIRS) - mean_bits(OURS)
+    sizes = np.array(of(runs, OURS)[0]["final"]["bytes"])
+
+    def ratio(more, sizes, axis):
+        return more.sum(axis) / sizes.sum(axis)
+
+    result = scipy.stats.bootstrap(
+        (more, sizes), ratio, paired=True, vectorized=True, method="percentile", rng=0
+    )
+    return float(ratio(more, sizes, 0)), *map(float, result.confidence_interval)
+
+
+def rows(runs: Iterable[dict]) -> list[dict]:
+    """A table of the runs."""
+    return [
+        {
+            "program": run["program"],
+            "learning rate": run["learning_rate"],
+            "seed": run["seed"],
+            "parameters": run["parameters"],
+            "setup s": run["setup_seconds"],
+            "training s": run["trained_seconds"],
+            "updates": run["steps"],
+            "bits per byte": last(run),
+            "at the end": bits_per_byte(run) if "final" in run else None,
+        }
+        for run in runs
+    ]
