@@ -5,6 +5,7 @@ held-out bits per byte, and, if it was scored at the end, `final` with bytes and
 """
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -41,13 +42,19 @@ def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None
     return None
 
 
-def shares_of_time(runs: Sequence[dict]) -> list[float | None]:
-    """Ours, for each seed: when it has the mean last bits of theirs, as a share of their time."""
-    theirs = of(runs, THEIRS)
-    level = statistics.mean(map(last, theirs))
-    seconds = statistics.mean(run["curve"][-1][0] for run in theirs)
-    times = [crossing(run["curve"], level) for run in of(runs, OURS)]
-    return [time and time / seconds for time in times]
+def level(runs: Sequence[dict]) -> float:
+    """Bits per byte where the curves of theirs end: the mean over the seeds."""
+    return statistics.mean(map(last, of(runs, THEIRS)))
+
+
+def times_to_level(runs: Sequence[dict]) -> list[tuple[float | None, float]]:
+    """Ours, for each seed: the seconds to `level`, and these as a share of the time of theirs.
+
+    A run that does not get there has None and infinity.
+    """
+    theirs = statistics.mean(run["curve"][-1][0] for run in of(runs, THEIRS))
+    times = [crossing(run["curve"], level(runs)) for run in of(runs, OURS)]
+    return [(time, math.inf if time is None else time / theirs) for time in times]
 
 
 def bits_per_byte(run: dict) -> float:

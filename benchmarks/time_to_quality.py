@@ -25,17 +25,18 @@ import dataclasses
 import functools
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from contenders import WORKERS, Contender, Worker, ours
 from fetch_corpus import CORPORA
-from quality_curves import OURS, THEIRS, difference, of, rows, shares_of_time
+from quality_curves import OURS, THEIRS, difference, level, of, rows, times_to_level
 from report import report
 
 from block_recurrent.config.run_config import RunConfig, load
+from block_recurrent.console.cli import check_output, run_main
+from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model
 
 GIN_FILES = ("gin/brt_fixed_gate.gin", "gin/data/text_files.gin")
@@ -45,15 +46,26 @@ def rates(text: str) -> list[float]:
     return [float(rate) for rate in text.split(",")]
 
 
+def seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = functools.partial(parser.add_argument, metavar="N", type=int)
+    add = functools.partial(parser.add_argument, metavar="N", type=count)
     add("--lucidrains_python", required=True, type=Path, metavar="PATH", help="with its package")
     add("--corpus", type=Path, metavar="DIR", default=CORPORA / "linux-6.1")
     add("--minutes", type=float, default=8.0, help="of training, for each program")
     add("--learning_rates", type=rates, metavar="X,…", help="of ours; default: as in the gin file")
     add("--their_learning_rates", type=rates, metavar="X,…", default=[1e-3, 3e-3, 1e-2])
-    add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0])
+    add("--seeds", type=seeds, metavar="N,…", default=[0])
     add("--gin_bindings", action="append", type=str, metavar="A.b=1", default=[], help="of ours")
     add("--threads", help="of each program; default: all")
     add("--clock", choices=["wall", "processor"], type=str, default="wall", help="of training")
@@ -63,7 +75,7 @@ def parse() -> argparse.Namespace:
     add("--document_bytes", default=16_384, help="of each of those, from its start")
     add("--final_documents", help="to score at the end; default: all that are held out")
     add("--final_document_bytes", help="of each of those; default: all")
-    add("--json", type=str, metavar="FILE", help="where to write the result")
+    add("--json", type=Path, metavar="FILE", help="where to write the result")
     return parser.parse_args()
 
 
@@ -135,7 +147,12 @@ def turns(workers: int, slices: int, slices_per_score: int) -> Iterator[tuple[in
 
 def start(contender: Contender) -> tuple[Worker, dict]:
     """The process of a contender, and what is kept of it so far."""
-    worker = Worker(contender)
+    try:
+        worker = Worker(contender)
+    except (OSError, RuntimeError) as error:  # no such Python, or not the packages
+        reason = str(error).strip().splitlines()[-1]
+        message = f"{contender.name} does not start with {contender.python}: {reason}"
+        raise UserError(message) from error
     kept = {name: contender.spec[name] for name in ("seed", "learning_rate")}
     facts = {name: fact for name, fact in worker.facts.items() if name != "first_call_seconds"}
     clocks = {"wall_seconds": 0.0, "processor_seconds": 0.0}
@@ -185,7 +202,8 @@ def limit_threads(threads: int | None) -> int:
 def main() -> None:
     args = parse()
     if not (args.corpus / "held_out").is_dir():
-        sys.exit(f"error: {args.corpus} has no folder held_out: see benchmarks/fetch_corpus.py")
+        raise UserError(f"{args.corpus} has no folder held_out: see benchmarks/fetch_corpus.py")
+    check_output("json", args.json)
     args.threads = limit_threads(args.threads)
     started = [start(contender) for contender in contenders(args)]
     workers, runs = map(list, zip(*started, strict=True))
@@ -195,11 +213,12 @@ def main() -> None:
         worker.close()
     paths = ("lucidrains_python", "corpus", "json")
     settings = {name: value for name, value in vars(args).items() if name not in paths}
-    shares, (more, *interval) = shares_of_time(runs), difference(runs)
     report("time_to_quality", rows(runs), args.json, settings=settings, runs=runs)
-    print(f"\nshare of their time in which ours had their bits: {shares}")
-    print(f"bits per byte of theirs over ours at the end: {more:.3f}, 95% interval {interval}")
+    shares = ", ".join(f"{share:.2f}" for _, share in times_to_level(runs))
+    more, *interval = difference(runs)
+    print(f"\nours has their last {level(runs):.3f} bits per byte after {shares} of their time")
+    print(f"theirs minus ours at the end: {more:.3f} bits per byte, 95% interval {interval}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,11 +15,13 @@ BENCHMARKS = ROOT / "benchmarks"
 for folder in (BENCHMARKS, BENCHMARKS / "workers"):
     sys.path.insert(0, str(folder))
 
+from contenders import Contender  # noqa: E402
 from quality import Slices, sample, score_documents  # noqa: E402
-from quality_curves import crossing, difference, of, shares_of_time  # noqa: E402
-from time_to_quality import GIN_FILES, theirs, turns  # noqa: E402
+from quality_curves import crossing, difference, level, of, times_to_level  # noqa: E402
+from time_to_quality import GIN_FILES, start, theirs, turns  # noqa: E402
 
 from block_recurrent.config.run_config import load  # noqa: E402
+from block_recurrent.errors import UserError  # noqa: E402
 
 # A Python with lucidrains' package, for the rehearsal.
 LUCIDRAINS = os.environ.get("LUCIDRAINS_PYTHON", sys.executable)
@@ -98,6 +100,16 @@ def test_an_update_of_theirs_reads_as_many_tokens_as_ours():
     )
 
 
+def test_a_program_that_does_not_start(tmp_path):
+    worker = tmp_path / "worker.py"
+    worker.write_text("import nowhere_to_be_found")
+    message = "theirs does not start with .*: ModuleNotFoundError: No module named 'nowhere_to_be_"
+    with pytest.raises(UserError, match=message):
+        start(Contender("theirs", worker, {}))
+    with pytest.raises(UserError, match="does not start with no/python: .* No such file"):
+        start(Contender("theirs", worker, {}, python="no/python"))
+
+
 def test_the_time_at_which_a_curve_is_at_a_level():
     curve = [(10, 4.0), (20, 3.0), (30, 3.2), (40, 2.0)]
     assert crossing(curve, 3.5) == 15
@@ -124,7 +136,8 @@ RUNS = [
 
 def test_the_best_learning_rate_is_that_of_the_mean_over_seeds():
     assert of(RUNS, "lucidrains") == [RUNS[2], RUNS[5]]
-    assert shares_of_time(RUNS) == [0.75, None]
+    assert level(RUNS) == 3.0
+    assert times_to_level(RUNS) == [(45, 0.75), (None, math.inf)]
 
 
 def test_the_interval_of_the_difference_is_over_documents_by_their_bytes():
