@@ -84,18 +84,18 @@ def difference(runs: Sequence[dict]) -> tuple[float, float, float]:
 
 
 def rows(runs: Iterable[dict]) -> list[dict]:
-    """A table of the runs."""
+    """A table of the runs, for `report.table`."""
     return [
         {
             "program": run["program"],
             "learning rate": run["learning_rate"],
             "seed": run["seed"],
-            "parameters": run["parameters"],
-            "setup s": run["setup_seconds"],
-            "training s": run["trained_seconds"],
-            "updates": run["steps"],
-            "bits per byte": last(run),
-            "at the end": bits_per_byte(run) if "final" in run else None,
+            "parameters": f"{run['parameters']:,}",
+            "setup s": f"{run['setup_seconds']:.0f}",
+            "training s": f"{run['trained_seconds']:.0f}",
+            "updates": f"{run['steps']:,}",
+            "bits per byte": f"{last(run):.3f}",
+            "of more text": f"{bits_per_byte(run):.3f}" if "final" in run else None,
         }
         for run in runs
     ]
