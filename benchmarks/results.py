@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import results_time
 import scipy.stats
 from experiments import (
     CHANGES,
@@ -649,6 +650,7 @@ def page() -> str:
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
         wide_differences=differences("wide", ROTARY, FIXED_SKIP),
+        **results_time.numbers(),
         **by_group,
     )
 
@@ -665,6 +667,7 @@ def figures() -> dict[str, Figure]:
         "text.png": text_figure(),
         "longer.png": longer_figure(),
         "lanes.png": lanes_figure(),
+        "time_to_quality.png": results_time.figure(),
     }
 
 
