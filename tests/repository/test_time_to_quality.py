@@ -155,17 +155,20 @@ def has_lucidrains() -> bool:
 def test_rehearsal(tmp_path):
     if not has_lucidrains():
         pytest.skip("LUCIDRAINS_PYTHON names no Python with block-recurrent-transformer-pytorch")
-    for split, number in (("train", 6), ("held_out", 3)):
+    for split, steps in (("train", (1, 2, 4, 5, 6)), ("held_out", (3, 8, 9))):
         (tmp_path / split).mkdir()
-        for index in range(number):
-            text = "".join(f"{split} {n * index % 7}\n" for n in range(200 + index))
-            (tmp_path / split / f"{index}.c").write_text(text)
+        for step in steps:
+            text = "".join(f"line {n * step % 7}\n" for n in range(200 + step))
+            (tmp_path / split / f"{step}.c").write_text(text)
     command = [sys.executable, BENCHMARKS / "time_to_quality.py", f"--corpus={tmp_path}"]
     command += [f"--lucidrains_python={LUCIDRAINS}", f"--json={tmp_path / 'found.json'}"]
-    command += ["--minutes=0.05", "--slice=1", "--slices_per_score=1", "--threads=1"]
-    command += ["--their_learning_rates=0.01", "--documents=2", "--document_bytes=300"]
-    bindings = ["train.lanes = None", "BlockRecurrentTransformer.num_layers = 2"]
-    bindings += ["BlockRecurrentTransformer.embedding_size = 32"]
+    command += ["--minutes=0.1", "--slice=2", "--slices_per_score=1", "--threads=1"]
+    command += ["--clock=processor", "--their_learning_rates=0.01"]
+    command += ["--documents=2", "--document_bytes=300"]
+    bindings = ["WINDOW_LENGTH = 8", "SEGMENT_LENGTH = 32", "BATCH_SIZE = 16"]
+    bindings += ["train.lanes = None", "optimizer.warmup_steps = 1"]
+    sizes = {"num_layers": 2, "num_states": 8, "embedding_size": 32, "head_size": 16}
+    bindings += [f"BlockRecurrentTransformer.{name} = {size}" for name, size in sizes.items()]
     command += [f"--gin_bindings={binding}" for binding in bindings]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, timeout=600)
@@ -175,5 +178,6 @@ def test_rehearsal(tmp_path):
     assert ours["tokens_per_step"] == lucidrains["tokens_per_step"]
     for one in found["runs"]:
         seconds, bits = zip(*one["curve"], strict=True)
-        assert len(bits) == 3 and sorted(seconds) == list(seconds) and bits[-1] < bits[0] < 9
+        assert len(bits) == 3 and sorted(seconds) == list(seconds)
+        assert bits[-1] < 4  # untrained: log₂ 256 and more
         assert one["final"]["bytes"] == ours["final"]["bytes"] and len(one["final"]["bytes"]) == 3
