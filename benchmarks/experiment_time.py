@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 
 import jax
-from experiments import EXPERIMENTS, KEPT, Experiment
+from experiment import KEPT, Experiment
+from experiments import EXPERIMENTS
 from report import machine
 
 from block_recurrent.freed_memory import keep_freed_memory

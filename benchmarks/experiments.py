@@ -8,128 +8,9 @@ Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/result
 """
 
 import argparse
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
-from block_recurrent.config.run_config import RunConfig, load
-
-ROOT = Path(__file__).parent.parent
-KEPT = ROOT / "docs" / "results"
-PATCH = KEPT / "changes.patch"
-
-
-class Model(NamedTuple):
-    """A model in a comparison.
-
-    Attributes:
-      name: of its folder.
-      label: in tables.
-      variant: the gin file.
-      bindings: in addition to the gin file.
-      change: a change of the package itself, one of those in docs/results/changes.patch.
-    """
-
-    name: str
-    label: str
-    variant: str
-    bindings: tuple[str, ...] = ()
-    change: str = ""
-
-
-class Experiment(NamedTuple):
-    """A training run, and the splits on which its model is evaluated.
-
-    Attributes:
-      group: the comparison that it belongs to.
-      model: to train.
-      run: which of the model's runs: its seed, or the option that is varied.
-      gin_files: of data and scale.
-      bindings: in addition to the model's.
-      splits: to evaluate.
-      interventions: whether to evaluate with changed gates (benchmarks/recall_interventions.py).
-    """
-
-    group: str
-    model: Model
-    run: str
-    gin_files: Sequence[str]
-    bindings: Sequence[str]
-    splits: Sequence[str] = ()
-    interventions: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.group}/{self.model.name}/{self.run}/"
-
-    @property
-    def all_gin_files(self) -> list[str]:
-        return [f"gin/{name}.gin" for name in (self.model.variant, *self.gin_files)]
-
-    @property
-    def all_bindings(self) -> list[str]:
-        return [*self.model.bindings, *self.bindings]
-
-    @property
-    def command(self) -> list[str]:
-        """The training command, from the root of the repository."""
-        return [
-            *("python", "-m", "block_recurrent.train"),
-            *(f"--gin_file={name}" for name in self.all_gin_files),
-            *(f"--gin_bindings={binding}" for binding in self.all_bindings),
-            f"--workdir=runs/{self.name.rstrip('/')}",
-        ]
-
-    @property
-    def line(self) -> str:
-        """The command as typed in a shell; bindings contain no double quotes."""
-        change = [f"BRT_CHANGE={self.model.change}"] if self.model.change else []
-        words = [*change, *self.command]
-        return " ".join(f'"{word}"' if " " in word else word for word in words)
-
-    @property
-    def config(self) -> RunConfig:
-        return load(self.all_gin_files, self.all_bindings)
-
-    @property
-    def kept(self) -> Path:
-        """The folder of the files that are kept."""
-        return KEPT / self.name
-
-    @property
-    def is_there(self) -> bool:
-        return (self.kept / "metrics.jsonl").exists()
-
-    def run_and_keep(self):
-        """Trains or continues the run, evaluates it, and copies its files."""
-        workdir = ROOT / "runs" / self.name
-        environment = os.environ | {"BRT_CHANGE": self.model.change}
-        if self.model.change and not is_patched():
-            sys.exit(f"error: {self.name} needs a patched package: git apply {PATCH}")
-        command = [sys.executable, *self.command[1:]]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True)
-        self.kept.mkdir(parents=True, exist_ok=True)
-        for split in self.splits:
-            score = [sys.executable, "-m", "block_recurrent.evaluate", f"--workdir={workdir}"]
-            score += [f"--split={split}", f"--json={self.kept / split}.json"]
-            subprocess.run(score, cwd=ROOT, check=True)
-        if self.interventions:
-            change = [sys.executable, "benchmarks/recall_interventions.py", f"--workdir={workdir}"]
-            subprocess.run(
-                [*change, f"--json={self.kept}/interventions.json"], cwd=ROOT, check=True
-            )
-        shutil.copy(workdir / "metrics.jsonl", self.kept)
-
-
-def is_patched() -> bool:
-    """Whether PATCH has been applied to the package."""
-    check = ["git", "apply", "--reverse", "--check", PATCH]
-    return subprocess.run(check, cwd=ROOT, capture_output=True).returncode == 0
-
+from experiment import EXPORT, INTERVENE, SCORE, Experiment, Model, evaluate
 
 SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
 DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
@@ -253,6 +134,11 @@ PARTS_STEPS = {
     "no_gated_ffn": 352,
     "no_rotary": 365,
 }
+# Models that go on from the same trained sliding window.
+SLIDE_4 = Model("slide4", "sliding window, 4 layers", "sliding_window")
+SLIDE_5 = Model("slide5", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
+XL_5 = Model("xl5", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
+MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, SLIDE_4, XL_5)
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -261,9 +147,8 @@ def recall(model: Model, seed: int) -> Experiment:
     """The memory task."""
     files, bindings = ("data/recall", "scale/recall"), (f"train.seed = {seed}",)
     splits = ("held_out", "far", *["farther"] * (model in GATE_MODELS))
-    return Experiment(
-        "recall", model, str(seed), files, bindings, splits, interventions=model == FIXED_SKIP
-    )
+    then = (*map(evaluate, splits), *[INTERVENE] * (model == FIXED_SKIP))
+    return Experiment("recall", model, str(seed), files, bindings, then)
 
 
 def short(steps: int, seed: int) -> tuple[str, ...]:
@@ -281,7 +166,9 @@ def short(steps: int, seed: int) -> tuple[str, ...]:
 def gates(model: Model, seed: int) -> Experiment:
     """A short run on text, to compare gates."""
     bindings = short(400, seed)
-    return Experiment("gates", model, str(seed), ("scale/small",), bindings, ("held_out",))
+    return Experiment(
+        "gates", model, str(seed), ("scale/small",), bindings, (evaluate("held_out"),)
+    )
 
 
 def parts(model: Model, seed: int) -> Experiment:
@@ -372,6 +259,44 @@ def longer(model: Model, seed: int) -> Experiment:
     return at_best_rate("longer", model, seed, *ANSIBLE, *steps, files=FOLDER)
 
 
+# The sources of a kernel, with a tokenizer trained on them; docs/results.md has the commands.
+KERNEL = (
+    "data.corpus = 'store'",
+    "data.stores = ('corpora/linux-6.1-tokens',)",
+    "BlockRecurrentTransformer.vocab_size = 2048",
+)
+TRUNK = "runs/memory_trunk.safetensors"
+MEMORY_STEPS = 1200  # a step of each takes the same time, except the smaller one of SLIDE_4
+
+
+def kernel(group: str, model: Model, seed: int, steps: int, *bindings: str) -> Experiment:
+    """The sources of a kernel, in long segments."""
+    rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
+    if model == XL_5:
+        rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
+    every = (
+        "train.lanes = 256",
+        f"train.num_steps = {steps}",
+        f"train.eval_every_steps = {steps}",
+        "train.eval_tokens = 200_000",
+        f"train.checkpoint_every_steps = {steps}",
+        "train.sample_tokens = 0",
+        f"train.seed = {seed}",
+    )
+    files, then = ("data/text_files", "scale/small"), (SCORE if bindings else EXPORT,)
+    return Experiment(group, model, str(seed), files, (*KERNEL, *rows, *every, *bindings), then)
+
+
+def memory_trunk() -> Experiment:
+    """The sliding window that the runs of `memory` go on from."""
+    return kernel("memory_trunk", SLIDE_4, 0, 1500)
+
+
+def memory(model: Model, seed: int) -> Experiment:
+    """Goes on from the trunk with a memory or a layer more, for the same time."""
+    return kernel("memory", model, seed, MEMORY_STEPS, f"train.initial_model = '{TRUNK}'")
+
+
 def gpu(model: Model, seed: int) -> Experiment:
     """The larger corpus with 12 layers, on a GPU."""
     bindings = (
@@ -415,6 +340,8 @@ EXPERIMENTS = [
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
     *(wide(model, seed) for model in (FIXED_SKIP, ROTARY) for seed in range(3)),
     *(large(model, seed) for model in TEXT_MODELS[:3] for seed in range(3)),
+    memory_trunk(),
+    *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.console.cli import run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.evaluation.evaluator import Evaluator, evaluation_shape

@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Any
 
-from experiments import KEPT
+from experiment import KEPT
 from quality_curves import OURS, THEIRS, difference, level, of, rows, times_to_level
 from report import table
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flops import PEAK, matrix_flops
 
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.config.run_config import RunConfig, load
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model

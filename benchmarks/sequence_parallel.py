@@ -24,7 +24,7 @@ from report import report
 from step_time import MODEL
 
 from block_recurrent import ModelConfig
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.recurrent_cell import scan_blocks
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model, parameters

@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     add("--corpus", type=Path, metavar="DIR", default=CORPORA / "linux-6.1")
     add("--minutes", type=float, default=8.0, help="of training, for each program")
     add("--learning_rates", type=rates, metavar="X,…", help="of ours; default: as in the gin file")
-    add("--their_learning_rates", type=rates, metavar="X,…", default=[1e-3, 3e-3, 1e-2])
+    add("--their_learning_rates", type=rates, metavar="X,…", default=[3e-4, 1e-3, 3e-3])
     add("--seeds", type=seeds, metavar="N,…", default=[0])
     add("--gin_bindings", action="append", type=str, metavar="A.b=1", default=[], help="of ours")
     add("--threads", help="of each program; default: all")

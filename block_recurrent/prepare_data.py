@@ -1,10 +1,10 @@
-"""Makes a token store: ``python -m block_recurrent.prepare_data --gin_file=gin/data/….gin …``."""
+"""Make a token store: ``python -m block_recurrent.prepare_data --gin_file=gin/data/….gin …``."""
 
 import argparse
 import signal
 from pathlib import Path
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.config.run_config import load, load_prepare
 from block_recurrent.console.cli import CommandParser, add_gin_arguments, run_main
 from block_recurrent.data.corpora import load_documents, survey_corpus

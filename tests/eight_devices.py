@@ -14,7 +14,8 @@ import sys
 import jax
 import numpy as np
 
-from block_recurrent.config.options import MeshConfig, OptimizerConfig
+from block_recurrent.config.device_options import MeshConfig
+from block_recurrent.config.train_options import OptimizerConfig
 from block_recurrent.data.lanes import Batch
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.parallel.sharding import Layout, make_mesh

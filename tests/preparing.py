@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import block_recurrent
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.loaded_text import load_text
 from block_recurrent.data.store import open_stores

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
+from block_recurrent.config.device_options import DistributedConfig, MeshConfig
 from block_recurrent.config.gin_files import (
     COMMAND_LINE,
     Binding,
@@ -11,12 +13,8 @@ from block_recurrent.config.gin_files import (
     macros_in,
     read_bindings,
 )
-from block_recurrent.config.options import (
-    DataConfig,
-    DistributedConfig,
-    MeshConfig,
+from block_recurrent.config.train_options import (
     OptimizerConfig,
-    PrepareConfig,
     TrainConfig,
     WatchConfig,
     check_segment,

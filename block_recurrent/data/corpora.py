@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.loaded_text import load_text

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from block_recurrent.config.options import check_segment
+from block_recurrent.config.train_options import check_segment
 from block_recurrent.data.document_queue import NO_DOCUMENT, DocumentQueue
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.mixture import Mixture

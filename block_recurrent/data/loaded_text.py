@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.documents import ByteDocuments, divide_documents
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.held_out import NamedSplits

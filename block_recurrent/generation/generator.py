@@ -1,6 +1,7 @@
 """Read prompts and write tokens, for a batch of documents of any length."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from block_recurrent.generation.decoding import (
 )
 from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.writing import write_tokens
+from block_recurrent.model.inputs import check_shape, check_state
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
 READ_AT_ONCE = 8192  # approximate number of prompt tokens, over all rows, that one call reads
@@ -62,11 +64,16 @@ class Generator:
         attention, ignored otherwise.
 
     Raises:
-      UserError: the model is an LSTM, or has full attention and the segment length is missing or
-        not a multiple of the window length.
+      UserError: the model is not a model, is an LSTM, or has full attention and the segment length
+        is missing or not a multiple of the window length.
     """
 
     def __init__(self, model: BlockRecurrentTransformer, *, segment_length: int | None = None):
+        if not isinstance(model, BlockRecurrentTransformer):
+            raise UserError(
+                f"model is of type {type(model).__name__}: pass a BlockRecurrentTransformer, such "
+                "as the first result of load_model"
+            )
         if model.config.layer == "lstm":
             raise UserError(
                 "an LSTM can be trained and evaluated, but cannot generate: use another model"
@@ -102,6 +109,7 @@ class Generator:
             )
 
         self._start = jax.jit(start, static_argnums=1)
+        self._shapes = functools.cache(lambda rows: jax.eval_shape(lambda: self.start(rows)))
         self._read = jax.jit(read, donate_argnums=1)
         self._begin = jax.jit(begin, donate_argnums=1)
         self._write = jax.jit(write, static_argnums=(4, 5), donate_argnums=1)
@@ -141,9 +149,11 @@ class Generator:
         power of two of blocks, so that only a few shapes are compiled.
 
         Raises:
-          UserError: the number of prompts is not the number of rows, or a prompt is not a sequence
-            of tokens of the vocabulary.
+          UserError: the number of prompts is not the number of rows, a prompt is not a sequence of
+            tokens of the vocabulary, or the state is not a `DecodingState` of this model, or has
+            been used before.
         """
+        self._check_state(state)
         texts = self._append_prompts(state, prompts)
         length = self.block_length
         num_blocks = np.array([(text.size - 1) // length for text in texts])  # complete blocks
@@ -183,13 +193,16 @@ class Generator:
         they are written by several calls, each continuing from the state of the one before.
 
         Raises:
-          UserError: a number is not an integer, or out of range.
+          UserError: a number is not an integer, or out of range, or see `read` for the state.
         """
+        self._check_state(state)
         num_tokens = check_value("num_tokens", num_tokens, Annotated[int, Range(0)])
         seed = check_value("seed", seed, Annotated[int, Range(0, below=2**32)])
-        stop_tokens = tuple(
-            check_value("a stop token", token, Annotated[int, Range(0)]) for token in stop_tokens
-        )
+        kind = Annotated[int, Range(0, below=self.config.vocab_size)]
+        if isinstance(stop_tokens, Iterable):  # arrays too
+            stop_tokens = tuple(stop_tokens)
+        stop_tokens = check_value("stop_tokens", stop_tokens, tuple[kind, ...])
+        sampling = check_value("sampling", sampling, Sampling | None)
         key, sampling = jax.random.key(seed), sampling or Sampling()
         lengths = np.asarray(state.length)
         ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
@@ -203,6 +216,22 @@ class Generator:
             tokens, lengths, done = jax.device_get((tokens, writing.state.length, writing.done))
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
             yield Piece(new, writing.state)
+
+    def _check_state(self, state: DecodingState):
+        if not isinstance(state, DecodingState):
+            raise UserError(
+                f"state is of type {type(state).__name__}: pass what start, read or a stream of "
+                "this generator returned"
+            )
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+            raise UserError(
+                "this state was given to an earlier call, which reused its memory: pass the state "
+                "that the call returned, or a copy"
+            )
+        check_shape("state.block", state.block, "B", self.block_length)
+        rows = len(state.block)
+        check_shape("state.length", state.length, rows)
+        check_state(state.memory, self._shapes(rows).memory)
 
     def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
         """The tokens in the current block of each row, followed by the row's prompt."""

@@ -17,13 +17,15 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
-from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS
+from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS, ModelConfig
 
 MODEL = "model"  # the entry that describes the model
 CONTEXT = "text"  # the entry with the last tokens of a stream of text
 
 
-def save_state(path: Path, state: DecodingState, generator: Generator, context: Sequence[int] = ()):
+def save_state(
+    path: str | Path, state: DecodingState, generator: Generator, context: Sequence[int] = ()
+):
     """Write the state to an .npz file, atomically.
 
     Args:
@@ -39,7 +41,7 @@ def save_state(path: Path, state: DecodingState, generator: Generator, context: 
     arrays[CONTEXT] = np.array(context, np.int32)
     arrays[MODEL] = np.array(json.dumps(_describe_model(generator)))
     try:
-        with atomic_write(path) as file:
+        with atomic_write(Path(path)) as file:
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(
@@ -47,7 +49,7 @@ def save_state(path: Path, state: DecodingState, generator: Generator, context: 
         ) from error
 
 
-def load_context(path: Path, state: DecodingState) -> list[int]:
+def load_context(path: str | Path, state: DecodingState) -> list[int]:
     """The tokens before a saved state with which a `TextStream` continues where another ended.
 
     Args:
@@ -63,7 +65,7 @@ def load_context(path: Path, state: DecodingState) -> list[int]:
     return np.asarray(state.block)[0, begin : int(state.unread[0]) + 1].tolist()
 
 
-def load_state(path: Path, generator: Generator) -> DecodingState:
+def load_state(path: str | Path, generator: Generator) -> DecodingState:
     """Load a state that was saved with the same model.
 
     Raises:
@@ -85,7 +87,8 @@ def load_state(path: Path, generator: Generator) -> DecodingState:
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def _check_model(path: Path, saved: dict[str, Any], here: dict[str, Any]):
+def _check_model(path: str | Path, saved: dict[str, Any], here: dict[str, Any]):
+    saved = dataclasses.asdict(ModelConfig()) | saved  # it may be older than an option
     different = [name for name in here if saved.get(name) != here[name]]
     if different == ["parameters"]:
         raise UserError(
@@ -114,8 +117,10 @@ def _describe_model(generator: Generator) -> dict[str, Any]:
 
 def _bit_sums(params: dict[str, Any]) -> list[Num[Array, ""]]:
     """The sum of each array's bits: a checksum that is computed on the device."""
-    bits = (jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params))
-    return [jnp.sum(leaf, dtype=jnp.uint32) for leaf in bits]
+    return [
+        jnp.sum(leaf.view(f"uint{8 * leaf.dtype.itemsize}"), dtype=jnp.uint32)
+        for leaf in jax.tree.leaves(params)
+    ]
 
 
 def _leaves_by_path(state: DecodingState) -> dict[str, Any]:

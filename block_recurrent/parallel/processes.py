@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from block_recurrent.config.options import DistributedConfig
+from block_recurrent.config.device_options import DistributedConfig
 from block_recurrent.errors import UserError, first_line
 
 # Environment variables in which launchers give the number of processes.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from block_recurrent.config.options import RULES, MeshConfig, parse_rule
+from block_recurrent.config.device_options import RULES, MeshConfig, parse_rule
 from block_recurrent.errors import UserError
 from block_recurrent.model.config import ModelConfig
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.lanes import LanePosition, Lanes
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from block_recurrent.config.options import OptimizerConfig
+from block_recurrent.config.train_options import OptimizerConfig
 from block_recurrent.errors import UserError
 
 

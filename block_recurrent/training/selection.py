@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import optax
 
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.errors import UserError
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.reporting.metrics_log import HELD_OUT, read_metrics

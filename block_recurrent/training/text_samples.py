@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Integer
 
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.documents import Documents
 from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
 from block_recurrent.errors import UserError

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator
 
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.console.working_time import working_seconds
 
 MEDIAN_LAPS = 20  # the pace of the steps is the median of this many laps

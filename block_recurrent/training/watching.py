@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from block_recurrent.config.options import WatchConfig
+from block_recurrent.config.train_options import WatchConfig
 from block_recurrent.files.paths import AnyPath
 from block_recurrent.files.writing import atomic_write
 

@@ -75,21 +75,19 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, caplog, recwarn):
+def run(run_command, caplog, recwarn):
     """Runs a command in this process. Returns exit status, standard output and standard error.
 
     Warnings count as standard error, where they would go without pytest.
     """
 
     def run(program: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [program, *arguments])
-        caplog.clear(), recwarn.clear(), capfd.readouterr()
-        with pytest.raises(SystemExit) as exit, caplog.at_level(logging.WARNING):
-            run_main(PROGRAMS[program])
-        out, err = capfd.readouterr()
+        caplog.clear(), recwarn.clear()
+        with caplog.at_level(logging.WARNING):
+            status, out, err = run_command(PROGRAMS[program], *arguments)
         warnings = [record.getMessage() for record in caplog.records]
         warnings += [str(warning.message) for warning in recwarn]
-        return exit.value.code, out, "".join([err, *(f"{line}\n" for line in warnings)])
+        return status, out, "".join([err, *(f"{line}\n" for line in warnings)])
 
     return run
 

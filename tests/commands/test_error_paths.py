@@ -18,7 +18,7 @@ import block_recurrent
 from block_recurrent import UserError, load_model, save_model
 from block_recurrent.analysis.report import write_analysis
 from block_recurrent.analysis.tracing import Text
-from block_recurrent.config.options import DistributedConfig
+from block_recurrent.config.device_options import DistributedConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.prepare.folder_documents import FileGroup, _group, read_pieces
 from block_recurrent.data.vocabularies import ByteVocabulary

@@ -11,8 +11,8 @@ import pytest
 from block_recurrent import ModelConfig, UserError
 from block_recurrent.config.changes import MAY_CHANGE, differences
 from block_recurrent.config.gin_files import find_gin_file, read_bindings, shipped_gin_files
-from block_recurrent.config.options import OptimizerConfig
 from block_recurrent.config.run_config import RunConfig, all_values, load, load_prepare, to_gin
+from block_recurrent.config.train_options import OptimizerConfig
 
 FIXED = "gin/brt_fixed_gate.gin"
 RECURRENT = [

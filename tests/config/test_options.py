@@ -19,16 +19,10 @@ from block_recurrent import (
     SlidingWindowAttention,
     UserError,
 )
-from block_recurrent.config.options import (
-    DataConfig,
-    DistributedConfig,
-    MeshConfig,
-    OptimizerConfig,
-    PrepareConfig,
-    TrainConfig,
-    WatchConfig,
-)
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
+from block_recurrent.config.device_options import DistributedConfig, MeshConfig
 from block_recurrent.config.run_config import CLASSES, RunConfig
+from block_recurrent.config.train_options import OptimizerConfig, TrainConfig, WatchConfig
 from block_recurrent.fields import Range, check_value, field_kinds, nearest
 from tiny import TINY
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.held_out import Part, is_held_out

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data import loaded_text
 from block_recurrent.data.corpora import load_documents, survey_corpus
 from block_recurrent.data.encodings import guess_encoding, to_utf8

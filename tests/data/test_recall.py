@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import load
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.documents import Documents

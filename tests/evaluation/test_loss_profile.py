@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from block_recurrent.config.options import MeshConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.evaluation.evaluator import Evaluator
 from block_recurrent.evaluation.loss_profile import (

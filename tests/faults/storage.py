@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store
 from block_recurrent.data.vocabularies import ByteVocabulary
 from corpus import tiny_run

@@ -267,7 +267,7 @@ def test_long_prompts_compile_few_shapes(monkeypatch):
         (lambda one: one.generate([[3]], 1, seed=-1), "seed = -1: must be at least 0 and below"),
         (
             lambda one: one.generate([[3]], 1, stop_tokens=(1.0,)),
-            "a stop token = 1.0: must be an integer: write 1",
+            "stop_tokens = (1.0,): must be an integer: write 1",
         ),
     ],
 )

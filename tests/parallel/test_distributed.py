@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from block_recurrent.config.options import DistributedConfig
+from block_recurrent.config.device_options import DistributedConfig
 from block_recurrent.config.run_config import to_gin
 from block_recurrent.errors import UserError
 from block_recurrent.model.transformer import abstract_model

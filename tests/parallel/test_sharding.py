@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from block_recurrent.config.options import MeshConfig, TrainConfig
+from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.errors import UserError
 from block_recurrent.parallel.sharding import Layout, make_mesh, split_heads
 from block_recurrent.training.device_memory import layout_table

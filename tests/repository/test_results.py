@@ -1,6 +1,7 @@
 """The page of results is what the kept metrics say, and its runs are what the page says."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -29,22 +30,43 @@ def experiments():
     return importlib.import_module("experiments")
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """The folder of what is kept."""
+    return importlib.import_module("experiment").KEPT
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """The tables about text."""
+    pytest.importorskip("matplotlib")
+    return importlib.import_module("results_text")
+
+
 def test_the_page_is_what_the_kept_metrics_say(results):
     assert results.page() == results.PAGE.read_text(encoding="utf-8")
 
 
-def test_figures_are_drawn_and_kept_small(results, experiments):
+def test_commands_of_the_page_name_runs(results, experiments):
+    named = re.findall(r"`python benchmarks/experiments.py (\S+/[^`]*)`", results.page())
+    starts = [name for line in named for name in line.split()]
+    assert len(starts) > 10
+    for start in starts:
+        assert any(one.name.startswith(start) and one.is_there for one in experiments.EXPERIMENTS)
+
+
+def test_figures_are_drawn_and_kept_small(results, kept):
     for name, figure in results.figures().items():
         assert len(results.png(figure)) < 120_000
-        kept = (experiments.KEPT / name).read_bytes()
-        assert kept.startswith(b"\x89PNG") and len(kept) < 120_000
+        content = (kept / name).read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) < 120_000
 
 
-def test_what_is_kept_is_small_and_of_an_experiment(experiments):
+def test_what_is_kept_is_small_and_of_an_experiment(experiments, kept):
     known = {one.kept for one in experiments.EXPERIMENTS}
-    files = list(experiments.KEPT.rglob("metrics.jsonl"))
+    files = list(kept.rglob("metrics.jsonl"))
     assert files and {file.parent for file in files} <= known
-    everything = [file for file in experiments.KEPT.rglob("*") if file.is_file()]
+    everything = [file for file in kept.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in everything) < 3 * 2**20
 
 
@@ -55,17 +77,17 @@ def test_names_begin_no_other(experiments):
 
 @pytest.mark.parametrize("group, trials", [("text", "tuning"), ("gpu", "gpu_short")])
 def test_runs_have_the_learning_rate_that_is_best_for_the_model(
-    results, experiments, group, trials
+    texts, experiments, group, trials
 ):
     for model in experiments.TEXT_MODELS if group == "text" else experiments.GPU_MODELS:
-        if runs := results.runs(group, model):
-            best = results.best(trials, model).config.optimizer.learning_rate
+        if runs := texts.runs(group, model):
+            best = texts.best(trials, model).config.optimizer.learning_rate
             assert {one.config.optimizer.learning_rate for one in runs} == {best}
 
 
-def test_learning_rates_are_tuned_equally(results, experiments):
+def test_learning_rates_are_tuned_equally(texts, experiments):
     for model in experiments.TEXT_MODELS:
-        rates = [one.config.optimizer.learning_rate for one in results.tuned("tuning", model)]
+        rates = [one.config.optimizer.learning_rate for one in texts.tuned("tuning", model)]
         assert rates == list(experiments.LEARNING_RATES)
 
 

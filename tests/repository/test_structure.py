@@ -16,7 +16,7 @@ GIN = Path(__file__).parents[2] / "gin"
 ROOMS = """
     errors types fields freed_memory files console ops model interop config data parallel reporting
     generation evaluation analysis training comparison train evaluate analyze export generate
-    prepare_data train_tokenizer compare
+    prepare_data train_tokenizer compare __main__
 """.split()
 
 # What importing must not load, though it may be installed: seconds and gigabytes.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.training.alerts import Alerts
 

@@ -13,7 +13,7 @@ from test_nonfinite import poisoned
 
 import block_recurrent.export
 from block_recurrent import UserError, load_model, save_model
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.reporting.metrics_log import MetricsLog, read_metrics
 from block_recurrent.training.averaging import update_average

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.config.changes import SAME
-from block_recurrent.config.options import OptimizerConfig
+from block_recurrent.config.train_options import OptimizerConfig
 from block_recurrent.errors import UserError
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.config_changes import check_changes, record_changes

@@ -15,7 +15,7 @@ import pytest
 
 import block_recurrent.data.extents
 import block_recurrent.training.corpus_record
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.extents import Extent, bytes_hashed, hashes
 from block_recurrent.errors import UserError

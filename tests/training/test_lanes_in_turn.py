@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from block_recurrent import BlockRecurrentTransformer, UserError
-from block_recurrent.config.options import MeshConfig, TrainConfig
+from block_recurrent.config.device_options import MeshConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.lanes import Lanes
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.training import checkpoints

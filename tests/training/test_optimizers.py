@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.config.options import OptimizerConfig
+from block_recurrent.config.train_options import OptimizerConfig
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.training.optimizers import is_kernel, make_optimizer
 from close import assert_close

@@ -8,7 +8,7 @@ import pytest
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from block_recurrent import UserError
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.reporting.metrics_log import MetricsLog, read_metrics
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.retention import Retention, count_stale, rank

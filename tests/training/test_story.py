@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from block_recurrent import export, generate
-from block_recurrent.config.options import OptimizerConfig
+from block_recurrent.config.train_options import OptimizerConfig
 from block_recurrent.errors import UserError
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.workdir import read_config

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.config.options import MeshConfig, TrainConfig
+from block_recurrent.config.device_options import MeshConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.vocabularies import ByteVocabulary, OtherVocabulary
 from block_recurrent.parallel.sharding import Layout, make_mesh

@@ -2,7 +2,7 @@
 
 import pytest
 
-from block_recurrent.config.options import TrainConfig
+from block_recurrent.config.train_options import TrainConfig
 from block_recurrent.training.timing import RunTimer
 
 

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from block_recurrent import UserError
-from block_recurrent.config.options import WatchConfig
+from block_recurrent.config.train_options import WatchConfig
 from block_recurrent.training.watching import FIRST_LIMIT, MIN_LIMIT, Watch
 from corpus import tiny_run
 from runs import SharingTrainer, after_evaluations

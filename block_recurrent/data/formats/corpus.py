@@ -9,7 +9,7 @@ from io import IOBase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.encodings import to_utf8, utf8_stream
 from block_recurrent.data.formats.compression import decompress, explain_damage
 from block_recurrent.data.formats.csv_rows import csv_rows

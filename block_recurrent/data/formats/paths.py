@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from io import IOBase
 from pathlib import PurePosixPath
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.formats import archives
 from block_recurrent.data.formats.compression import decompress, explain_damage
 from block_recurrent.data.formats.rows import Share

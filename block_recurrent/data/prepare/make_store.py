@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.console.progress import PrepareProgress
 from block_recurrent.data.prepare.lost_text import check_lost_text
 from block_recurrent.data.prepare.partial_folder import is_prepared, partial_folder

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from block_recurrent.config.options import PrepareConfig
+from block_recurrent.config.data_options import PrepareConfig
 from block_recurrent.data.prepare.source import Source, Sources
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.data.store_format import FORMAT, VOCABULARY_FILES

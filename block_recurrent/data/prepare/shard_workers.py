@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.data.prepare.quiet_tensorflow import quiet
 from block_recurrent.data.prepare.source import Source, open_sources
 from block_recurrent.data.prepare.store_progress import Counters, StoreProgress

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Integer
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.data.prepare.quiet_tensorflow import import_tensorflow
 from block_recurrent.data.prepare.store_writer import Shard
 from block_recurrent.data.vocabularies import Vocabulary

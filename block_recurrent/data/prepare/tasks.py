@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.prepare.folder_source import FolderSource
 from block_recurrent.data.prepare.seqio_vocabularies import SeqioVocabulary, from_seqio

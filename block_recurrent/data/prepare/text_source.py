@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.data.formats.corpus import Corpus
 from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.prepare.folder_documents import Cut, Grouping

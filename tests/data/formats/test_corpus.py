@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.formats import json_rows as json_module
 from block_recurrent.data.formats import plain_text
 from block_recurrent.data.formats.corpus import Corpus

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.formats import json_rows, long_lines
 from block_recurrent.data.formats.corpus import Corpus

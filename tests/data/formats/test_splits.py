@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.held_out import document_name, is_held_out
 from block_recurrent.data.prepare import streamed_division

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.formats import corpus, json_rows
 from block_recurrent.data.formats.corpus import Corpus

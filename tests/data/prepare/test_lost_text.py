@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from block_recurrent.config.options import DataConfig
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare.lost_text import COMPARED_WHOLE, LostText
@@ -69,6 +69,7 @@ def test_a_lossy_vocabulary_is_refused_unless_allowed(run, prepare, place, vocab
     assert err.startswith(
         "error: the vocabulary does not keep the text of text_files, split 'train': "
     )
+    assert "of its bytes do not come back from the tokens, and " in err
     assert "train_tokenizer" in err and "prepare.allow_lossy_vocabulary = True" in err
     out = prepare("store", *arguments, *ALLOWED)
     assert "shards are already complete" in out and " compared bytes lost" in out

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from sentencepiece import SentencePieceProcessor
 
-from block_recurrent.config.options import DataConfig, PrepareConfig
+from block_recurrent.config.data_options import DataConfig, PrepareConfig
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.prepare.folder_documents import FileGroup, read_pieces
