@@ -173,3 +173,7 @@ def main():
     PAGE.write_text(page(), encoding="utf-8")
     for name, figure in figures().items():
         (KEPT / name).write_bytes(png(figure))
+
+
+if __name__ == "__main__":
+    main()
