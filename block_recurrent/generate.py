@@ -44,8 +44,8 @@ EXAMPLES = """\
   python -m block_recurrent.generate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt_file=book.txt \\
-      --num_tokens=0 --save_state=book.npz
-  python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --state=book.npz --seed=1
+      --num_tokens=0 --save_state=book.safetensors
+  python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --state=book.safetensors --seed=1
 """
 
 
@@ -105,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
         "--save_state",
         type=local_path,
         metavar="FILE",
-        help="save the state after the text to this file (.npz)",
+        help="save the state after the text to this file (.safetensors)",
     )
     return parser.parse_args()
 

@@ -19,7 +19,7 @@ from block_recurrent.generation.decoding import (
     select_rows,
 )
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.writing import write_tokens
+from block_recurrent.generation.writing import row_keys, write_tokens
 from block_recurrent.model.inputs import check_shape, check_state
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
@@ -81,7 +81,7 @@ class Generator:
         self.config = model.config
         self.block_length = model.config.context_length(segment_length)
         graphdef, params = nnx.split(model)
-        self.params = nnx.to_pure_dict(params)
+        self.graphdef, self.params = graphdef, nnx.to_pure_dict(params)
 
         def start(params, batch_size):
             return initial_decoding_state(
@@ -97,12 +97,12 @@ class Generator:
             _, after = model.features(state.block, state.memory)
             return begin_writing(model, state, after)
 
-        def write(params, writing, key, limit, sampling, stop_tokens):
+        def write(params, writing, key, ends, sampling, stop_tokens):
             return write_tokens(
                 nnx.merge(graphdef, params),
                 writing,
-                key,
-                limit,
+                row_keys(key, ends.size),
+                ends,
                 size=WRITE_AT_ONCE,
                 sampling=sampling,
                 stop_tokens=stop_tokens,
@@ -205,13 +205,12 @@ class Generator:
         sampling = check_value("sampling", sampling, Sampling | None)
         key, sampling = jax.random.key(seed), sampling or Sampling()
         lengths = np.asarray(state.length)
-        ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
+        ends, done = lengths + np.int32(num_tokens), np.zeros(lengths.shape, bool)
         if num_tokens < 1:
             return  # before `state` is donated
         writing = self._begin(self.params, state)
-        while not done.all() and (remaining := int((ends - lengths)[~done].max())) > 0:
-            limit = min(remaining, WRITE_AT_ONCE)
-            tokens, writing = self._write(self.params, writing, key, limit, sampling, stop_tokens)
+        while not done.all():
+            tokens, writing = self._write(self.params, writing, key, ends, sampling, stop_tokens)
             before = lengths
             tokens, lengths, done = jax.device_get((tokens, writing.state.length, writing.done))
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
@@ -233,19 +232,7 @@ class Generator:
         check_shape("state.length", state.length, rows)
         check_state(state.memory, self._shapes(rows).memory)
 
-    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
-        """The tokens in the current block of each row, followed by the row's prompt."""
-        blocks, unread = np.asarray(state.block), np.asarray(state.unread)
-        if len(prompts) != len(blocks):
-            raise UserError(
-                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
-            )
-        texts = []
-        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
-            texts.append(np.concatenate([block[: position + 1], self._tokens(prompt)]))
-        return texts
-
-    def _tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
+    def as_tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
         """The prompt as an array. Raises UserError if it is not a sequence of tokens."""
         try:
             tokens = np.asarray(prompt)
@@ -264,3 +251,15 @@ class Generator:
                 f"{self.config.vocab_size - 1}"
             )
         return tokens.astype(np.int32)
+
+    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
+        """The tokens in the current block of each row, followed by the row's prompt."""
+        blocks, unread = np.asarray(state.block), np.asarray(state.unread)
+        if len(prompts) != len(blocks):
+            raise UserError(
+                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
+            )
+        texts = []
+        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
+            texts.append(np.concatenate([block[: position + 1], self.as_tokens(prompt)]))
+        return texts

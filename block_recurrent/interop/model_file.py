@@ -87,7 +87,8 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
     try:
-        config = ModelConfig(**json.loads(about.pop(CONFIG)) | folder_config(path))
+        fields = dict(**json.loads(about.pop(CONFIG)))
+        config = ModelConfig(**fields | folder_config(path))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} has no valid model configuration ({first_line(error)}): export the model "

@@ -133,14 +133,14 @@ def _text(name: str, exported: HubModel) -> str:
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters(exported.model)))
     fields = [f"| `{key}` | `{value!r}` |" for key, value in dataclasses.asdict(model).items()]
     is_bytes = about.get("vocabulary") == ByteVocabulary.name
-    tokens = "bytes" if is_bytes else f"text as {model.vocab_size:,} tokens"
+    tokens = "bytes" if is_bytes else f"text in a vocabulary of {model.vocab_size:,} tokens"
     steps = f"{train.batch_size} × {train.segment_length} tokens"
     rest = f"the optimizer `{exported.config.optimizer.name}` and the seed {train.seed}"
     return f"""\
 # {name}
 
 A [Block-Recurrent Transformer](https://arxiv.org/abs/2203.07852): a language model that reads a
-document of any length in constant memory. It has {count:,} parameters and reads {tokens}.
+document of any length in constant memory. It has {count:,} parameters, and reads {tokens}.
 
 <!-- Add what the model is for, its training data and license, and its limitations. -->
 

@@ -13,7 +13,7 @@ from block_recurrent.analysis.packing import integers, pack, quantise
 from block_recurrent.analysis.page import memory_page, text_pieces, token_label
 from block_recurrent.analysis.reading import LayerReading, Reading
 from block_recurrent.data.vocabularies import ByteVocabulary, OtherVocabulary
-from pages import charts
+from html_pages import charts
 from tiny import TINY
 
 BYTES = ByteVocabulary()

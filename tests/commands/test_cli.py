@@ -465,11 +465,11 @@ def check_generation(run, workdir: Path, place: Path):
     whole = write(f"--prompt={prompt}", "--num_tokens=60", "--temperature=0")
     assert set(whole.split()[1:-1]) <= set(WORDS), "it has learned nothing"
     (place / "prompt.txt").write_text(prompt)
-    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.npz") == ""
+    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.st") == ""
     draw = "--num_tokens=40", "--temperature=0.8", "--top_p=0.9", "--seed=3"
-    first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.npz")
-    rest = write(f"--state={place}/state.npz", *draw)
-    assert first == write(f"--state={place}/read.npz", *draw)
+    first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.st")
+    rest = write(f"--state={place}/state.st", *draw)
+    assert first == write(f"--state={place}/read.st", *draw)
     assert first + rest == write(f"--prompt={prompt}", "--num_tokens=80", *draw[1:])
     file = place / "model.safetensors"
     status, out, err = run("export", f"--workdir={workdir}", f"--output={file}")

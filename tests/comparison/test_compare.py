@@ -18,7 +18,7 @@ from block_recurrent.config.train_options import TrainConfig, WatchConfig
 from block_recurrent.model.transformer import parameters
 from block_recurrent.training.trainer import Trainer
 from corpus import tiny_run, write_corpus
-from pages import charts
+from html_pages import charts
 from tiny import TINY, variant_model
 
 CORPUS = {

@@ -20,7 +20,7 @@ from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import load_run
 from close import assert_close
 from corpus import tiny_run, write_corpus
-from pages import charts
+from html_pages import charts
 from tiny import TERMS, TINY, assert_same_numbers
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,136 @@
+"""Serve a model over HTTP: ``python -m block_recurrent.serve --workdir=DIR``."""
+
+import argparse
+import contextlib
+import re
+import signal
+import tempfile
+from pathlib import Path
+
+from block_recurrent.console.cli import (
+    EXIT_STATUSES,
+    CommandParser,
+    add_checkpoint_arguments,
+    add_model_arguments,
+    run_main,
+)
+from block_recurrent.errors import UserError
+from block_recurrent.files.paths import local_path
+from block_recurrent.generate import load_generator
+from block_recurrent.interop.model_file import PRETRAINED
+
+DESCRIPTION = """\
+Answers OpenAI's completions API, and keeps sessions of constant size, with a checkpoint of a
+run or a model file. By default, serves the small model included in the package, and only
+programs on this machine."""
+NOTES = f"""\
+Ctrl-C or SIGTERM: no more requests are accepted, those that have begun are finished, and the
+sessions are written to --sessions.
+{EXIT_STATUSES}"""
+EXAMPLES = """\
+  python -m block_recurrent.serve
+  python -m block_recurrent.serve --workdir=runs/brt_fixed_gate --sessions=sessions --port=8000
+  python -m block_recurrent.serve --model=model.safetensors --host=0.0.0.0 --token_file=token
+"""
+LIMITS = {
+    "rows": "continuations that are written at the same time; the others wait",
+    "max_requests": "requests that are answered at the same time, including those that wait",
+    "max_body": "bytes of a request",
+    "max_prompt_tokens": "tokens of the prompts of a request",
+    "max_tokens": "tokens that a continuation can ask for",
+    "max_seconds": "seconds for a request, including its waiting",
+    "max_sessions": "sessions, in memory or on disk",
+    "device_sessions": "idle sessions in memory; the others are on disk only",
+    "cache_bytes": "bytes of the states that are kept after the beginnings of prompts",
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = CommandParser("serve", DESCRIPTION, EXAMPLES, NOTES)
+    add = parser.add_argument
+    add_model_arguments(parser, PRETRAINED)
+    add_checkpoint_arguments(parser)
+    add("--name", metavar="NAME", help="of the model, for clients (default: of its folder or file)")
+    add(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="where to listen; 0 is any free port (default: %(default)s)",
+    )
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen; an address that other machines can reach needs --token_file "
+        "(default: %(default)s)",
+    )
+    add(
+        "--token_file",
+        type=local_path,
+        metavar="FILE",
+        help="a file with the token that clients must send as their API key",
+    )
+    add(
+        "--sessions",
+        type=local_path,
+        metavar="DIR",
+        help="folder of the sessions (default: a temporary one, removed at the end)",
+    )
+    for name, meaning in LIMITS.items():
+        add(f"--{name}", type=int, metavar="N", help=f"at most this many {meaning}")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    try:
+        from block_recurrent.serving.gate import is_loopback, read_token
+        from block_recurrent.serving.server import Server, listen
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"serving needs {error.name}: pip install 'block_recurrent[serve]'"
+        ) from error
+    token = read_token(arguments.token_file) if arguments.token_file else None
+    if token is None and not is_loopback(arguments.host):
+        raise UserError(
+            f"--host={arguments.host} can be reached from other machines: give a --token_file, "
+            "or leave out --host"
+        )
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(arguments.host, arguments.port))
+        service = make_service(arguments, stack)
+        server = Server(service, listener, token)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, server.stop)
+        address, port = listener.getsockname()[:2]
+        address = f"[{address}]" if ":" in address else address
+        print(f"serving {service.name} at http://{address}:{port}/v1", flush=True)
+        server.run()
+
+
+def make_service(arguments: argparse.Namespace, stack: contextlib.ExitStack):
+    """The chosen model, ready to answer, with the sessions in its folder."""
+    from block_recurrent.serving.limits import Limits
+    from block_recurrent.serving.service import Service
+    from block_recurrent.serving.session_files import SessionFiles
+
+    given = {name: getattr(arguments, name) for name in LIMITS}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    folder = arguments.sessions or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    generator, vocabulary = load_generator(arguments)
+    files = stack.enter_context(SessionFiles(folder, generator).opened())
+    name = arguments.name or default_name(arguments)
+    service = Service(name, generator, vocabulary, files, limits)
+    service.engine.warm_up()
+    return service
+
+
+def default_name(arguments: argparse.Namespace) -> str:
+    """The name of the run's folder or of the model's file, of characters that suit an address."""
+    name = Path(arguments.workdir).name if arguments.workdir else arguments.model.stem
+    return re.sub(r"[^\w.-]+", "-", name) or "model"
+
+
+if __name__ == "__main__":
+    run_main(main)
