@@ -7,6 +7,7 @@ import argparse
 import math
 from pathlib import Path
 
+import results_time
 from experiment import KEPT
 from experiments import (
     CHANGES,
@@ -140,6 +141,7 @@ def page() -> str:
         **memory_fields(),
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
         wide_differences=differences("wide", ROTARY, FIXED_SKIP),
+        **results_time.numbers(),
     )
 
 
@@ -155,6 +157,7 @@ def figures() -> dict[str, Figure]:
         "text.png": text_figure(),
         "lanes.png": lanes_figure(),
         "memory.png": memory_figure(),
+        "time_to_quality.png": results_time.figure(),
     }
 
 
