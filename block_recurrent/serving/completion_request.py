@@ -102,7 +102,7 @@ def parse_completion(content: dict[str, Any], limits: Limits) -> CompletionReque
         if value is not None and name not in IGNORED and NEUTRAL.get(name, ...) != value
     }
     for name in NEUTRAL.keys() & fields.keys():
-        raise UserError(f"{name} = {fields[name]!r}: this server does not have it: leave it out")
+        raise UserError(f"{name} = {fields[name]!r}: not supported by this server: leave it out")
     request = CompletionRequest(**fields)
     if request.max_tokens > limits.max_tokens:
         raise UserError(
@@ -110,7 +110,7 @@ def parse_completion(content: dict[str, Any], limits: Limits) -> CompletionReque
             "(--max_tokens)"
         )
     if len(request.stops) > MAX_STOPS:
-        raise UserError(f"stop: at most {MAX_STOPS} texts")
+        raise UserError(f"stop has {len(request.stops)} texts: give at most {MAX_STOPS}")
     if request.max_tokens == 0 and not request.echo:
         raise UserError("max_tokens = 0: without echo, there would be no text: give 1 or more")
     return request
@@ -142,8 +142,8 @@ def read_prompts(
         raise UserError("prompt: give text, a list of tokens, or a list of either")
     if len(prompts) * choices > MAX_CHOICES:
         raise UserError(
-            f"{len(prompts)} prompts with n = {choices}: a request can have {MAX_CHOICES} "
-            "continuations"
+            f"{len(prompts)} prompts with n = {choices}: ask for at most {MAX_CHOICES} "
+            "continuations in one request"
         )
     found = [
         encode_prompt(each.encode(), vocabulary, "the prompt").astype(np.int32)
@@ -155,7 +155,7 @@ def read_prompts(
     if total > limits.max_prompt_tokens:
         raise UserError(
             f"the prompt has {total:,} tokens: this server reads at most "
-            f"{limits.max_prompt_tokens:,} (--max_prompt_tokens)"
+            f"{limits.max_prompt_tokens:,} (--max_prompt_tokens); append the rest to a session"
         )
     return found
 

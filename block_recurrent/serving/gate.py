@@ -1,4 +1,4 @@
-"""Who may speak to the server."""
+"""Which requests the server answers."""
 
 import hashlib
 import hmac
@@ -16,14 +16,14 @@ MIN_TOKEN = 16  # characters
 
 
 class Gate:
-    """Lets requests pass that may: with the token if there is one, and not from other web pages.
+    """Refuses requests without the token, if there is one, and requests from web pages elsewhere.
 
-    A page of the web can make a browser send requests to this machine. They are recognised by
-    their `Origin`, or, if the page has given this machine a name of its own, by their `Host`.
+    A web page can make a browser send requests to this machine. They are recognised by their
+    `Origin`, or, if the page has given this machine a name of its own, by their `Host`.
 
     Args:
       app: what is behind the gate.
-      token: without which nothing is answered; None: everybody on this machine may ask.
+      token: what every request must carry; None: everybody on this machine may ask.
     """
 
     def __init__(self, app: ASGIApp, token: str | None):
@@ -40,15 +40,19 @@ class Gate:
     def _refusal(self, headers: Headers) -> ApiError | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin and urlsplit(origin).netloc != host:
-            return ApiError(403, "requests from other web pages are refused", code="origin")
+            return ApiError(403, "requests from web pages elsewhere are refused", code="origin")
         if self._has_token:
             given = _digest(headers.get("authorization", ""))
             if not hmac.compare_digest(given, self._digest):  # in constant time
                 return ApiError(
-                    401, "the API key is not the server's token", code="invalid_api_key"
+                    401,
+                    "the API key is missing or wrong: send the token of the server's --token_file",
+                    code="invalid_api_key",
                 )
         elif not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            return ApiError(403, f"this server is not {host!r}: use its address", code="host")
+            return ApiError(
+                403, f"the Host header is {host!r}: use this server's address", code="host"
+            )
         return None
 
 

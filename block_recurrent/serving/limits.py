@@ -1,4 +1,4 @@
-"""What a server accepts at most."""
+"""The limits of a server."""
 
 import asyncio
 import dataclasses
@@ -55,7 +55,7 @@ class Slots:
         if self.taken >= self.count:
             raise ApiError(
                 429,
-                f"the server answers {self.count} requests at the same time (--max_requests): try "
+                f"the server is answering {self.count} requests, its limit (--max_requests): try "
                 "again soon",
                 code="too_many_requests",
             )
@@ -74,7 +74,10 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     """
     limit = limits.max_body
     too_long = ApiError(
-        413, f"the request has more than {limit:,} bytes (--max_body)", code="body_too_large"
+        413,
+        f"the request has more than {limit:,} bytes (--max_body): send a long document in parts, "
+        "to a session",
+        code="body_too_large",
     )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
