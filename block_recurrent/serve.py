@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import signal
 import tempfile
@@ -17,6 +18,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.paths import local_path
 from block_recurrent.generate import load_generator
 from block_recurrent.interop.model_file import PRETRAINED
+from block_recurrent.serving.limits import Limits
 
 DESCRIPTION = """\
 Serves a checkpoint of a run or a model file over HTTP: OpenAI's completions API, and sessions of
@@ -81,8 +83,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="folder of the sessions (default: a temporary folder, removed at the end)",
     )
-    for name, meaning in LIMITS.items():
-        add(f"--{name}", type=int, metavar="N", help=f"at most this many {meaning}")
+    for field in dataclasses.fields(Limits):
+        add(
+            f"--{field.name}",
+            type=int,
+            default=field.default,
+            metavar="N",
+            help=f"at most this many {LIMITS[field.name]} (default: %(default)s)",
+        )
     return parser.parse_args()
 
 
@@ -115,12 +123,10 @@ def main():
 
 def make_service(arguments: argparse.Namespace, stack: contextlib.ExitStack):
     """The chosen model, ready to answer, with the sessions in its folder."""
-    from block_recurrent.serving.limits import Limits
     from block_recurrent.serving.service import Service
     from block_recurrent.serving.session_files import SessionFiles
 
-    given = {name: getattr(arguments, name) for name in LIMITS}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    limits = Limits(**{name: getattr(arguments, name) for name in LIMITS})
     folder = arguments.sessions or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     generator, vocabulary = load_generator(arguments)
     files = stack.enter_context(SessionFiles(folder, generator).opened())

@@ -110,7 +110,7 @@ def parse_completion(content: dict[str, Any], limits: Limits) -> CompletionReque
             "(--max_tokens)"
         )
     if len(request.stops) > MAX_STOPS:
-        raise UserError(f"stop has {len(request.stops)} texts: give at most {MAX_STOPS}")
+        raise UserError(f"stop: at most {MAX_STOPS} texts")
     if request.max_tokens == 0 and not request.echo:
         raise UserError("max_tokens = 0: without echo, there would be no text: give 1 or more")
     return request

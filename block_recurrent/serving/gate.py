@@ -40,7 +40,7 @@ class Gate:
     def _refusal(self, headers: Headers) -> ApiError | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin and urlsplit(origin).netloc != host:
-            return ApiError(403, "requests from web pages elsewhere are refused", code="origin")
+            return ApiError(403, "requests from other web pages are refused", code="origin")
         if self._has_token:
             given = _digest(headers.get("authorization", ""))
             if not hmac.compare_digest(given, self._digest):  # in constant time
@@ -50,9 +50,7 @@ class Gate:
                     code="invalid_api_key",
                 )
         elif not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            return ApiError(
-                403, f"the Host header is {host!r}: use this server's address", code="host"
-            )
+            return ApiError(403, f"this server is not {host!r}: use its address", code="host")
         return None
 
 
