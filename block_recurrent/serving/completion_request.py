@@ -142,8 +142,8 @@ def read_prompts(
         raise UserError("prompt: give text, a list of tokens, or a list of either")
     if len(prompts) * choices > MAX_CHOICES:
         raise UserError(
-            f"{len(prompts)} prompts with n = {choices}: ask for at most {MAX_CHOICES} "
-            "continuations in one request"
+            f"{len(prompts)} prompts with n = {choices}: a request can have at most {MAX_CHOICES} "
+            "continuations"
         )
     found = [
         encode_prompt(each.encode(), vocabulary, "the prompt").astype(np.int32)
