@@ -190,7 +190,7 @@ def test_many_clients_at_once(client, generator):
         ({"prompt": [3, 260]}, "a prompt contains token 260: the model's tokens are 0 to 259"),
         ({"prompt": [[3], "a", 1.5]}, "prompt: give text, a list of tokens, or a list of either"),
         ({"prompt": "a" * 5001}, "the prompt has 5,001 tokens: this server reads at most 5,000"),
-        ({"prompt": ["a"] * 65, "n": 2}, "65 prompts with n = 2: a request can have at most 128 contin"),
+        ({"prompt": ["a"] * 65, "n": 2}, "65 prompts with n = 2: a request can have at most 128"),
         ({"frequency_penalty": 0.5}, "frequency_penalty = 0.5: not supported by this server"),
         ({"stop": ["a"] * 17}, "stop: at most 16 texts"),
         ({"stop": 3}, "stop = 3: must be"),
