@@ -212,6 +212,7 @@ def memory_fields() -> dict[str, str]:
         "memory_bytes": f"{longest:,}",
         "trunk_steps": f"{trunk.config.train.num_steps:,}",
         "memory_table": memory_table("memory"),
+        "memory_longer_table": memory_table("memory_longer"),
         "positions_table": positions_table(),
         "identifiers_table": identifiers_table(),
     }
