@@ -34,6 +34,8 @@ def run(command: Command, seconds: float, folder: Path) -> dict[str, Any]:
         return {"command": command.name, "ended": f"left out: {command.left_out}"}
     if seconds <= 0:
         return {"command": command.name, "ended": "left out: no time left"}
+    if command.result:
+        command.result.unlink(missing_ok=True)  # of an earlier session
     log, start = folder / f"{command.name}.log", time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
