@@ -13,6 +13,7 @@ in --workdir.
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,8 @@ def parse() -> argparse.Namespace:
         path = getattr(args, name)
         if path and not path.exists():
             parser.error(f"--{name}: {path} does not exist")
+    if not shutil.which(args.lucidrains_python):
+        parser.error(f"--lucidrains_python: {args.lucidrains_python} is no program")
     return args
 
 

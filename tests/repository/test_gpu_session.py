@@ -84,6 +84,7 @@ def test_the_page_says_what_failed_and_what_is_left_out(session, tmp_path):
     [
         (["--parts=peers,stepp"], "there is no part 'stepp'"),
         (["--meliad=nowhere"], "--meliad: nowhere does not exist"),
+        (["--lucidrains_python=nowhere"], "--lucidrains_python: nowhere is no program"),
     ],
 )
 def test_wrong_arguments(session, monkeypatch, capsys, arguments, words):
