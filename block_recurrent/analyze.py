@@ -1,4 +1,4 @@
-"""Look inside recurrent layers: ``python -m block_recurrent.analyze --text_file=TEXT --html=F``."""
+"""Show what the memory does: ``python -m block_recurrent.analyze --text_file=TEXT --html=F``."""
 
 import argparse
 import sys
@@ -47,8 +47,8 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "analyze",
-        "Shows what the recurrent layers do along a text: as an interactive page, or as figures "
-        "and\narrays. By default, uses the small model included in the package.",
+        "Shows what the memory does along a text: as an interactive page, or as figures and arrays "
+        "of the\nrecurrent layers. By default, uses the small model included in the package.",
         EXAMPLES,
     )
     add = parser.add_argument
@@ -59,15 +59,15 @@ def parse_arguments() -> argparse.Namespace:
         "--html",
         type=local_path,
         metavar="FILE.html",
-        help="write a page that shows for every token its loss with and without the recurrent "
-        "state, the states that it reads, and when they were written",
+        help="write an interactive page that shows for every token its loss with and without the "
+        "recurrent state, the states that it reads, and where they were written",
     )
     results.add_argument(
         "--output",
         type=local_path,
         metavar="DIR",
-        help="write figures and arrays of gates, attention and states to this folder, over all "
-        "checkpoints of a run",
+        help="write figures and arrays of gates, attention and states, over all checkpoints of a "
+        "run, to this folder (extra [plots])",
     )
     add(
         "--text_file",

@@ -33,9 +33,9 @@ EXAMPLES = """\
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "export",
-        "Writes the model of a run's checkpoint and its vocabulary to a safetensors file, for use\n"
-        "with block_recurrent.load_model, block_recurrent.generate and "
-        "train.initial_model; or\nto a folder for the Hugging Face Hub, which these take too.",
+        "Writes the model of a run and its vocabulary to a safetensors file, or to a folder for "
+        "the\nHugging Face Hub. --model of other commands, block_recurrent.load_model and "
+        "train.initial_model\ntake both.",
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
         type=local_path,
         required=True,
         metavar="FILE",
-        help="file to write, for example model.safetensors; with --format=hub, a new folder",
+        help="file to write, such as model.safetensors; with --format=hub, a new folder",
     )
     add(
         "--format",

@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import signal
 import tempfile
 from pathlib import Path
 
 from block_recurrent.console.cli import (
-    EXIT_STATUSES,
     CommandParser,
     add_checkpoint_arguments,
     add_model_arguments,
@@ -18,30 +18,32 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.paths import local_path
 from block_recurrent.generate import load_generator
 from block_recurrent.interop.model_file import PRETRAINED
+from block_recurrent.serving.limits import Limits
 
 DESCRIPTION = """\
-Answers OpenAI's completions API, and keeps sessions of constant size, with a checkpoint of a
-run or a model file. By default, serves the small model included in the package, and only
-programs on this machine."""
-NOTES = f"""\
-Ctrl-C or SIGTERM: no more requests are accepted, those that have begun are finished, and the
-sessions are written to --sessions.
-{EXIT_STATUSES}"""
+Serves a checkpoint of a run or a model file over HTTP: OpenAI's completions API, and sessions of
+constant size for long documents. By default, serves the small model included in the package, and
+only to programs on this machine."""
+NOTES = """\
+Ctrl-C or SIGTERM stops the server: it finishes the requests that have begun, and writes the
+sessions to --sessions. A second Ctrl-C ends these requests as well.
+Exit status: 0 stopped, 2 a mistake in the command, the run or its data, which one line explains,
+130 Ctrl-C before the server was ready."""
 EXAMPLES = """\
   python -m block_recurrent.serve
   python -m block_recurrent.serve --workdir=runs/brt_fixed_gate --sessions=sessions --port=8000
   python -m block_recurrent.serve --model=model.safetensors --host=0.0.0.0 --token_file=token
 """
 LIMITS = {
-    "rows": "continuations that are written at the same time; the others wait",
-    "max_requests": "requests that are answered at the same time, including those that wait",
+    "rows": "continuations generated at the same time; the others wait",
+    "max_requests": "requests at the same time, including those that wait",
     "max_body": "bytes of a request",
-    "max_prompt_tokens": "tokens of the prompts of a request",
-    "max_tokens": "tokens that a continuation can ask for",
+    "max_prompt_tokens": "tokens of all prompts of a request",
+    "max_tokens": "tokens of a continuation",
     "max_seconds": "seconds for a request, including its waiting",
     "max_sessions": "sessions, in memory or on disk",
-    "device_sessions": "idle sessions in memory; the others are on disk only",
-    "cache_bytes": "bytes of the states that are kept after the beginnings of prompts",
+    "device_sessions": "idle sessions on the device; the others are on disk only",
+    "cache_bytes": "bytes of states after the beginnings of prompts (the prefix cache)",
 }
 
 
@@ -50,35 +52,45 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add_model_arguments(parser, PRETRAINED)
     add_checkpoint_arguments(parser)
-    add("--name", metavar="NAME", help="of the model, for clients (default: of its folder or file)")
+    add(
+        "--name",
+        metavar="NAME",
+        help="the model's name for clients (default: the name of its folder or file)",
+    )
     add(
         "--port",
         type=int,
         default=8000,
         metavar="N",
-        help="where to listen; 0 is any free port (default: %(default)s)",
+        help="port to listen at; 0 is any free port (default: %(default)s)",
     )
     add(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="where to listen; an address that other machines can reach needs --token_file "
+        help="address to listen at; one that other machines can reach needs --token_file "
         "(default: %(default)s)",
     )
     add(
         "--token_file",
         type=local_path,
         metavar="FILE",
-        help="a file with the token that clients must send as their API key",
+        help="file with the token that clients must send as their API key",
     )
     add(
         "--sessions",
         type=local_path,
         metavar="DIR",
-        help="folder of the sessions (default: a temporary one, removed at the end)",
+        help="folder of the sessions (default: a temporary folder, removed at the end)",
     )
-    for name, meaning in LIMITS.items():
-        add(f"--{name}", type=int, metavar="N", help=f"at most this many {meaning}")
+    for field in dataclasses.fields(Limits):
+        add(
+            f"--{field.name}",
+            type=int,
+            default=field.default,
+            metavar="N",
+            help=f"at most this many {LIMITS[field.name]} (default: %(default)s)",
+        )
     return parser.parse_args()
 
 
@@ -111,12 +123,10 @@ def main():
 
 def make_service(arguments: argparse.Namespace, stack: contextlib.ExitStack):
     """The chosen model, ready to answer, with the sessions in its folder."""
-    from block_recurrent.serving.limits import Limits
     from block_recurrent.serving.service import Service
     from block_recurrent.serving.session_files import SessionFiles
 
-    given = {name: getattr(arguments, name) for name in LIMITS}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    limits = Limits(**{name: getattr(arguments, name) for name in LIMITS})
     folder = arguments.sessions or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     generator, vocabulary = load_generator(arguments)
     files = stack.enter_context(SessionFiles(folder, generator).opened())

@@ -14,11 +14,11 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 
 
 class ApiError(Exception):
-    """An answer that is not the one asked for.
+    """An error, with the answer that the client gets.
 
     Args:
-      status: of HTTP.
-      message: one sentence or two: what is wrong and how to fix it.
+      status: the HTTP status.
+      message: what is wrong and how to fix it, in one or two sentences.
       code: a word for programs.
       param: the field of the request that is wrong.
     """
@@ -63,7 +63,7 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error))
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, error.detail)
-    return ApiError(500, f"a fault of the server: {first_line(error)}")
+    return ApiError(500, f"internal error of the server: {first_line(error)}")
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

@@ -102,7 +102,7 @@ def parse_completion(content: dict[str, Any], limits: Limits) -> CompletionReque
         if value is not None and name not in IGNORED and NEUTRAL.get(name, ...) != value
     }
     for name in NEUTRAL.keys() & fields.keys():
-        raise UserError(f"{name} = {fields[name]!r}: this server does not have it: leave it out")
+        raise UserError(f"{name} = {fields[name]!r}: not supported by this server: leave it out")
     request = CompletionRequest(**fields)
     if request.max_tokens > limits.max_tokens:
         raise UserError(
@@ -142,7 +142,7 @@ def read_prompts(
         raise UserError("prompt: give text, a list of tokens, or a list of either")
     if len(prompts) * choices > MAX_CHOICES:
         raise UserError(
-            f"{len(prompts)} prompts with n = {choices}: a request can have {MAX_CHOICES} "
+            f"{len(prompts)} prompts with n = {choices}: a request can have at most {MAX_CHOICES} "
             "continuations"
         )
     found = [
@@ -155,7 +155,7 @@ def read_prompts(
     if total > limits.max_prompt_tokens:
         raise UserError(
             f"the prompt has {total:,} tokens: this server reads at most "
-            f"{limits.max_prompt_tokens:,} (--max_prompt_tokens)"
+            f"{limits.max_prompt_tokens:,} (--max_prompt_tokens); append the rest to a session"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Who may speak to the server."""
+"""Which requests the server answers."""
 
 import hashlib
 import hmac
@@ -16,14 +16,14 @@ MIN_TOKEN = 16  # characters
 
 
 class Gate:
-    """Lets requests pass that may: with the token if there is one, and not from other web pages.
+    """Refuses requests without the token, if there is one, and requests from web pages elsewhere.
 
-    A page of the web can make a browser send requests to this machine. They are recognised by
-    their `Origin`, or, if the page has given this machine a name of its own, by their `Host`.
+    A web page can make a browser send requests to this machine. They are recognised by their
+    `Origin`, or, if the page has given this machine a name of its own, by their `Host`.
 
     Args:
       app: what is behind the gate.
-      token: without which nothing is answered; None: everybody on this machine may ask.
+      token: what every request must carry; None: everybody on this machine may ask.
     """
 
     def __init__(self, app: ASGIApp, token: str | None):
@@ -45,7 +45,9 @@ class Gate:
             given = _digest(headers.get("authorization", ""))
             if not hmac.compare_digest(given, self._digest):  # in constant time
                 return ApiError(
-                    401, "the API key is not the server's token", code="invalid_api_key"
+                    401,
+                    "the API key is missing or wrong: send the token of the server's --token_file",
+                    code="invalid_api_key",
                 )
         elif not is_loopback(urlsplit(f"//{host}").hostname or ""):
             return ApiError(403, f"this server is not {host!r}: use its address", code="host")

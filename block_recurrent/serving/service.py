@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.generation.generator import Generator
+from block_recurrent.serving.admission import Slots, read_body
 from block_recurrent.serving.api_errors import ClientGone, Json, as_api_error
 from block_recurrent.serving.completion_request import parse_json, read_prompts
 from block_recurrent.serving.completions import (
@@ -22,7 +23,7 @@ from block_recurrent.serving.completions import (
 )
 from block_recurrent.serving.engine import Engine
 from block_recurrent.serving.event_stream import DONE, EventStream, event
-from block_recurrent.serving.limits import Limits, Slots, read_body
+from block_recurrent.serving.limits import Limits
 from block_recurrent.serving.prefix_cache import state_bytes
 from block_recurrent.serving.session_files import SessionFiles
 from block_recurrent.serving.sessions import Sessions

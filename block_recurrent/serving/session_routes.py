@@ -104,7 +104,7 @@ async def new_tokens(service: Service, content: dict[str, Any]) -> Int[np.ndarra
     """The tokens of the only prompt of a request; none if it has no prompt."""
     prompts = await service.prompts(content.get("prompt", ""))
     if len(prompts) != 1:
-        raise UserError(f"{len(prompts)} prompts: a session reads one at a time")
+        raise UserError(f"{len(prompts)} prompts: a session reads one at a time: send only one")
     return prompts[0]
 
 

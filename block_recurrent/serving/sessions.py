@@ -1,4 +1,4 @@
-"""Sessions: documents that are read once, and asked and continued many times."""
+"""Sessions: documents that are read once, and continued many times."""
 
 import asyncio
 import collections
@@ -21,7 +21,7 @@ BEFORE = 64  # new tokens on which the text after them can depend
 
 @dataclasses.dataclass(eq=False)
 class Session:
-    """A document on its way.
+    """A document that can be continued.
 
     Attributes:
       name: its identifier.
@@ -43,7 +43,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions of a server. Those that were not used for the longest time are on disk only.
+    """All sessions of a server. The least recently used are on disk only.
 
     All methods run in the event loop; what takes time runs in other threads.
 
@@ -90,7 +90,7 @@ class Sessions:
         if len(self._all) >= self._limits.max_sessions:
             raise ApiError(
                 429,
-                f"there are {len(self._all):,} sessions (--max_sessions): delete some",
+                f"there are {len(self._all):,} sessions, the limit (--max_sessions): delete some",
                 code="too_many_sessions",
             )
         session = Session(f"session-{secrets.token_hex(12)}", context=self._context(context))
@@ -135,7 +135,11 @@ class Sessions:
           ApiError: it was not saved.
         """
         if not self._files.is_kept(session.name):
-            raise ApiError(409, f"{session.name} has not been saved", code="not_saved")
+            raise ApiError(
+                409,
+                f"{session.name} has not been saved: POST /v1/sessions/{session.name}/save first",
+                code="not_saved",
+            )
         state, session.context = await _in_thread(self._files.read, session.name, SAVED)
         self._set_state(session, state)
 
@@ -169,7 +173,11 @@ class Sessions:
     def find(self, name: str) -> Session:
         session = self._all.get(name)
         if session is None or session.is_deleted:
-            raise ApiError(404, f"there is no session {name[:60]!r}", code="not_found")
+            raise ApiError(
+                404,
+                f"there is no session {name[:60]!r}: GET /v1/sessions lists them",
+                code="not_found",
+            )
         return session
 
     async def _write(self, session: Session):

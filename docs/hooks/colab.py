@@ -13,7 +13,7 @@ COLAB = "https://colab.research.google.com"
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 UPLOAD = f"""\
 To run {{}} on [Colab]({COLAB}), upload its file there (File → Upload notebook), and set
-`REPOSITORY` in the first cell of code to the address of the repository.
+`REPOSITORY` in the first code cell to the address of the repository.
 """
 
 

@@ -100,7 +100,7 @@ def test_badges_take_the_address_from_the_metadata(end, tmp_path, monkeypatch):
     page = "https://colab.research.google.com/github/me/my.project/blob/main/notebooks/"
     assert f"]({page}quickstart.ipynb)\n" in first.source and "use_the" not in first.source
     assert f'REPOSITORY = "{address}"' in source.source
-    every = write_pages.content("colab: *", "*")
+    every = write_pages.content("colab", "*")
     assert re.findall(r"\(([^()]+\.ipynb)\)", every) == [f"{page}{path.name}" for path in NOTEBOOKS]
 
 

@@ -151,7 +151,7 @@ def test_errors(client):
         "leave out n" in client("POST", f"{name}/completions", n=2, status=400)["error"]["message"]
     )
     two = client("POST", f"{name}/append", prompt=["a", "b"], status=400)["error"]["message"]
-    assert two == "2 prompts: a session reads one at a time"
+    assert two == "2 prompts: a session reads one at a time: send only one"
     names = [client.create("") for _ in range(5)]
     error = client("POST", prompt="a", status=429)["error"]
     assert error["code"] == "too_many_sessions"
