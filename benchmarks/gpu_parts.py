@@ -150,13 +150,6 @@ class Inputs(NamedTuple):
     corpus: Path | None
 
 
-def program(folder: Path, name: str, script: str, *arguments: str, **environment: str) -> Command:
-    """A benchmark that writes its result to `folder`."""
-    result = folder / f"{name}.json"
-    words = [str(HERE / script), *arguments, f"--json={result}"]
-    return Command(name, words, result, environment)
-
-
 def parts(sizes: Sizes, inputs: Inputs, folder: Path) -> list[Part]:
     """All parts, what is worth most first."""
     step = [f"--model={json.dumps(sizes.model)}", f"--segment_length={sizes.segment_length}"]

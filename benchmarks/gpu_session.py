@@ -13,6 +13,7 @@ in --workdir.
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,8 @@ def run(command: Command, seconds: float, folder: Path) -> dict[str, Any]:
         return {"command": command.name, "ended": f"left out: {command.left_out}"}
     if seconds <= 0:
         return {"command": command.name, "ended": "left out: no time left"}
+    if command.result:
+        command.result.unlink(missing_ok=True)  # of an earlier session
     log, start = folder / f"{command.name}.log", time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -144,6 +147,8 @@ def parse() -> argparse.Namespace:
         path = getattr(args, name)
         if path and not path.exists():
             parser.error(f"--{name}: {path} does not exist")
+    if not shutil.which(args.lucidrains_python):
+        parser.error(f"--lucidrains_python: {args.lucidrains_python} is no program")
     return args
 
 

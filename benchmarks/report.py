@@ -55,7 +55,12 @@ def report(name: str, rows: list[dict], path: str | None, **details) -> None:
 
 
 def write(name: str, rows: list[dict], path: str | None, **details) -> None:
-    """Writes the machine, the rows and `details` as JSON to `path`, if there is one."""
+    """Writes the machine, the rows and `details` as JSON to `path`, if there is one.
+
+    The file is whole at any moment.
+    """
     if path:
         content = {"benchmark": name, "machine": machine(), "rows": rows, **details}
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        new = Path(f"{path}.new")
+        new.write_text(json.dumps(content, indent=1) + "\n")
+        new.replace(path)

@@ -132,8 +132,11 @@ def write_page(arguments: argparse.Namespace):
         model, about = load_model(arguments.model)
         name = arguments.model.name
     check_recurrent(model.config, arguments.workdir or arguments.model)
+    window = model.config.window_length
     if not arguments.text_file:
         documents, vocabulary = held_out_documents(arguments.workdir, config, 2)
+        # Without a whole block, the other one has no memory to compare with.
+        documents[1:] = [each for each in documents[1:] if len(each.tokens) >= window]
     else:
         if arguments.workdir:
             vocabulary = run_vocabulary(arguments.workdir, config.data)
@@ -143,7 +146,7 @@ def write_page(arguments: argparse.Namespace):
     if arguments.other_file:
         documents[1:] = [read_document(arguments.other_file, vocabulary, "--other_file")]
     tokens = documents[0].first(arguments.max_tokens, 1)
-    others = [each.first(None, model.config.window_length) for each in documents[1:]]
+    others = [each.first(None, window) for each in documents[1:]]
     reading = read(model, tokens, *others)
     title = f"What the memory does in {documents[0].name}"
     page = memory_page(title, name, model.config, vocabulary, reading)

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import platform
 
 import jax
 
@@ -30,15 +31,14 @@ def keep_freed_memory(*, of_all_threads: bool = False):
         same time, as when XLA compiles, then wait for each other. Threads that are already running
         are not affected.
     """
-    if os.environ.get(SWITCH) == "0":
+    if os.environ.get(SWITCH) == "0" or platform.libc_ver()[0] != "glibc":
         return
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(MMAP_MAX, 0)
-        library.mallopt(TRIM_THRESHOLD, -1)  # never
-        if of_all_threads:
-            library.mallopt(ARENA_MAX, 1)
+    library.mallopt(MMAP_MAX, 0)
+    library.mallopt(TRIM_THRESHOLD, -1)  # never
+    if of_all_threads:
+        library.mallopt(ARENA_MAX, 1)
 
 
 def keep_freed_memory_on_cpu():

@@ -96,7 +96,7 @@ def _by_distance(
     return Chart(caption, label, unit, lines, is_log=True, is_stepped=True, marks=_reach(model))
 
 
-def _reach(model: ModelConfig) -> dict[str, float]:
+def _reach(model: ModelConfig) -> dict[str, int]:
     """How far attention reaches: W tokens in one layer, and W more with every layer above."""
     if model.segment_is_context:
         return {}

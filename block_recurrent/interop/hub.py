@@ -1,6 +1,7 @@
 """Models by name: a file, a folder made for the Hugging Face Hub, or a repository on it."""
 
 import json
+import os.path
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def find_model(path: str | Path) -> Path:
       UserError: there is none of these.
     """
     name = str(path)
-    if Path(path).exists() or name.endswith(".safetensors") or not REPOSITORY.fullmatch(name):
+    # os.path takes what may not be looked at, and names that are too long, for absent.
+    if os.path.exists(path) or name.endswith(".safetensors") or not REPOSITORY.fullmatch(name):
         return Path(path)
     try:
         from huggingface_hub import snapshot_download
@@ -50,9 +52,9 @@ def model_file(path: str | Path) -> Path:
       UserError: there is no such model, or the folder has no model.
     """
     found = find_model(path)
-    if not found.is_dir():
+    if not os.path.isdir(found):
         return found
-    if not (found / MODEL_FILE).is_file():
+    if not os.path.isfile(found / MODEL_FILE):
         raise UserError(
             f"{path} has no {MODEL_FILE}: give a file or folder that python -m "
             "block_recurrent.export wrote, or the folder of a run as --workdir"
@@ -66,10 +68,10 @@ def folder_config(file: Path) -> dict[str, Any]:
     Empty if the file is not the model of a folder for the Hub.
 
     Raises:
-      KeyError, TypeError, ValueError: config.json is damaged.
+      AttributeError, KeyError, TypeError, ValueError: config.json is damaged.
     """
     path = file.with_name(CONFIG_FILE)
-    if file.name != MODEL_FILE or not path.is_file():
+    if file.name != MODEL_FILE or not os.path.isfile(path):
         return {}
     content = json.loads(path.read_bytes())
     return content["model"] if content.get("model_type") == MODEL_TYPE else {}

@@ -56,6 +56,8 @@ def check_tokens(tokens: Any, vocab_size: int, window: int):
     """
     check_shape("tokens", tokens, "B", "T")
     check_length(tokens.shape[1], window)
+    if not isinstance(tokens, np.ndarray | jax.Array):  # such as a tensor of PyTorch
+        raise UserError(f"tokens is {_described(tokens)}: pass an array of NumPy or JAX")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise UserError(f"tokens are of type {tokens.dtype}: pass integers, such as int32")
     if isinstance(tokens, jax.Array):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from block_recurrent.analysis.packing import pack
 from block_recurrent.analysis.page import memory_page, pack_layer
 from block_recurrent.analysis.reading import Reader
 from block_recurrent.data.vocabularies import ByteVocabulary
@@ -141,6 +142,13 @@ def test_shades_and_their_scale(page, reading):
     for quantity, unit in units.items():
         page.check(f"text={quantity}")
         assert page.inner_text("#map-scale").endswith(unit)
+
+
+def test_a_byte_order_mark_is_part_of_the_text(page):
+    """Without it, every later token would be shown one letter off."""
+    packed = pack({}, "\ufeffnaïve", {})
+    text = page.evaluate("(packed) => unpack(packed).then(({ text }) => text)", packed)
+    assert text == "\ufeffnaïve"
 
 
 def test_search(page):

@@ -68,3 +68,12 @@ def test_importing_keeps_memory_only_where_jax_computes_on_a_cpu(
     )
     freed_memory.keep_freed_memory_on_cpu()
     assert bool(called) == kept
+
+
+def test_nothing_changes_with_another_c_library(monkeypatch):
+    """As on macOS and Windows, where there is no mallopt."""
+    monkeypatch.delenv(freed_memory.SWITCH, raising=False)
+    monkeypatch.setattr(freed_memory.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(freed_memory.jax, "config", None)
+    monkeypatch.setattr(freed_memory, "ctypes", None)
+    freed_memory.keep_freed_memory()

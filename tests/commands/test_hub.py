@@ -182,6 +182,7 @@ def test_nothing_is_overwritten_or_half_written(run, folder, tmp_path, monkeypat
         ("owner/a/b", "cannot read the model owner/a/b"),
         ("models/mine.safetensors", "cannot read the model models/mine.safetensors"),
         ("nowhere", "cannot read the model nowhere"),
+        ("n" * 300, "cannot read the model nnn"),  # longer than a name may be
     ],
 )
 def test_what_is_not_there(name, message, cache):

@@ -211,6 +211,18 @@ def test_page_of_held_out_documents(finished, run, tmp_path):
     assert status == 0 and again.splitlines()[0] != numbers
 
 
+def test_a_held_out_document_shorter_than_a_block_is_not_compared_with(finished, run, monkeypatch):
+    found = block_recurrent.analyze.held_out_documents
+
+    def with_a_short_one(*arguments):
+        (first, second), vocabulary = found(*arguments)
+        return [first, second._replace(tokens=second.tokens[: TINY.window_length - 1])], vocabulary
+
+    monkeypatch.setattr(block_recurrent.analyze, "held_out_documents", with_a_short_one)
+    status, out, err = run("analyze", f"--workdir={finished}", "--html=page.html")
+    assert (status, err) == (0, "") and out.splitlines()[0].endswith(" without")
+
+
 def test_page_of_a_file(finished, run, tmp_path):
     """Its last block is incomplete. With a run, or with the model file of that run."""
     (tmp_path / "text.txt").write_text("seven b")

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,10 @@ def refused(call, message: str):
         ((TOKENS.tolist(),), "tokens is of type list: pass an array of shape [B, T]"),
         (("text",), "tokens is of type str: pass an array of shape [B, T]"),
         ((None,), "tokens is None: pass an array"),
+        (
+            (SimpleNamespace(shape=(2, W), dtype="torch.int64"),),
+            "tokens is of type SimpleNamespace: pass an array of NumPy or JAX",
+        ),
         ((TOKENS * 1.0,), "tokens are of type float64: pass integers, such as int32"),
         ((TOKENS > 0,), "tokens are of type bool: pass integers"),
         ((TOKENS, None, STARTS[:1]), "starts has shape [1, 2], but should have [2, 2]"),

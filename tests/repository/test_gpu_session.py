@@ -64,7 +64,11 @@ def test_the_page_says_what_failed_and_what_is_left_out(session, tmp_path):
         command(session, "broken", "import sys; sys.exit('the reason')"),
         session.Command("absent", left_out="nothing to compare with"),
     ]
+    earlier = tmp_path / "broken.json"
+    earlier.write_text('{"rows": [{"a": 1}]}')
+    commands[0] = commands[0]._replace(result=earlier)
     ended = session.run_all(commands, 60, tmp_path)
+    assert ended[0]["result"] is None, "that of an earlier session"
     part = {"name": "a", "title": "A part", "commands": ended}
     session.write({"machine": {"cpu": "one"}, "parts": [part]}, tmp_path)
     page = (tmp_path / "session.md").read_text(encoding="utf-8")
@@ -80,6 +84,7 @@ def test_the_page_says_what_failed_and_what_is_left_out(session, tmp_path):
     [
         (["--parts=peers,stepp"], "there is no part 'stepp'"),
         (["--meliad=nowhere"], "--meliad: nowhere does not exist"),
+        (["--lucidrains_python=nowhere"], "--lucidrains_python: nowhere is no program"),
     ],
 )
 def test_wrong_arguments(session, monkeypatch, capsys, arguments, words):

@@ -16,7 +16,8 @@ async function unpack(base64) {
   const packed = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const buffer = await new Response(stream).arrayBuffer();
-  const decode = (from, length) => new TextDecoder().decode(new Uint8Array(buffer, from, length));
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte-order mark is text
+  const decode = (from, length) => decoder.decode(new Uint8Array(buffer, from, length));
   const headerLength = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(decode(4, headerLength));
   let place = 4 + headerLength;
