@@ -144,7 +144,7 @@ def measure_sessions(args, kind: str, count: int) -> dict:
     ):
 
         def create(number):  # a state of its own: all begin differently
-            answer = http.post("/sessions", json={"prompt": f"# {number}\n" + 20 * PROMPT})
+            answer = http.post("/sessions", json={"prompt": f"# {number}\n" + 3 * PROMPT})
             return answer.raise_for_status().json()
 
         first, before = create(0), server.resident_mib()

@@ -57,17 +57,34 @@ def connect(server, **options: int) -> socket.socket:
     return one
 
 
+LARGE = {"prompt": 5000 * "a", "echo": True, "n": 128}
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux drops them")
-def test_a_slow_reader_is_dropped_at_the_deadline(server):
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/tokenize", {"prompt": 500_000 * "a"}),
+        pytest.param("/v1/completions", ENDLESS | LARGE, marks=pytest.mark.slow),
+    ],
+)
+def test_a_slow_reader_is_dropped_at_the_deadline(path, body, server):
     """It asks for more than the buffers of the connection hold, and reads nothing."""
     server.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    asked = httpx.Request("POST", server.address, json=ENDLESS | {"logprobs": 5}).read()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n"
+    url, one = server.address + path, {"prompt": body["prompt"], "max_tokens": 1}
+    wait_for(lambda: httpx.post(url, json=one, timeout=60).status_code == 200)  # compiled
+    asked = httpx.Request("POST", url, json=body).read()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n\r\n"
+    wait_for(lambda: not connections(server))
     with connect(server, SO_RCVBUF=4096) as slow:
-        slow.sendall(head.encode() + b"\r\n" + asked)
-        wait_for(lambda: server.service.slots.taken == 1)
-        wait_for(lambda: server.service.slots.taken == 0)
-        wait_for(lambda: not server.server._http.server_state.connections)
+        slow.sendall(head.encode() + asked)
+        wait_for(lambda: any(one.transport.get_write_buffer_size() for one in connections(server)))
+        wait_for(lambda: not connections(server))
+        assert not server.service.slots.taken
+
+
+def connections(server) -> set:
+    return server.server._http.server_state.connections
 
 
 def test_many_idle_connections_keep_nobody_out(server):
