@@ -139,16 +139,17 @@ def measure_sessions(args, kind: str, count: int) -> dict:
     keep = count if kind == "idle" else 1
     with (
         tempfile.TemporaryDirectory() as folder,
-        started(args.model, sessions=folder, device_sessions=keep) as server,
+        started(args.model, sessions=folder, device_sessions=keep, cache_bytes=0) as server,
         httpx.Client(base_url=server.url, timeout=None) as http,
     ):
 
-        def create():
-            return http.post("/sessions", json={"prompt": PROMPT}).json()
+        def create(number):  # a state of its own: all begin differently
+            answer = http.post("/sessions", json={"prompt": f"# {number}\n" + 3 * PROMPT})
+            return answer.raise_for_status().json()
 
-        first, before = create(), server.resident_mib()
-        for _ in range(count - 1):
-            create()
+        first, before = create(0), server.resident_mib()
+        for number in range(1, count):
+            create(number)
         grown = server.resident_mib() - before
         body = {"max_tokens": 1}
         began = time.perf_counter()

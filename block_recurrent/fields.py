@@ -160,7 +160,7 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The most similar of some words, ignoring case; None if none is similar."""
     lower = {each.lower(): each for each in words}
-    close = difflib.get_close_matches(word.lower(), lower, n=1)
+    close = difflib.get_close_matches(word[:100].lower(), lower, n=1)  # slow for long words
     return lower[close[0]] if close else None
 
 

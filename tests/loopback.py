@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from block_recurrent import Generator
@@ -21,11 +20,13 @@ class Running:
     Attributes:
       service: what it serves.
       address: such as http://127.0.0.1:8000.
-      stop: tells it to stop, as SIGTERM does.
+      stop: tells it to stop, as SIGTERM does, or another signal that is given.
+      server: the server itself.
     """
 
-    def __init__(self, service: Service, address: str, stop: Callable[[], None]):
-        self.service, self.address, self.stop = service, address, stop
+    def __init__(self, service: Service, address: str, server: Server):
+        self.service, self.address, self.stop = service, address, server.stop
+        self.server = server
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def running(generator: Generator, folder: Path, *, token: str | None = None, **l
         thread.start()
         try:
             port = listener.getsockname()[1]
-            yield Running(service, f"http://127.0.0.1:{port}", server.stop)
+            yield Running(service, f"http://127.0.0.1:{port}", server)
         finally:
             server.stop()
             thread.join()

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from block_recurrent.errors import UserError, first_line
 
 CLIENT_GONE = 499  # nobody reads this answer
+MAX_MESSAGE = 800  # characters; it can quote what was sent
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -33,7 +34,8 @@ class ApiError(Exception):
         """The JSON of the answer."""
         default = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = TYPES.get(self.status, default)
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        message = shorten(self.message)
+        error = {"message": message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
     def response(self) -> Response:
@@ -53,6 +55,12 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
+
+
+def shorten(message: str) -> str:
+    """The message, without its middle if it is very long."""
+    half = MAX_MESSAGE // 2
+    return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -17,7 +17,7 @@ from block_recurrent.serving.limits import Limits
 from block_recurrent.serving.logprobs import NUM_TOP
 
 MAX_CHOICES = 128  # of one request
-MAX_STOPS = 16
+MAX_STOPS, MAX_STOP_LENGTH = 16, 256  # characters; the search for them takes time
 # Fields of the API that this server does not have, with the value that changes nothing.
 NEUTRAL = {
     "best_of": 1,
@@ -111,6 +111,8 @@ def parse_completion(content: dict[str, Any], limits: Limits) -> CompletionReque
         )
     if len(request.stops) > MAX_STOPS:
         raise UserError(f"stop: at most {MAX_STOPS} texts")
+    if any(len(each) > MAX_STOP_LENGTH for each in request.stops):
+        raise UserError(f"stop: at most {MAX_STOP_LENGTH} characters in a text")
     if request.max_tokens == 0 and not request.echo:
         raise UserError("max_tokens = 0: without echo, there would be no text: give 1 or more")
     return request

@@ -1,5 +1,6 @@
 """`/v1/models`, `/v1/completions`, and the tokens of texts."""
 
+import asyncio
 import contextlib
 
 from starlette.requests import Request
@@ -42,8 +43,13 @@ def completion_routes(service: Service) -> list[Route]:
 
     async def detokenize(request: Request) -> Response:
         async with service.slot():
-            tokens = service.generator.as_tokens((await service.content(request)).get("tokens", []))
-            return Json({"prompt": service.vocabulary.decode(tokens).decode("utf-8", "replace")})
+            tokens = (await service.content(request)).get("tokens", [])
+            text = await asyncio.to_thread(decode, tokens)
+            return Json({"prompt": text})
+
+    def decode(tokens: list) -> str:
+        found = service.vocabulary.decode(service.generator.as_tokens(tokens))
+        return found.decode("utf-8", "replace")
 
     async def tokenizer_info(_: Request) -> Response:
         return Json(

@@ -99,11 +99,11 @@ class Work:
 
 
 class Continuation(NamedTuple):
-    """A continuation that waits for a row, or has one."""
+    """A continuation that waits for a row, with the state after its prompt, or has one."""
 
     work: Work
     choice: int
-    start: Writing | None
+    state: DecodingState | None
 
 
 class Engine:
@@ -113,9 +113,8 @@ class Engine:
         threading.Thread(target=engine.run).start()
         engine.submit(Work(tokens, events.put, choices=1, num_tokens=100))
 
-    Between two pieces of tokens, rows are released and taken, and prompts are read for about
-    `READ_AT_ONCE` tokens, in turns. So no request waits until another is finished, except for a
-    row.
+    Between two pieces of tokens, prompts are read for about `READ_AT_ONCE` tokens, in turns, and
+    all free rows are taken. So no request waits until another is finished, except for a row.
 
     Args:
       generator: the model.
@@ -134,13 +133,14 @@ class Engine:
         self._reading: collections.deque[tuple[Work, Reading]] = collections.deque()
         self._waiting: collections.deque[Continuation] = collections.deque()
         self._writers: list[Continuation | None] = [None] * rows
+        self._begun: tuple[DecodingState | None, Writing | None] = None, None
         self._stopping, self._failure = False, None
 
     def submit(self, work: Work):
         """Add work, from any thread. Its events begin soon."""
-        if self._failure:
-            work.send(self._failure)
         self._new.put(work)
+        if self._failure:  # after `put`: `run` sends it to what was put before
+            work.send(self._failure)
 
     def warm_up(self):
         """Compile what most requests need, before `run`."""
@@ -182,7 +182,7 @@ class Engine:
                 self._stopping = True
             elif not work.cancelled:
                 reading = Reading(self.reader, work.tokens, work.state, scored=work.prompt_scored)
-                self._reading.append((work, reading))
+                self._go_on(work, reading)
 
     def _drop(self):
         """Ends what is not wanted any more."""
@@ -199,31 +199,34 @@ class Engine:
         spent = 0
         while self._reading and spent < READ_AT_ONCE:
             work, reading = self._reading.popleft()
-            if not reading.finished:
-                spent += reading.step()
-                self._reading.append((work, reading))
-                continue
-            state = reading.state
-            work.send(PromptRead(state, reading.cached, reading.scores))
-            if work.choices:
-                start = self.rows.begin(state)
-                spent += self.reader.block_length
-                self._waiting.extend(
-                    Continuation(work, choice, start) for choice in range(work.choices)
-                )
+            spent += reading.step()
+            self._go_on(work, reading)
+
+    def _go_on(self, work: Work, reading: Reading):
+        """Puts a prompt among those to read, or, if all of it was read, what follows it."""
+        if not reading.finished:
+            self._reading.append((work, reading))
+            return
+        state = reading.state
+        work.send(PromptRead(state, reading.cached, reading.scores))
+        self._waiting.extend(Continuation(work, choice, state) for choice in range(work.choices))
 
     def _fill_rows(self):
         for row, writer in enumerate(self._writers):
             while writer is None and self._waiting:
-                work, choice, start = self._waiting.popleft()
+                work, choice, state = self._waiting.popleft()
                 if work.is_over(choice):
                     continue
+                if self._begun[0] is not state:  # else it is another choice of the same prompt
+                    self._begun = state, self.rows.begin(state)
+                length = int(np.asarray(state.length)[0])
                 self.rows.take(
                     row,
-                    start,
+                    self._begun[1],
+                    length,
                     seed=work.seed,
                     choice=choice,
-                    end=int(start.state.length[0]) + work.num_tokens,
+                    end=length + work.num_tokens,
                     temperature=work.temperature,
                     top_p=work.top_p,
                     scored=work.scored,

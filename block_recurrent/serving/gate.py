@@ -39,7 +39,7 @@ class Gate:
 
     def _refusal(self, headers: Headers) -> ApiError | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if origin and urlsplit(origin).netloc != host:
+        if origin and _part(origin, "netloc") != host:
             return ApiError(403, "requests from other web pages are refused", code="origin")
         if self._has_token:
             given = _digest(headers.get("authorization", ""))
@@ -49,7 +49,7 @@ class Gate:
                     "the API key is missing or wrong: send the token of the server's --token_file",
                     code="invalid_api_key",
                 )
-        elif not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        elif not is_loopback(_part(f"//{host}", "hostname") or ""):
             return ApiError(403, f"this server is not {host!r}: use its address", code="host")
         return None
 
@@ -78,6 +78,14 @@ def read_token(path: Path) -> str:
             "spaces: write one with openssl rand -hex 32"
         )
     return token
+
+
+def _part(address: str, name: str) -> str | None:
+    """A part of an address, as `urlsplit` names it; None if it is no address."""
+    try:
+        return getattr(urlsplit(address), name)
+    except ValueError:
+        return None
 
 
 def _digest(text: str) -> bytes:

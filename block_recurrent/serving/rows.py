@@ -122,10 +122,10 @@ class Rows:
         """Prepares the state of one document for `take`. This reads its current block."""
         return self._begin(self.generator.params, state)
 
-    def take(self, row: int, one: Writing, **options):
-        """Lets a row continue a document. `options` are the fields of `RowOptions`."""
+    def take(self, row: int, one: Writing, length: int, **options):
+        """Lets a row continue a document of this length. `options` are those of `RowOptions`."""
         self._writing = self._insert(self._writing, one, row)
-        self._lengths[row] = one.state.length[0]
+        self._lengths[row] = length
         for name, value in (options | {"active": True}).items():
             getattr(self.options, name)[row] = value
 

@@ -1,10 +1,9 @@
 """The server: the engine in this thread, HTTP in another one."""
 
-import contextlib
+import asyncio
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,6 +12,7 @@ from starlette.middleware import Middleware
 from block_recurrent.errors import UserError
 from block_recurrent.serving.api_errors import ERROR_ANSWERS
 from block_recurrent.serving.completion_routes import completion_routes
+from block_recurrent.serving.event_stream import GRACE
 from block_recurrent.serving.gate import Gate
 from block_recurrent.serving.service import Service
 from block_recurrent.serving.session_routes import session_routes
@@ -37,21 +37,22 @@ class Server:
     def __init__(self, service: Service, listener: socket.socket, token: str | None = None):
         self._engine, self._sessions = service.engine, service.sessions
         self._listener, self._failure = listener, None
+        seconds = service.limits.max_seconds + GRACE
+        _drop_slow_readers(listener, seconds)
         self.app = Starlette(
             routes=[*completion_routes(service), *session_routes(service)],
             middleware=[Middleware(Gate, token=token)],
             exception_handlers=ERROR_ANSWERS,
-            lifespan=self._lifespan,
         )
         self._http = uvicorn.Server(
             uvicorn.Config(
                 self.app,
-                lifespan="on",
+                lifespan="off",
                 log_level="warning",
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=4 * service.limits.max_requests,  # connections
+                timeout_graceful_shutdown=seconds + GRACE,
             )
         )
 
@@ -78,16 +79,19 @@ class Server:
     def _serve(self):
         try:
             self._http.run(sockets=[self._listener])
+            # Not at the end of uvicorn's lifespan, which a second SIGINT leaves out.
+            asyncio.run(self._sessions.write_all())
+        except Exception as error:
+            self._failure = error
         finally:
             self._engine.stop()
 
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        yield
-        try:
-            await self._sessions.write_all()
-        except Exception as error:
-            self._failure = error
+
+def _drop_slow_readers(listener: socket.socket, seconds: int):
+    """Lets the system end connections whose client takes nothing for so long, where it can."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = min(1000 * seconds, 2**31 - 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def listen(host: str, port: int) -> socket.socket:

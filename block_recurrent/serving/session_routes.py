@@ -36,7 +36,8 @@ def session_routes(service: Service) -> list[Route]:
 
     async def delete(request: Request) -> Response:
         name = request.path_params["name"]
-        await sessions.delete(name)
+        async with service.slot():
+            await sessions.delete(name)
         return Json({"id": name, "object": "session", "deleted": True})
 
     async def append(request: Request) -> Response:
@@ -72,17 +73,17 @@ def session_routes(service: Service) -> list[Route]:
             return await service.answer(request, completion, held, finish)
 
     async def fork(request: Request) -> Response:
-        async with sessions.use(request.path_params["name"]) as session:
+        async with service.slot(), sessions.use(request.path_params["name"]) as session:
             other = await sessions.create(session.state, session.context)
             return Json(sessions.describe(other), 201)
 
     async def save(request: Request) -> Response:
-        async with sessions.use(request.path_params["name"]) as session:
+        async with service.slot(), sessions.use(request.path_params["name"]) as session:
             await sessions.save(session)
             return Json(sessions.describe(session))
 
     async def restore(request: Request) -> Response:
-        async with sessions.use(request.path_params["name"]) as session:
+        async with service.slot(), sessions.use(request.path_params["name"]) as session:
             await sessions.restore(session)
             return Json(sessions.describe(session))
 

@@ -152,16 +152,24 @@ class Sessions:
         session = self.find(name)
         async with session.lock:
             self.find(name)
-            session.is_deleted = True
             await _in_thread(self._files.remove, name)
+            session.is_deleted = True
             del self._all[name]
 
     async def write_all(self):
-        """Writes all sessions that are not on disk, before the server ends."""
+        """Writes all sessions that are not on disk, after the last request.
+
+        Raises:
+          ApiError: some could not be written; all others are.
+        """
+        failures = []
         for session in self._all.values():
-            async with session.lock:
-                if not session.is_deleted:
-                    await self._write(session)
+            try:
+                await self._write(session)
+            except ApiError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _context(self, tokens: Sequence[int]) -> list[int]:
         return TextStream(self._vocabulary, tokens[-BEFORE:]).context
@@ -191,6 +199,8 @@ class Sessions:
         on_device = [each for each in self._all.values() if each.state is not None]
         idle = [each for each in on_device if not each.lock.locked()]
         for session in idle[: max(0, len(on_device) + 1 - self._limits.device_sessions)]:
+            if session.lock.locked() or session.is_deleted:  # since the one before was written
+                continue
             async with session.lock:
                 await self._write(session)
                 session.state = None

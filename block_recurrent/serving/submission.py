@@ -5,8 +5,12 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import numpy as np
+
 from block_recurrent.serving.api_errors import ApiError, ClientGone
 from block_recurrent.serving.engine import Engine, Event, Failed, PromptRead, Work
+
+MAX_LENGTH = 2**31 - 1  # tokens of a document, counted in 32 bits
 
 
 class Submissions:
@@ -40,8 +44,19 @@ class Submissions:
             work.cancelled = True
 
     def submit(self, **fields) -> Work:
-        """Gives work to the engine. `fields` are those of `Work`."""
+        """Gives work to the engine. `fields` are those of `Work`.
+
+        Raises:
+          ApiError: the document would be too long.
+        """
         work = Work(send=functools.partial(self._send, len(self._works)), **fields)
+        before = 1 if work.state is None else int(np.asarray(work.state.length)[0])
+        if before + len(work.tokens) + work.num_tokens > MAX_LENGTH:
+            raise ApiError(
+                400,
+                f"the document would have more than {MAX_LENGTH:,} tokens: begin another session",
+                code="document_too_long",
+            )
         self._works.append(work)
         self._engine.submit(work)
         return work
