@@ -22,8 +22,8 @@ from block_recurrent.serving.limits import Limits
 
 DESCRIPTION = """\
 Serves a checkpoint of a run or a model file over HTTP: OpenAI's completions API, and sessions of
-constant size for long documents. By default, serves the small model included in the package, and
-only to programs on this machine."""
+constant size for long documents. Its page at / shows what the memory does in a text. By default,
+serves the small model included in the package, and only to programs on this machine."""
 NOTES = """\
 Ctrl-C or SIGTERM stops the server: it finishes the requests that have begun, and writes the
 sessions to --sessions. A second Ctrl-C ends these requests as well.
