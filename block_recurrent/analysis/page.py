@@ -80,8 +80,10 @@ def page_data(
     """The data of the page, or of a part of it, as `pack` writes it.
 
     Args:
-      model, config, vocabulary: see `memory_page`.
-      reading: what was read.
+      model: which model read the text.
+      config: configuration of the model.
+      vocabulary: vocabulary of the model.
+      reading: what it read.
       before: the tokens before those of `reading`, if it is not the beginning of the text.
       ended: whether the text ends with `reading`.
     """

@@ -122,3 +122,19 @@ def test_mistakes_have_one_line(server):
     ):
         answer = ask(server, **fields)
         assert answer.status_code == 400 and message in answer.json()["error"]["message"]
+
+
+def test_the_page_needs_no_token_but_readings_do(server):
+    answer = httpx.get(f"{server.address}/")
+    assert answer.status_code == 200 and 'id="key"' in answer.text
+    assert "default-src 'none'" in answer.text and "connect-src 'self'" in answer.text
+    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert httpx.post(f"{server.address}/v1/readings", json={"prompt": "a"}).status_code == 401
+    elsewhere = httpx.get(f"{server.address}/", headers={"Origin": "http://elsewhere"})
+    assert elsewhere.status_code == 403
+
+
+def test_a_model_without_memory_has_no_page(tmp_path):
+    with running(Generator(variant_model("sliding_window")), tmp_path, rows=1) as server:
+        answer = httpx.get(f"{server.address}/")
+        assert answer.status_code == 404 and "no recurrent layers" in answer.text

@@ -9,7 +9,7 @@ async function* eventsOf(response) {
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) throw new TypeError("the answer is not complete");
+    if (done) throw new Error("the server has ended its answer too early");
     const events = (rest + value).split("\n\n");
     rest = events.pop();
     for (const each of events) {
@@ -80,7 +80,9 @@ class LivePage {
     const headers = { "Content-Type": "application/json" };
     if (by("key")) headers.Authorization = `Bearer ${by("key").value}`;
     const request = { method: "POST", headers, body: JSON.stringify(body), signal };
-    const response = await fetch("/v1/readings", request);
+    const response = await fetch("/v1/readings", request).catch((error) => {
+      throw error.name === "AbortError" ? error : new Error("the server cannot be reached");
+    });
     if (!response.ok) throw new Error((await response.json()).error.message);
     for await (const event of eventsOf(response)) {
       if (event.error) throw new Error(event.error.message);
