@@ -228,8 +228,9 @@ class Engine:
         """Reads a little of the prompts, in turns."""
         spent = 0
         while self._reading and spent < READ_AT_ONCE:
-            work, reading = self._reading.popleft()
+            work, reading = self._reading[0]  # where it is found if this step fails
             spent += reading.step()
+            self._reading.popleft()
             if not isinstance(work, Call):
                 self._go_on(work, reading)
 
@@ -248,6 +249,7 @@ class Engine:
                 work, choice, state = self._waiting.popleft()
                 if work.is_over(choice):
                     continue
+                writer = self._writers[row] = Continuation(work, choice, None)
                 if self._begun[0] is not state:  # else it is another choice of the same prompt
                     self._begun = state, self.rows.begin(state)
                 length = int(np.asarray(state.length)[0])
@@ -262,7 +264,6 @@ class Engine:
                     top_p=work.top_p,
                     scored=work.scored,
                 )
-                writer = self._writers[row] = Continuation(work, choice, None)
 
     def _write(self):
         if not any(self._writers):

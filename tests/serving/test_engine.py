@@ -234,15 +234,16 @@ def test_what_is_stopped_leaves_its_row():
     assert len(found) == 5
 
 
-def test_an_error_reaches_everybody_who_waits(monkeypatch):
+@pytest.mark.parametrize("part, name", [("reader", "read"), ("rows", "begin"), ("rows", "write")])
+def test_an_error_reaches_everybody_who_waits(part, name, monkeypatch):
     one, found = Engine(generator(), rows=1, end_token=END), []
 
     def fail():
         raise MemoryError("no more")
 
-    monkeypatch.setattr(one.rows, "write", fail)
-    for _ in range(3):  # one in the row, two wait
-        one.submit(Work(np.zeros(3, np.int32), found.append, choices=1, num_tokens=10))
+    monkeypatch.setattr(getattr(one, part), name, lambda *_: fail())
+    for _ in range(3):  # one is read or has the row, two wait
+        one.submit(Work(np.zeros(3 * W, np.int32), found.append, choices=1, num_tokens=10))
     with pytest.raises(MemoryError):
         one.run()
     failed = [event for event in found if isinstance(event, Failed)]
