@@ -8,6 +8,7 @@ from pathlib import Path
 from preparing import ONE_PROCESS, TEXTS, bind, contents, data, mine
 
 
+@pytest.mark.slow
 def test_verify(run, place, prepare):
     prepare("both", *mine("both"))
     assert run("--output=both", "--verify") == (0, "both: every file is as it was written\n", "")
