@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 from preparing import ONE_PROCESS, TEXTS, bind, contents, data, mine
 
 
