@@ -35,10 +35,12 @@ RECALL_MODELS = (
 LONG = Model(
     "long", "Rec:fixed:skip, long filler", "brt_fixed_gate", ("data.recall_filler = (512, 2048)",)
 )
+SLIDE_5 = Model("sliding_window", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
+XL_5 = Model("transformer_xl", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
 TEXT_MODELS = (
     FIXED_SKIP,
-    Model("sliding_window", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,)),
-    Model("transformer_xl", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,)),
+    SLIDE_5,
+    XL_5,
     LSTM,
     FIXED_DUAL,
     LSTM_DUAL,
@@ -135,9 +137,7 @@ PARTS_STEPS = {
     "no_rotary": 365,
 }
 # Models that go on from the same trained sliding window.
-SLIDE_4 = Model("slide4", "sliding window, 4 layers", "sliding_window")
-SLIDE_5 = Model("slide5", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
-XL_5 = Model("xl5", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
+SLIDE_4 = Model("sliding_window_4", "sliding window, 4 layers", "sliding_window")
 EVERY_LAYER = Model(
     "every_layer",
     "Rec:fixed:skip, 8 states in every layer",
@@ -262,12 +262,12 @@ KERNEL = (
 TRUNK = "runs/memory_trunk.safetensors"
 # As many steps as take the time of 1,200 of SLIDE_5 (python benchmarks/experiment_time.py memory).
 MEMORY_STEPS = {
-    "slide5": 1200,
+    "sliding_window": 1200,
     "fixed_skip": 1200,
     "selective_skip": 1200,
     "every_layer": 1007,
-    "slide4": 1450,
-    "xl5": 1180,
+    "sliding_window_4": 1450,
+    "transformer_xl": 1180,
 }
 
 
