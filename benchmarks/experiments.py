@@ -10,7 +10,7 @@ Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/result
 import argparse
 from collections.abc import Sequence
 
-from experiment import EXPORT, INTERVENE, SCORE, Experiment, Model, evaluate
+from experiment import INTERVENE, SCORE, Experiment, Model, evaluate
 
 SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
 DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
@@ -271,45 +271,33 @@ MEMORY_STEPS = {
 }
 
 
-def kernel(group: str, model: Model, seed: int, steps: int, *bindings: str) -> Experiment:
+def kernel(
+    group: str, model: Model, seed: int, steps: int, then: Sequence[str], *bindings: str
+) -> Experiment:
     """The sources of a kernel, in long segments."""
     rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
     if model == XL_5:
         rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
-    every = (
-        "train.lanes = 256",
-        f"train.num_steps = {steps}",
-        f"train.eval_every_steps = {steps}",
-        "train.eval_tokens = 200_000",
-        f"train.checkpoint_every_steps = {steps}",
-        "train.sample_tokens = 0",
-        f"train.seed = {seed}",
-    )
-    files, then = ("data/text_files", "scale/small"), (SCORE if bindings else EXPORT,)
-    return Experiment(group, model, str(seed), files, (*KERNEL, *rows, *every, *bindings), then)
+    bindings = (*KERNEL, *rows, *short(steps, seed), "train.eval_tokens = 200_000", *bindings)
+    files = ("data/text_files", "scale/small")
+    return Experiment(group, model, str(seed), files, bindings, (then,))
 
 
 def memory_trunk() -> Experiment:
     """The sliding window that the runs of `memory` go on from."""
-    return kernel("memory_trunk", SLIDE_4, 0, 1500)
+    export = "-m", "block_recurrent.export", f"--output={TRUNK}"
+    return kernel("memory_trunk", SLIDE_4, 0, 1500, export)
 
 
-def memory(model: Model, seed: int) -> Experiment:
-    """Goes on from the trunk with a memory or a layer more, for the same time."""
-    return kernel(
-        "memory", model, seed, MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
-    )
+def memory(model: Model, seed: int, group: str = "memory", times: int = 1) -> Experiment:
+    """Goes on from the trunk with a memory or a layer more, so many times the same time."""
+    steps, start = times * MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
+    return kernel(group, model, seed, steps, SCORE, start)
 
 
 def memory_longer(model: Model, seed: int) -> Experiment:
     """`memory` for three times as long."""
-    return kernel(
-        "memory_longer",
-        model,
-        seed,
-        3 * MEMORY_STEPS[model.name],
-        f"train.initial_model = '{TRUNK}'",
-    )
+    return memory(model, seed, "memory_longer", 3)
 
 
 def gpu(model: Model, seed: int) -> Experiment:
