@@ -116,8 +116,10 @@ def main():
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, server.stop)
         address, port = listener.getsockname()[:2]
-        address = f"[{address}]" if ":" in address else address
-        print(f"serving {service.name} at http://{address}:{port}/v1", flush=True)
+        address = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        has_page = bool(service.generator.config.recurrent_layers)
+        page = f" and, for browsers, {address}/" if has_page else ""
+        print(f"serving {service.name} at {address}/v1{page}", flush=True)
         server.run()
 
 

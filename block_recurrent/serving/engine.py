@@ -51,9 +51,10 @@ class Written(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """A `Call` has been made."""
+    """A `Call` has been made: what its function returned, or the error that it raised."""
 
     value: Any
+    error: Exception | None = None
 
 
 class Failed(NamedTuple):
@@ -109,7 +110,8 @@ class Call:
     """Another use of the model: a function that is called in turn with the reading of prompts.
 
     Attributes:
-      function: computes for about as long as reading `READ_AT_ONCE` tokens takes.
+      function: computes for about as long as reading `READ_AT_ONCE` tokens takes. If it raises an
+        exception, the engine goes on.
       send: called in the engine's thread with the one `Returned`.
       cancelled: as in `Work`.
     """
@@ -120,7 +122,11 @@ class Call:
 
     def step(self) -> int:
         """Calls it, and returns the number of tokens that could have been read instead."""
-        self.send(Returned(self.function()))
+        try:
+            event = Returned(self.function())
+        except Exception as error:
+            event = Returned(None, error)
+        self.send(event)
         return READ_AT_ONCE
 
 

@@ -39,6 +39,7 @@ def page_routes(service: Service, *, needs_token: bool) -> list[Route]:
     page = live_page(f"The memory of {service.name}", needs_token=needs_token)
     reader = Reader(nnx.merge(generator.graphdef, generator.params))
     states = PrefixCache(service.limits.cache_bytes)
+    compiling, compiled = asyncio.Lock(), asyncio.Event()
 
     def check_recurrent():
         if not generator.config.recurrent_layers:
@@ -59,11 +60,16 @@ def page_routes(service: Service, *, needs_token: bool) -> list[Route]:
             content = await service.content(request)
             known, asked = parse_reading(content, service.limits)
             prompts = await service.prompts(content.get("prompt", ""))
+            async with compiling:  # once, and where it keeps neither the engine nor the loop
+                if not compiled.is_set():
+                    await asyncio.to_thread(compile_reader)
+                    compiled.set()
             reading = begin(prompts, known, asked)
-            # The first time, this compiles, which must not keep the engine from others.
-            await asyncio.to_thread(reader.read_block, reader.start(), np.zeros(1, np.int32), 0)
             events = follow(service, request, reading, asked)
             return EventStream(events, held.pop_all(), service.limits.max_seconds)
+
+    def compile_reader():
+        reader.read_block(reader.start(), np.zeros(1, np.int32), 0)
 
     def begin(prompts, known: int, asked: CompletionRequest | None) -> TextReading:
         if len(prompts) != 1:
@@ -98,8 +104,8 @@ def parse_reading(content: dict[str, Any], limits: Limits) -> tuple[int, Complet
     if type(known) is not int or known < 0:
         raise UserError(f"known = {known!r}: give the number of tokens whose results are there")
     asked = parse_completion(fields, limits)
-    if asked.n != 1 or asked.echo:
-        raise UserError("a reading has one continuation: leave out n and echo")
+    if asked.n != 1 or asked.echo or asked.logprobs is not None:
+        raise UserError("a reading has one continuation: leave out n, echo and logprobs")
     return known, asked if "max_tokens" in fields else None
 
 
@@ -108,11 +114,11 @@ async def follow(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Reads the text and goes on with it. Yields the content of each event."""
     try:
-        async with service.work(request) as turns:
+        async with service.work(request) as turns, service.work(request) as writing:
             async for content in read_on(service, turns, reading, ended=asked is None):
                 yield content
             if asked:
-                async for content in go_on(service, request, turns, reading, asked):
+                async for content in go_on(service, turns, writing, reading, asked):
                     yield content
     finally:
         reading.remember()
@@ -120,22 +126,21 @@ async def follow(
 
 async def go_on(
     service: Service,
-    request: Request,
     turns: Submissions,
+    writing: Submissions,
     reading: TextReading,
     asked: CompletionRequest,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Lets the model continue the text, and reads what it writes."""
-    prompt = reading.tokens
-    completion = Completion(asked, [prompt], service.vocabulary, service.names)
-    async with service.work(request) as work:
-        async for _, piece in completion.pieces(work):
-            written = np.array(completion.written[0], np.int32)
-            reading.tokens = np.concatenate([prompt, written])
-            async for content in read_on(service, turns, reading, ended=piece.end is not None):
-                yield content
-            if piece.end:
-                yield progress(reading) | {"end": piece.end}
+    length = len(reading.tokens)
+    completion = Completion(asked, [reading.tokens], service.vocabulary, service.names)
+    async for _, piece in completion.pieces(writing):
+        new = completion.written[0][len(reading.tokens) - length :]
+        reading.tokens = np.concatenate([reading.tokens, np.array(new, np.int32)])
+        async for content in read_on(service, turns, reading, ended=piece.end is not None):
+            yield content
+        if piece.end:
+            yield progress(reading) | {"end": piece.end}
 
 
 async def read_on(

@@ -97,7 +97,7 @@ class Submissions:
     async def call(self, function: Callable[[], Any]) -> Any:
         """The result of a function that the engine calls, when nothing else is being done.
 
-        If the function raises an exception, the engine stops. See `Call`.
+        Raises what the function raises. See `Call`.
         """
         index = len(self._works)
         call = Call(function, functools.partial(self._send, index))
@@ -105,6 +105,8 @@ class Submissions:
         self._engine.submit(call)
         async for number, event in self.events():
             if number == index and isinstance(event, Returned):
+                if event.error:
+                    raise event.error
                 return event.value
 
     def _send(self, index: int, event: Event):

@@ -81,6 +81,7 @@ def test_read_go_on_and_another_text(page, server, generator):
     written = [token for token in written.tolist() if token != END]
     assert shown(page) == [*tokens.tolist(), *written]
     assert re.search(r"\b[spm]\d+", page.get_attribute(f'[data-token="{len(tokens)}"]', "class"))
+    page.evaluate("live.page.overview.zoom(10, 20)")
     page.click("#source summary")
     file = {"name": "another.txt", "mimeType": "text/plain", "buffer": b"another"}
     page.set_input_files("#file", file)
@@ -91,6 +92,8 @@ def test_read_go_on_and_another_text(page, server, generator):
     run(page, "#go-on")
     assert shown(page)[:7] == encode("another").tolist() and len(shown(page)) <= 47
     assert page.inner_text("#facts").startswith("tiny")
+    assert page.is_disabled("#whole"), "all of another text is shown"
+    assert "No token is chosen" in page.inner_text("#token")
 
 
 def test_stop_and_go_on_from_there(page):
@@ -98,6 +101,10 @@ def test_stop_and_go_on_from_there(page):
     page.fill("#max_tokens", "60000")
     page.fill("#temperature", "0")
     run(page, "#go-on", "#facts:not(:empty)")
+    page.click("#source summary")
+    count = len(shown(page))
+    page.wait_for_selector(f'#lines [data-token="{count + 50}"]', state="attached")
+    assert page.is_visible("#given"), "the text box stays open while more comes"
     run(page, "#stop")
     assert page.inner_text("#status") == "stopped"
     count = len(shown(page))

@@ -1,6 +1,8 @@
 """Readings: what the page at `/` asks a server for."""
 
+import dataclasses
 import json
+import time
 
 import httpx
 import numpy as np
@@ -9,12 +11,14 @@ import pytest
 from block_recurrent import Generator
 from block_recurrent.analysis.reading import Reader
 from block_recurrent.data.vocabularies import ByteVocabulary
+from block_recurrent.serving.limits import Limits
 from block_recurrent.serving.prefix_cache import PrefixCache
 from block_recurrent.serving.text_reading import TextReading
 from loopback import running
 from tiny import TINY, variant_model
 
 W = TINY.window_length
+LIMITS = Limits(rows=2, max_body=20_000)
 TOKEN = "a token of 16 letters".replace(" ", "-")
 KEY = {"Authorization": f"Bearer {TOKEN}"}
 TEXT = "".join(f"{index}: the naïve state of 雪 is carried <b>on</b>\n" for index in range(40))
@@ -29,7 +33,8 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def server(generator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sessions")
-    with running(generator, folder, rows=2, max_body=20_000, token=TOKEN) as server:
+    limits = dataclasses.asdict(LIMITS)
+    with running(generator, folder, token=TOKEN, **limits) as server:
         yield server
 
 
@@ -94,6 +99,37 @@ def test_a_reading_lets_others_have_their_turns(server):
         assert server.service.slots.taken == 1
 
 
+def wait_until_idle(server):
+    engine = server.service.engine
+    for _ in range(500):
+        if not (server.service.slots.taken or engine._reading or any(engine._writers)):
+            return
+        time.sleep(0.02)
+    raise AssertionError("work goes on for nobody")
+
+
+def test_a_client_that_goes_or_takes_too_long_leaves_no_work(server, monkeypatch):
+    url = f"{server.address}/v1/readings"
+    fields = {"prompt": "def main(", "max_tokens": 50_000, "temperature": 0}  # it never ends
+    with httpx.stream("POST", url, json=fields, headers=KEY, timeout=60) as answer:
+        next(answer.iter_raw())
+    wait_until_idle(server)
+    monkeypatch.setattr(server.service, "limits", dataclasses.replace(LIMITS, max_seconds=1))
+    last = ask(server, **fields).text.split("\n\n")[-2]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "time_limit"
+    wait_until_idle(server)
+
+
+def test_the_reader_is_compiled_for_the_first_reading_only(server, monkeypatch):
+    ask(server, prompt="a")
+    blocks, read_block = [], Reader.read_block
+    monkeypatch.setattr(
+        Reader, "read_block", lambda *rest: blocks.append(rest[3]) or read_block(*rest)
+    )
+    ask(server, prompt=(3 * W) * "a")
+    assert blocks == [0, 1, 2]
+
+
 def events(answer: httpx.Response) -> list[dict]:
     *found, done = [each.removeprefix("data: ") for each in answer.text.split("\n\n")[:-1]]
     assert answer.status_code == 200 and done == "[DONE]"
@@ -117,7 +153,8 @@ def test_mistakes_have_one_line(server):
         (known, "known = 3: the text has only 2 tokens"),
         ({"prompt": "a", "known": -1}, "known = -1: give the number"),
         ({"prompt": ["a", "b"]}, "2 prompts: a reading has one text"),
-        ({"prompt": "a", "n": 2}, "leave out n and echo"),
+        ({"prompt": "a", "n": 2}, "leave out n, echo and logprobs"),
+        ({"prompt": "a", "logprobs": 0}, "leave out n, echo and logprobs"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens = 0"),
     ):
         answer = ask(server, **fields)

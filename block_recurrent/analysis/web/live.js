@@ -67,15 +67,15 @@ class LivePage {
     this.follows = true;
     this.setBusy(true);
     this.say("");
-    try {
-      await this.follow(body, this.asking.signal);
-    } catch (error) {
-      const isStopped = error.name === "AbortError";
-      this.say(isStopped ? "stopped" : error.message, !isStopped);
-    }
+    const [message, isError] = await this.follow(body, this.asking.signal).then(
+      (last) => [last, false],
+      (error) => (error.name === "AbortError" ? ["stopped", false] : [error.message, true]),
+    );
     this.draw();
     this.setBusy(false);
+    this.say(message, isError);
   }
+  // Shows what the server answers. Returns what there is to say at the end.
   async follow(body, signal) {
     const headers = { "Content-Type": "application/json" };
     if (by("key")) headers.Authorization = `Bearer ${by("key").value}`;
@@ -83,33 +83,39 @@ class LivePage {
     const response = await fetch("/v1/readings", request).catch((error) => {
       throw error.name === "AbortError" ? error : new Error("the server cannot be reached");
     });
-    if (!response.ok) throw new Error((await response.json()).error.message);
+    if (!response.ok) {
+      const { error } = await response.json().catch(() => ({})); // a proxy may answer otherwise
+      throw new Error(error?.message ?? `the server's answer has the status ${response.status}`);
+    }
+    let message = "";
     for await (const event of eventsOf(response)) {
       if (event.error) throw new Error(event.error.message);
       if (event.part) this.put(event.first, await unpack(event.part));
       Object.assign(by("progress"), { max: event.tokens, value: event.read });
-      this.say(`${COUNT.format(event.read)} of ${COUNT.format(event.tokens)} tokens read`);
-      if (event.end === "stop") this.say("the model has ended the document");
+      message = `${COUNT.format(event.read)} of ${COUNT.format(event.tokens)} tokens read`;
+      if (event.end === "stop") message = "the model has ended the document";
+      this.say(message);
     }
+    return message;
   }
   put(first, content) {
-    if (!this.isNew) this.data.put(first, content);
-    else if (this.data) this.begin(content);
-    else this.data = new TextDocument(content);
-    this.isNew = false;
+    if (this.isNew) this.begin(content);
+    else this.data.put(first, content);
     this.drawing ??= setTimeout(() => this.draw(), REDRAW);
   }
   begin(content) {
-    this.draw(); // makes the page, if it has not been made
-    this.data.begin(content);
-    this.page.release();
+    this.isNew = by("source").open = false;
+    if (!this.data) this.data = new TextDocument(content);
+    else {
+      this.data.begin(content);
+      this.page.begin();
+    }
   }
   draw() {
     clearTimeout(this.drawing);
     this.drawing = null;
     if (!this.data) return;
     root.dataset.ready = "true";
-    by("source").open = false;
     this.page ??= new MemoryPage(this.data);
     const { text } = this.page;
     this.page.update();
@@ -121,6 +127,7 @@ class LivePage {
     by("progress").removeAttribute("value");
     by("read").disabled = by("go-on").disabled = isBusy;
     by("stop").disabled = !isBusy;
+    by("status").ariaLive = isBusy ? "off" : "polite"; // screen readers tell only how it ended
   }
   say(text, isError = false) {
     by("status").textContent = text;

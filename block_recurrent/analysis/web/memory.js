@@ -158,6 +158,13 @@ class MemoryPage {
     this.details.clear();
     this.text.render();
   }
+  // Shows another document from its beginning.
+  begin() {
+    this.held = this.text.chosen = this.text.written = null;
+    this.details.clear();
+    this.overview.range = [0, this.overview.blocks];
+    this.update();
+  }
   // Shows what the document has become.
   update() {
     const { data, text, overview, details } = this;
