@@ -38,7 +38,7 @@ LIMITS = {
     "rows": "continuations generated at the same time; the others wait",
     "max_requests": "requests at the same time, including those that wait",
     "max_body": "bytes of a request",
-    "max_prompt_tokens": "tokens of all prompts of a request",
+    "max_prompt_tokens": "tokens of all prompts of a request, and of an answer with echo or scores",
     "max_tokens": "tokens of a continuation",
     "max_seconds": "seconds for a request, including its waiting",
     "max_sessions": "sessions, in memory or on disk",
@@ -101,7 +101,8 @@ def main():
         from block_recurrent.serving.server import Server, listen
     except ModuleNotFoundError as error:
         raise UserError(
-            f"serving needs {error.name}: pip install 'block_recurrent[serve]'"
+            f"serving needs {error.name}: install this package with its extra [serve], as in "
+            "pip install -e '.[serve]'"
         ) from error
     token = read_token(arguments.token_file) if arguments.token_file else None
     if token is None and not is_loopback(arguments.host):

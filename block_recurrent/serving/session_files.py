@@ -36,12 +36,16 @@ class SessionFiles:
         Raises:
           UserError: another server uses the folder, or it cannot be written.
         """
+        with contextlib.ExitStack() as stack:
+            self._open(stack)
+            yield self
+
+    def _open(self, stack: contextlib.ExitStack):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with file_lock(self.folder / "lock"):
-                for unfinished in self.folder.glob("*.tmp"):
-                    unfinished.unlink()
-                yield self
+            stack.enter_context(file_lock(self.folder / "lock"))
+            for unfinished in self.folder.glob("*.tmp"):
+                unfinished.unlink()
         except LockedError as error:
             raise UserError(
                 f"--sessions={self.folder} is used by {error}: name another folder"

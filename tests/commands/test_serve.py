@@ -50,7 +50,7 @@ def test_the_extra_is_missing(monkeypatch):
         run(monkeypatch, "--host=example.org")
     message = str(error.value)
     assert message.startswith("serving needs starlette")
-    assert message.endswith("pip install 'block_recurrent[serve]'")
+    assert message.endswith("pip install -e '.[serve]'")
 
 
 def test_a_port_that_is_taken(monkeypatch):
