@@ -24,6 +24,7 @@ LARGER = {
     "ngrams": {"ngram_rows": 20},
     "all": {"recurrent_layers": (-1,), "num_layers": 4, "ngram_rows": 20, "num_states": 3},
 }
+QUICK = ("fixed", "all")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,10 @@ def two_segments(model):
     return jnp.concatenate([logits, model(tokens[:, 16:], state)[0]], axis=1)
 
 
-@pytest.mark.parametrize("kind", LARGER)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in QUICK)) for kind in LARGER],
+)
 def test_the_larger_model_computes_the_same(kind, small):
     model, path = small
     config = dataclasses.replace(TINY, **SLIDING | LARGER[kind])
