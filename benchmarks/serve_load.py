@@ -11,6 +11,7 @@ process of this program.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import subprocess
@@ -171,10 +172,12 @@ def measure_sessions(args, kind: str, count: int) -> dict:
 
 def measure_memory(args) -> dict:
     """Memory of the server after a tenth of the requests, and after all."""
+    numbers = itertools.count()
 
-    async def ask(http, index):
-        words = " ".join(map(str, range(index % 300)))  # prompts of many lengths
-        body = fields(1 + index % 20, index) | {"prompt": PROMPT + words}
+    async def ask(http, _):
+        number = next(numbers)
+        words = " ".join(map(str, range(number % 300)))  # prompts of many lengths
+        body = fields(1 + number % 20, number) | {"prompt": PROMPT + words}
         (await http.post(f"{server.url}/completions", json=body)).raise_for_status()
 
     sizes = []

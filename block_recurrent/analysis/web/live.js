@@ -1,6 +1,7 @@
 // The page of a server: asks it to read a text or to go on with it, and shows what comes.
 
-const REDRAW = 200; // milliseconds between two drawings of a text that is being read
+const REDRAW = 200; // least milliseconds between two drawings of a text that is being read
+const REST = 4; // for so many times as long as it took to draw, there is time for other things
 const by = (id) => document.getElementById(id);
 
 // The events of an answer, one by one.
@@ -24,6 +25,7 @@ class LivePage {
   constructor() {
     this.data = this.page = this.source = this.asking = this.drawing = null;
     this.follows = true; // whether the view stays at the end of the text: until one goes elsewhere
+    this.pause = REDRAW;
     this.isNew = true; // whether the text that comes is another one than the one that is shown
     by("ask").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -101,7 +103,7 @@ class LivePage {
   put(first, content) {
     if (this.isNew) this.begin(content);
     else this.data.put(first, content);
-    this.drawing ??= setTimeout(() => this.draw(), REDRAW);
+    this.drawing ??= setTimeout(() => this.draw(), this.pause);
   }
   begin(content) {
     this.isNew = by("source").open = false;
@@ -115,10 +117,12 @@ class LivePage {
     clearTimeout(this.drawing);
     this.drawing = null;
     if (!this.data) return;
+    const began = performance.now();
     root.dataset.ready = "true";
     this.page ??= new MemoryPage(this.data);
     const { text } = this.page;
     this.page.update();
+    this.pause = Math.max(REDRAW, REST * (performance.now() - began));
     // The chart takes its place only now.
     if (this.follows) requestAnimationFrame(() => text.box.scrollTo(0, text.box.scrollHeight));
   }
