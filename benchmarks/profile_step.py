@@ -20,13 +20,13 @@ from pathlib import Path
 
 import jax
 from contenders import WORKERS
+from hlo import PARTS, part_of
 from report import table, write
 from step_time import MODEL
 
 sys.path.append(str(WORKERS))
 from ours import build  # noqa: E402
 
-PARTS = ("recurrence", "attention", "ffn", "loss", "optimizer")  # of the model's named scopes
 KINDS = (
     ("attention kernel", r"_(forward|d_queries|d_strip|d_keys_values)_kernel|pallas"),
     ("matrix product", r"gemm|nvjet|cutlass|xmma|cublas|dot"),
@@ -63,10 +63,6 @@ def kernels(trace: Path) -> list[tuple[str, str, float]]:
                     if "hlo_op" in facts:
                         found.append((event.name, facts["hlo_op"], event.duration_ns))
     return found
-
-
-def part_of(path: str) -> str:
-    return next((part for part in PARTS if f"{part}/" in path or f"{part})" in path), "rest")
 
 
 def kind_of(kernel: str, path: str) -> str:

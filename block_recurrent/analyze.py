@@ -24,6 +24,7 @@ from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
+from block_recurrent.files.compilation_cache import compilation_cache
 from block_recurrent.files.paths import AnyPath, local_path
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.interop.model_file import PRETRAINED, load_model
@@ -92,6 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@compilation_cache()
 def main():
     arguments = parse_arguments()
     check_arguments(arguments)

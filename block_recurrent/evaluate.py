@@ -25,6 +25,7 @@ from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluati
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
 from block_recurrent.evaluation.report import write_report
+from block_recurrent.files.compilation_cache import compilation_cache
 from block_recurrent.files.paths import local_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.metrics_log import write_numbers
@@ -75,6 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@compilation_cache()
 def main():
     arguments = parse_arguments()
     # Before the evaluation, rather than after it.

@@ -24,6 +24,7 @@ from block_recurrent.data.content import recognise
 from block_recurrent.data.vocabularies import Vocabulary, encode_prompt
 from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
+from block_recurrent.files.compilation_cache import compilation_cache
 from block_recurrent.files.paths import local_path
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
@@ -110,6 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@compilation_cache()
 def main():
     arguments = parse_arguments()
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)

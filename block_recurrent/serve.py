@@ -15,6 +15,7 @@ from block_recurrent.console.cli import (
     run_main,
 )
 from block_recurrent.errors import UserError
+from block_recurrent.files.compilation_cache import compilation_cache
 from block_recurrent.files.paths import local_path
 from block_recurrent.generate import load_generator
 from block_recurrent.interop.model_file import PRETRAINED
@@ -94,6 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@compilation_cache()
 def main():
     arguments = parse_arguments()
     try:

@@ -11,6 +11,7 @@ from block_recurrent.console.cli import (
     default_workdir,
     run_main,
 )
+from block_recurrent.files.compilation_cache import compilation_cache
 from block_recurrent.parallel.processes import connect
 from block_recurrent.training.preemption import STOPPED_STATUS
 from block_recurrent.training.trainer import Trainer
@@ -80,7 +81,8 @@ def main() -> int:
     )
     config = dataclasses.replace(config, distributed=unaddressed)
     workdir = arguments.workdir or default_workdir(arguments.gin_file)
-    finished = Trainer(config, workdir, allow_changes=arguments.allow_changes).run()
+    with compilation_cache():
+        finished = Trainer(config, workdir, allow_changes=arguments.allow_changes).run()
     return 0 if finished else STOPPED_STATUS
 
 

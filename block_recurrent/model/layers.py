@@ -10,6 +10,7 @@ from block_recurrent.model.feed_forward import FeedForward, RMSNorm
 from block_recurrent.model.full_attention import FullAttention
 from block_recurrent.model.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.ops.dropout import tiled_dropout
+from block_recurrent.ops.matmul import add_rows
 from block_recurrent.types import KV, LayerState
 
 
@@ -72,7 +73,7 @@ class TransformerLayer(nnx.Module):
         with jax.named_scope("attention"):
             h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
             y, state = self.mix(h, state, starts, states, keys[1])
-            x = x + y
+            x = add_rows(x, y)
         with jax.named_scope("ffn"):
             return self.feed_forward(x, keys[2]), state
 
@@ -80,7 +81,8 @@ class TransformerLayer(nnx.Module):
         self, x: Float[Array, "B T D"], dropout_key: Key[Array, ""] | None = None
     ) -> Float[Array, "B T D"]:
         """The second half: x + FFN(norm(x))."""
-        return x + tiled_dropout(self.ffn(self.ffn_norm(x)), self.dropout_rate, dropout_key)
+        y = tiled_dropout(self.ffn(self.ffn_norm(x)), self.dropout_rate, dropout_key)
+        return add_rows(x, y)
 
     def mix(
         self,

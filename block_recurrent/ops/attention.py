@@ -193,16 +193,12 @@ def _fused_window_attention(queries, tokens, carried, starts, bias, dropout):
 
 def _fused_unmasked_attention(queries, keys, values):
     from block_recurrent.ops.kernels.default_tiles import choose_rectangles
-    from block_recurrent.ops.kernels.window_attention import unmasked_attention
+    from block_recurrent.ops.kernels.window_attention import attention_by_head, unmasked_attention
 
     shape = queries.shape
     tilings = choose_rectangles(shape[-2], keys.shape[-2], queries.dtype)
     if queries.ndim == 4:
-        # Heads are independent: as rows of the batch, of one head each, they need no transposition.
-        queries, keys, values = (
-            x.reshape(-1, x.shape[-2], 1, x.shape[-1]) for x in (queries, keys, values)
-        )
-        return unmasked_attention(queries, KV(keys[None], values[None]), tilings).reshape(shape)
+        return attention_by_head(queries, KV(keys, values), tilings)
     blocks = KV(keys.swapaxes(2, 3), values.swapaxes(2, 3))
     y = unmasked_attention(from_blocks_of_heads(queries), blocks, tilings)
     return to_blocks_of_heads(y, shape[-2])

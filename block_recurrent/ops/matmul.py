@@ -1,4 +1,4 @@
-"""Matrix product and ReLU, with custom gradients that take less time or memory.
+"""Matrix product, sum and ReLU, in ways that take less time or memory.
 
 The functions passed to `defvjp` are plain JAX, so gradients can be differentiated again, in forward
 and reverse mode.
@@ -15,6 +15,10 @@ def matmul(x: Float[Array, "*axes I"], kernel: Float[Array, "I O"]) -> Float[Arr
 
     By default, JAX contracts all leading axes at once and transposes the result. On a CPU, XLA then
     writes a transposed copy of x first, which took a tenth of a training step.
+
+    A CPU multiplies xᵀ · gradient at two thirds of the speed if x is the wider of the two. The
+    kernel's gradient is then computed as the transpose of gradientᵀ · x. Without the barrier, XLA
+    would turn that into the first product again.
     """
     return jnp.dot(x, kernel)
 
@@ -26,15 +30,34 @@ def _matmul_forward(x, kernel):
 def _matmul_backward(residuals, gradient):
     x, kernel = residuals
     rows, gradient_rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    return jnp.dot(gradient, kernel.T), jnp.dot(rows.T, gradient_rows)
+    if rows.shape[1] > gradient_rows.shape[1] and jax.default_backend() == "cpu":
+        d_kernel = jax.lax.optimization_barrier(jnp.dot(gradient_rows.T, rows)).T
+    else:
+        d_kernel = jnp.dot(rows.T, gradient_rows)
+    return jnp.dot(gradient, kernel.T), d_kernel
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def add_rows(x: Float[Array, "*axes D"], y: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+    """x + y, for a residual stream x and the result y of a projection.
+
+    On a GPU, XLA adds x, in the shape of the product, as part of the product, and writes the sum
+    over it. If a gradient needs x later, XLA copies x first, unless it sees that x is also needed
+    in this shape: as rows ``[…, D]``, which the norms read too.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    return (rows + y.reshape(rows.shape)).reshape(x.shape)
+
+
 @jax.custom_vjp
 def relu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """max(x, 0). The backward pass stores the result, which the next layer stores anyway, not x."""
+    """max(x, 0). The backward pass stores the result, which the next layer stores anyway, not x.
+
+    The result is compared with ≠, because XLA turns max(x, 0) > 0 into x > 0. It would then keep x
+    too, and a GPU could not compute the maximum at the end of the product that makes x.
+    """
     return jnp.maximum(x, 0)
 
 
@@ -44,7 +67,7 @@ def _relu_forward(x):
 
 
 def _relu_backward(y, gradient):
-    return (jnp.where(y > 0, gradient, 0),)
+    return (jnp.where(y != 0, gradient, 0),)
 
 
 relu.defvjp(_relu_forward, _relu_backward)

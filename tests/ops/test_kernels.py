@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from block_recurrent import KV, ModelConfig, UserError
+from block_recurrent.ops import attention
 from block_recurrent.ops.attention import choose_kernel
 from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
 from block_recurrent.ops.kernels.window_attention import (
@@ -139,6 +140,20 @@ def test_unmasked_attention(shape, platform, dtype):
     run = jax.jit(unmasked_with_gradients, static_argnums=0)
     found, expected = run(attention, inputs, d_out), run(plain_unmasked_attention, inputs, d_out)
     assert_rounded(found, expected, inputs[1].keys)
+
+
+def test_a_scan_does_not_store_the_keys_and_values_that_it_reads_again():
+    def read(x, blocks):
+        def step(x, block):
+            return x + attention.unmasked_attention(x, *block, kernel="pallas"), None
+
+        return jax.lax.scan(step, x, blocks)[0]
+
+    blocks = KV(*jnp.ones((2, 3, 1, 2, 32, 16)))
+    _, pull = jax.vjp(read, jnp.ones((1, 2, 16, 16)), blocks)
+    stored = jax.tree.leaves(pull)
+    assert all(any(x is leaf for leaf in stored) for x in blocks)
+    assert sum(leaf.size >= blocks.keys.size for leaf in stored) == 2
 
 
 @pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])

@@ -1,4 +1,4 @@
-"""The compiled training step costs no more than is recorded, relative to a plain one in JAX."""
+"""What is counted in compiled programs, and that the training step costs no more than recorded."""
 
 import json
 import os
@@ -73,3 +73,52 @@ def test_growth_fails_and_slowness_warns():
     assert failures == ["kernels: 1.04 times the reference's, 1.0 recorded"]
     assert warned == ["compile seconds: 2.0 times the reference's, 1.0 recorded"]
     assert operations == ["copy", "fusion", "while", "dot"], "those in a fusion are one kernel"
+
+
+LOOP = """\
+%fused (a: f32[8,4], b: f32[1,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = f32[1,4]{1,0} parameter(1)
+  ROOT %update = f32[8,4]{1,0} dynamic-update-slice(%a, %b, %b)
+}
+
+%turned (c: bf16[8,4]) -> bf16[4,8] {
+  %c = bf16[8,4]{1,0} parameter(0)
+  ROOT %transpose.1 = bf16[4,8]{1,0} transpose(%c), dimensions={1,0}
+}
+
+%body (state: (f32[8,4], f32[1,4])) -> (f32[8,4], f32[1,4]) {
+  %state = (f32[8,4]{1,0}, f32[1,4]{1,0}) parameter(0)
+  %array = f32[8,4]{1,0} get-tuple-element(%state), index=0
+  %row = f32[1,4]{1,0} get-tuple-element(%state), index=1
+  ROOT %fusion.1 = f32[8,4]{1,0} fusion(%array, %row), kind=kLoop, calls=%fused
+}
+
+ENTRY %main (x: f32[8,4], y: bf16[8,4]) -> bf16[4,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  %y = bf16[8,4]{1,0} parameter(1)
+  %while.1 = (f32[8,4]{1,0}, f32[1,4]{1,0}) while(%x), condition=%body, body=%body, \
+backend_config={"known_trip_count":{"n":"8"}}
+  %fusion.2 = bf16[4,8]{1,0} fusion(%y), kind=kLoop, calls=%turned
+  ROOT %gemm = (bf16[4,4]{1,0}, s8[16]{0}) custom-call(%fusion.2, %y), \
+custom_call_target="__cublas$gemm", metadata={op_name="jit(step)/ffn/dot_general"}
+}
+"""
+
+
+def test_kernels_of_a_gpu_are_counted_with_their_bytes():
+    code = f"import json, hlo; print(json.dumps(hlo.kernels({LOOP!r})))"
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        ["fusion.1", "fusion", "f32[8,4]{1,0}", 8, 2 * 16, ""],  # a row, of 8
+        ["fusion.2", "transposing fusion", "bf16[4,8]{1,0}", 1, 2 * 64, ""],
+        [
+            "gemm",
+            "cublas$gemm",
+            "(bf16[4,4]{1,0}, s8[16]{0})",
+            1,
+            32 + 16 + 64 + 64,
+            "jit(step)/ffn/dot_general",
+        ],
+    ]

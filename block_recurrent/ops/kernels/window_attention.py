@@ -189,6 +189,52 @@ def _attention_backward(tilings: Tilings, saved, d_out):
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def attention_by_head(
+    queries: Float[Array, "B H Q K"], keys_values: KV, tilings: Tilings
+) -> Float[Array, "B H Q K"]:
+    """`unmasked_attention` of a single block, for arrays whose heads come before the length.
+
+    Heads are independent: as rows of the batch, of one head each, they need no transposition. The
+    gradient keeps the arrays as they are given. So a scan need not store those that it reads or
+    returns anyway once more, in another shape.
+
+    Args:
+      queries: unit vectors times |scale|.
+      keys_values: ``[B, H, V, K]``.
+      tilings: as of `unmasked_attention`.
+    """
+    return _by_head_forward(queries, keys_values, tilings)[0]
+
+
+def _by_head_forward(queries, keys_values, tilings: Tilings):
+    inputs = _head_rows(queries, keys_values)
+    out, (_, _, log_sum) = _attention_forward(
+        inputs.queries, KV(inputs.keys, inputs.values), None, None, None, None, tilings
+    )
+    out = out.reshape(queries.shape)
+    return out, (queries, keys_values, out, log_sum)
+
+
+def _by_head_backward(tilings: Tilings, saved, d_out):
+    queries, keys_values, out, log_sum = saved
+    inputs, rows = _head_rows(queries, keys_values), (-1, out.shape[2], 1, out.shape[3])
+    saved = inputs, out.reshape(rows), log_sum
+    d_queries, d_tokens, *_ = _attention_backward(tilings, saved, d_out.reshape(rows))
+    d_tokens = jax.tree.map(lambda d, x: d.reshape(x.shape), d_tokens, keys_values)
+    return d_queries.reshape(queries.shape), d_tokens
+
+
+attention_by_head.defvjp(_by_head_forward, _by_head_backward)
+
+
+def _head_rows(queries, keys_values) -> Inputs:
+    queries, keys, values = (
+        x.reshape(-1, x.shape[2], 1, x.shape[3]) for x in (queries, *keys_values)
+    )
+    return Inputs(queries, keys[None], values[None], None, None, None)
+
+
 def _operands(inputs: Inputs, tiling: Tiling) -> Operands:
     """Converts the inputs to what the kernels read."""
     return Operands(
