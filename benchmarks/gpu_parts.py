@@ -116,7 +116,7 @@ TOY = Sizes(
         "num_states": 16,
         "recurrent_layers": [-1],
     },
-    segment_length=32,
+    segment_length=64,
     batch=2,
     largest=8,
     dtype="float32",
@@ -158,6 +158,10 @@ def parts(sizes: Sizes, inputs: Inputs, folder: Path) -> list[Part]:
     low = f"--dtypes={sizes.dtype}"
     against = [f"--against={inputs.against}"]
     no_other = "" if inputs.against else "no other checkout: --against=FOLDER"
+    deeper = {"recurrent_layers": [], "num_layers": sizes.model["num_layers"] + 1}
+    longer = {"recurrent_layers": [], "window_length": 4 * sizes.model["window_length"]}
+    windows = ["--variant", "one more layer, no memory", json.dumps(deeper)]
+    windows += ["--variant", "window of 4 W, no memory", json.dumps(longer)]
     remat = ["--variant", "remat_attention", '{"remat": "attention"}']
     remat += ["--variant", "remat_layer", '{"remat": "layer"}']
     profiled = sizes.model | {"dtype": sizes.dtype}
@@ -203,9 +207,10 @@ def parts(sizes: Sizes, inputs: Inputs, folder: Path) -> list[Part]:
         ),
         Part(
             "options",
-            "remat, and float32",
+            "Without a memory; remat; and float32",
             100,
             [
+                program("windows", "step_time.py", *train, low, *windows),
                 program("remat", "step_time.py", *train, low, *remat),
                 program("float32", "step_time.py", *train, "--dtypes=float32"),
             ],

@@ -65,6 +65,8 @@ def kept_programs() -> Path | None:
         return None
     pairs = (line.partition(":") for line in first.splitlines())
     facts = [name + value for name, _, value in pairs if name.strip() in PROCESSOR]
+    if not facts:
+        return None
     processor = hashlib.sha256("\n".join([platform.machine(), *facts]).encode()).hexdigest()
     return Path(caches, "block_recurrent", "compiled", f"jax-{jax.__version__}-{processor[:16]}")
 
@@ -76,7 +78,8 @@ def _copy_intact(kept: Path, own: Path):
         with contextlib.suppress(OSError):  # another process may delete the file
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == checksum:
-                (own / name).write_bytes(content)
+                with atomic_write(own / name) as file:
+                    file.write(content)
             elif not path.name.endswith(".tmp"):  # of `atomic_write`
                 path.unlink()
 
