@@ -8,7 +8,6 @@ Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/result
 """
 
 import argparse
-from collections.abc import Sequence
 
 from experiment import EXPORT, INTERVENE, SCORE, Experiment, Model, evaluate
 
@@ -44,18 +43,9 @@ TEXT_MODELS = (
     LSTM_DUAL,
     Model("feedback", "Feedback:fixed:skip", "brt_feedback"),
 )
-# The same number of tokens per step, from more documents.
-ROWS = [
-    Model(
-        f"rows{rows}",
-        f"Rec:fixed:skip, {rows} segments of {segment}",
-        "brt_fixed_gate",
-        (f"train.segment_length = {segment}", f"train.batch_size = {rows}"),
-    )
-    for rows, segment in ((32, 64), (64, 32))
-]
 SHORT = "train.num_steps = 400"
-ONE_PER_ROW = "train.lanes = None"  # as all models were trained before there were lanes
+MANY = "train.lanes = 256"
+ONE_PER_ROW = "train.lanes = None"
 LEARNING_RATES = (0.06, 0.12, 0.24)
 BEST_RATE = 0.12  # of those, for all models except:
 BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
@@ -87,13 +77,15 @@ CHANGES = (
         )
     ),
 )
-# Variants that need PATCH.
+# Variants that need PATCH, and two that do not.
+GATED = "BlockRecurrentTransformer.gated_ffn = True"
 PATCHED = (
     FIXED_SKIP,
+    Model("gated", "Rec:fixed:skip, gated feed-forward (SwiGLU)", "brt_fixed_gate", (GATED,)),
+    ROTARY,
     *(
         Model(change, f"Rec:fixed:skip, {label}", "brt_fixed_gate", change=change)
         for change, label in (
-            ("gated", "gated feed-forward (SwiGLU)"),
             ("squared", "squared ReLU"),
             ("shared_keys", "one head of keys and values"),
             ("slow_gate", "gates begin at σ(2)"),
@@ -179,41 +171,22 @@ def parts(model: Model, seed: int) -> Experiment:
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
     """A short run to choose the learning rate."""
-    bindings = (SHORT, ONE_PER_ROW, f"optimizer.learning_rate = {learning_rate}")
+    bindings = (SHORT, MANY, f"optimizer.learning_rate = {learning_rate}")
     return Experiment("tuning", model, f"{learning_rate}", ("scale/mini",), bindings)
 
 
 def text(model: Model, seed: int) -> Experiment:
-    """Python's standard library."""
+    """Python's standard library, at the best learning rate."""
     rate = BEST_RATES.get(model.name, BEST_RATE)
-    bindings = (ONE_PER_ROW, f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
+    bindings = (MANY, f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
     return Experiment("text", model, str(seed), ("scale/mini",), bindings)
 
 
-def at_best_rate(
-    group: str, model: Model, seed: int, *bindings: str, files: Sequence[str] = ("scale/mini",)
-) -> Experiment:
-    """Text, at the learning rate that is best for most models."""
-    rate = f"optimizer.learning_rate = {BEST_RATE}"
-    bindings = (*bindings, ONE_PER_ROW, rate, f"train.seed = {seed}")
-    return Experiment(group, model, str(seed), files, bindings)
-
-
-def wide(model: Model, seed: int) -> Experiment:
-    """Windows four times as long."""
-    sizes = "WINDOW_LENGTH = 128", "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
-    return at_best_rate("wide", model, seed, *sizes, SHORT)
-
-
 def change(model: Model, seed: int) -> Experiment:
-    """A short run with the patched package."""
-    return at_best_rate("changes", model, seed, SHORT)
-
-
-def change_longer(model: Model, seed: int) -> Experiment:
-    """`change` with four times as many steps."""
-    steps = "train.num_steps = 1600", "train.log_every_steps = 80"
-    return at_best_rate("changes_longer", model, seed, *steps)
+    """A short run of a variant beyond the paper."""
+    rate = f"optimizer.learning_rate = {BEST_RATE}"
+    bindings = (SHORT, MANY, rate, f"train.seed = {seed}")
+    return Experiment("changes", model, str(seed), ("scale/mini",), bindings)
 
 
 def lanes(number: int) -> Experiment:
@@ -238,7 +211,6 @@ ANSIBLE = (
     "data.glob = '**/*.py'",
     "data.held_out_per_mille = 3",
 )
-FOLDER = ("data/text_files", "scale/mini")
 
 
 def parts_large(model: Model, seed: int) -> Experiment:
@@ -246,17 +218,6 @@ def parts_large(model: Model, seed: int) -> Experiment:
     bindings = (*ANSIBLE, *short(PARTS_STEPS[model.name], seed))
     files = ("data/text_files", "scale/small")
     return Experiment("parts_large", model, str(seed), files, bindings)
-
-
-def large(model: Model, seed: int) -> Experiment:
-    """The larger corpus, at the same learning rate."""
-    return at_best_rate("large", model, seed, *ANSIBLE, SHORT, files=FOLDER)
-
-
-def longer(model: Model, seed: int) -> Experiment:
-    """`large` with ten times as many steps."""
-    steps = "train.num_steps = 4000", "train.log_every_steps = 100"
-    return at_best_rate("longer", model, seed, *ANSIBLE, *steps, files=FOLDER)
 
 
 # The sources of a kernel, with a tokenizer trained on them; docs/results.md has the commands.
@@ -336,18 +297,13 @@ EXPERIMENTS = [
     *(parts(model, seed) for model in PARTS for seed in range(3)),
     *(parts_large(model, seed) for model in PARTS for seed in range(3)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
-    *(tuning(model, BEST_RATE) for model in ROWS),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
-    *(wide(model, seed) for model in (FIXED_SKIP, ROTARY) for seed in range(3)),
-    *(large(model, seed) for model in TEXT_MODELS[:3] for seed in range(3)),
     memory_trunk(),
     *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),
-    *(longer(model, seed) for model in TEXT_MODELS[:2] for seed in range(3)),
     *(change(model, seed) for model in PATCHED for seed in range(3)),
-    *(change_longer(model, seed) for model in PATCHED[:2] for seed in range(3)),
 ]
 
 

@@ -1,6 +1,7 @@
 """Sliding-window attention over all blocks of a segment at once."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -94,8 +95,9 @@ class SlidingWindowAttention(nnx.Module):
         self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
         self.kernel = choose_kernel(kernel, {"window_length": window_length}, head_size, dtype)
         self.query = dense(embedding_size, width)
-        self.key = dense(embedding_size, width)
-        self.value = dense(embedding_size, width)
+        shared = os.environ.get("BRT_CHANGE") == "shared_keys"  # one head of keys and values
+        self.key = dense(embedding_size, head_size if shared else width)
+        self.value = dense(embedding_size, head_size if shared else width)
         self.scale = nnx.Param(jnp.ones(num_heads))
         self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
         self.read_states, self.remat, self.sequence_axis = read_states, remat, sequence_axis
@@ -145,7 +147,8 @@ class SlidingWindowAttention(nnx.Module):
         """
 
         def heads(linear):
-            return to_heads(linear(x), self.num_heads)
+            y = linear(x).reshape(*x.shape[:2], -1, self.head_size)
+            return jnp.repeat(y, self.num_heads // y.shape[2], axis=2)
 
         queries, state_queries = scaled_l2_normalize(heads(self.query), self.scale[...]), None
         if self.read_states:

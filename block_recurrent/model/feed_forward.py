@@ -1,8 +1,10 @@
 """The norm, the linear layer and the feed-forward network, shared by all layers and the cell."""
 
 import functools
+import os
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -61,5 +63,7 @@ class FeedForward(nnx.Module):
     def activations(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
         """The hidden units, which are also the input of the gate after the network."""
         if self.factor is None:
-            return relu(self.hidden(x))
+            hidden = relu(self.hidden(x))
+            squared = os.environ.get("BRT_CHANGE") == "squared"
+            return jnp.square(hidden) if squared else hidden
         return jax.nn.silu(self.hidden(x)) * self.factor(x)

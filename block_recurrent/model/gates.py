@@ -5,6 +5,8 @@ branch, and u the input of its last layer, from which all gates but the fixed on
 `take`.
 """
 
+import os
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -22,6 +24,9 @@ class Gate(nnx.Module):
         return x * keep + y * take
 
 
+OFFSET = {"slow_gate": 2, "fast_gate": -2}.get(os.environ.get("BRT_CHANGE"), 0)
+
+
 class FixedGate(Gate):
     """keep = σ(b), take = 1 − keep: a learned moving average, the same at every step."""
 
@@ -29,7 +34,7 @@ class FixedGate(Gate):
         self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,)))
 
     def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, " D"], ...]:
-        g = jax.nn.sigmoid(self.bias[...])
+        g = jax.nn.sigmoid(self.bias[...] + OFFSET)
         return g, 1 - g
 
 

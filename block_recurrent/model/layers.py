@@ -142,4 +142,5 @@ class RecurrentLayer(TransformerLayer):
                 self.attention.sequence_axis,
             )
         y = self.attention.attend(heads, window, states, dropout_key=dropout_key)
+        self.entering = nnx.data(states)
         return y, LayerState(cache, recurrent)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,7 +166,10 @@ class BlockRecurrentTransformer(nnx.Module):
             graphdef, params = nnx.split(layer)
             run = functools.partial(run_layer, graphdef)
             run = jax.checkpoint(run) if self.config.remat == "layer" else run
-            x, layer_state = run(params, x, before, starts, states, key)
+            is_cell = hasattr(layer, "cell")
+            read = None if is_cell and READ_ABOVE else states
+            x, layer_state, entering = run(params, x, before, starts, read, key)
+            states = entering if READ_ABOVE and is_cell else states
             after.append(layer_state)
         return x, tuple(after)
 
@@ -190,6 +194,9 @@ class BlockRecurrentTransformer(nnx.Module):
         return from_blocks(blocks), state
 
 
+READ_ABOVE = os.environ.get("BRT_CHANGE") == "read_above"
+
+
 def new_layer(
     config: ModelConfig, index: int, sequence_axis: str | None, rngs: nnx.Rngs
 ) -> nnx.Module:
@@ -198,16 +205,16 @@ def new_layer(
         return LSTMLayer(config, rngs=rngs)
     if index in config.recurrent_indices:
         return RecurrentLayer(config, sequence_axis=sequence_axis, rngs=rngs)
-    return TransformerLayer(
-        config, read_states=config.feedback, sequence_axis=sequence_axis, rngs=rngs
-    )
+    read = config.feedback or READ_ABOVE and index > config.recurrent_indices[-1]
+    return TransformerLayer(config, read_states=read, sequence_axis=sequence_axis, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run_layer(graphdef, params, x, state, starts, states, dropout_key):
     """Runs a layer. JAX traces and differentiates this function only once for equal layers."""
     layer = nnx.merge(graphdef, params)
-    return layer(x, state, starts, states=states, dropout_key=dropout_key)
+    x, state = layer(x, state, starts, states=states, dropout_key=dropout_key)
+    return x, state, getattr(layer, "entering", None)
 
 
 def parameters(model: BlockRecurrentTransformer) -> dict[str, Any]:
