@@ -22,7 +22,6 @@ query does not see itself. It does not support document starts.
 import argparse
 import functools
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -32,6 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from report import write
 
 from block_recurrent.ops import attention
 from block_recurrent.ops.blocks import from_blocks_of_heads, to_blocks_of_heads
@@ -65,13 +65,11 @@ def main():
     device = jax.devices()[0].device_kind
     print(f"{device}, jax {jax.__version__}; {args.blocks} blocks × {args.batch} rows × ", end="")
     print(f"{args.heads} heads, W {args.window}, K {args.head_size}, {args.dtype}")
-    results = []
+    rows = []
     for name, group in groups(args).items():
         for gradient in (False, True):
-            results += compare(name, group, gradient, args)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"device": device, "arguments": vars(args), "results": results}, file)
+            rows += compare(name, group, gradient, args)
+            write("attention_kernels", rows, args.json, arguments=vars(args))
 
 
 def parse() -> argparse.Namespace:

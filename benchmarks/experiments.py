@@ -130,7 +130,13 @@ PARTS_STEPS = {
 SLIDE_4 = Model("slide4", "sliding window, 4 layers", "sliding_window")
 SLIDE_5 = Model("slide5", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
 XL_5 = Model("xl5", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
-MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, SLIDE_4, XL_5)
+EVERY_LAYER = Model(
+    "every_layer",
+    "Rec:fixed:skip, 8 states in every layer",
+    "brt_fixed_gate",
+    ("RECURRENT_LAYERS = (0, 1, 2, 3)", "BlockRecurrentTransformer.num_states = 8"),
+)
+MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, XL_5)
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -227,7 +233,15 @@ KERNEL = (
     "BlockRecurrentTransformer.vocab_size = 2048",
 )
 TRUNK = "runs/memory_trunk.safetensors"
-MEMORY_STEPS = 1200  # a step of each takes the same time, except the smaller one of SLIDE_4
+# As many steps as take the time of 1,200 of SLIDE_5 (python benchmarks/experiment_time.py memory).
+MEMORY_STEPS = {
+    "slide5": 1200,
+    "fixed_skip": 1200,
+    "selective_skip": 1200,
+    "every_layer": 1007,
+    "slide4": 1450,
+    "xl5": 1180,
+}
 
 
 def kernel(group: str, model: Model, seed: int, steps: int, *bindings: str) -> Experiment:
@@ -255,7 +269,20 @@ def memory_trunk() -> Experiment:
 
 def memory(model: Model, seed: int) -> Experiment:
     """Goes on from the trunk with a memory or a layer more, for the same time."""
-    return kernel("memory", model, seed, MEMORY_STEPS, f"train.initial_model = '{TRUNK}'")
+    return kernel(
+        "memory", model, seed, MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
+    )
+
+
+def memory_longer(model: Model, seed: int) -> Experiment:
+    """`memory` for three times as long."""
+    return kernel(
+        "memory_longer",
+        model,
+        seed,
+        3 * MEMORY_STEPS[model.name],
+        f"train.initial_model = '{TRUNK}'",
+    )
 
 
 def gpu(model: Model, seed: int) -> Experiment:
@@ -300,6 +327,7 @@ EXPERIMENTS = [
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
     memory_trunk(),
     *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
+    *(memory_longer(model, seed) for model in (SLIDE_5, FIXED_SKIP, SLIDE_4) for seed in (1,)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),

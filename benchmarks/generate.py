@@ -1,7 +1,7 @@
 """Generation: tokens per second and memory by length of the context, also of another library.
 
     python benchmarks/generate.py
-    python benchmarks/generate.py --batch_size=8
+    python benchmarks/generate.py --batch_size=8 --reads=4096
     python benchmarks/generate.py --lucidrains_python=PATH/bin/python
 
 The other library (lucidrains') reads its whole segment again for each token, so its time depends on
@@ -27,6 +27,9 @@ def parse() -> argparse.Namespace:
         "--contexts", default="1024,8192,65536,1048576", help="tokens, increasing, comma-separated"
     )
     parser.add_argument("--prompts", default="1,512,896", help="tokens, comma-separated")
+    parser.add_argument(
+        "--reads", default="", help="lengths of prompts that are only read, comma-separated"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--lucidrains_python", help="a Python with lucidrains' package")
     parser.add_argument("--json", help="where to write the result")
@@ -35,8 +38,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    contexts, prompts = (
-        [int(n) for n in text.split(",") if n] for text in (args.contexts, args.prompts)
+    contexts, prompts, reads = (
+        [int(n) for n in text.split(",") if n] for text in (args.contexts, args.prompts, args.reads)
     )
     spec = {
         "model": MODEL | args.model,
@@ -45,6 +48,7 @@ def main() -> None:
         "num_tokens": args.num_tokens,
         "contexts": contexts,
         "prompts": prompts if args.lucidrains_python else [],
+        "reads": reads,
     }
     own = Worker(ours("ours", spec, worker="ours_generate"))
     tokens, runs = args.batch_size * args.num_tokens, {}
@@ -66,6 +70,9 @@ def main() -> None:
         row["state MiB"] = memory["state_bytes"] / 2**20
         row["process MiB"] = memory["resident_bytes"] / 2**20
         rows.append(row)
+    for length in reads:
+        [(row, times)] = measure([f"read {length}"], [own])
+        rows.append(row | {"tokens/s": args.batch_size * length / median(times)})
     if args.lucidrains_python:
         options = spec | {"flash": False}
         peer = Worker(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import jax
 from contenders import WORKERS
-from report import table
+from report import table, write
 from step_time import MODEL
 
 sys.path.append(str(WORKERS))
@@ -115,8 +115,7 @@ def main() -> None:
     longest = sorted(by_kernel.items(), key=lambda item: -item[1])
     print(table([*rows, total]))
     print(table([{"ms": ms, "kernel": k, "from": p} for (k, p), ms in longest[: args.top]]))
-    if args.json:
-        Path(args.json).write_text(json.dumps({"rows": rows, "longest": longest}, indent=1))
+    write("profile_step", [*rows, total], args.json, longest=longest, step_ms=step_ms)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,18 @@ def _cell(value) -> str:
 
 def report(name: str, rows: list[dict], path: str | None, **details) -> None:
     """Prints the machine and the table. Writes both, and `details`, as JSON to `path`."""
-    here = machine()
-    print("\n" + ", ".join(f"{key}: {value}" for key, value in here.items()) + "\n")
+    print("\n" + ", ".join(f"{key}: {value}" for key, value in machine().items()) + "\n")
     print(table(rows))
+    write(name, rows, path, **details)
+
+
+def write(name: str, rows: list[dict], path: str | None, **details) -> None:
+    """Writes the machine, the rows and `details` as JSON to `path`, if there is one.
+
+    The file is whole at any moment.
+    """
     if path:
-        content = {"benchmark": name, "machine": here, "rows": rows, **details}
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        content = {"benchmark": name, "machine": machine(), "rows": rows, **details}
+        new = Path(f"{path}.new")
+        new.write_text(json.dumps(content, indent=1) + "\n")
+        new.replace(path)

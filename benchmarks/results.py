@@ -7,6 +7,7 @@ import argparse
 import math
 from pathlib import Path
 
+import results_time
 from experiment import KEPT
 from experiments import (
     CHANGES,
@@ -24,6 +25,7 @@ from experiments import (
     TEXT_MODELS,
 )
 from results_lanes import lanes_figure, lanes_table, parts_table, rates_table, relative_time
+from results_memory import memory_fields, memory_figure
 from results_recall import (
     farther_figure,
     farther_table,
@@ -39,7 +41,6 @@ from results_text import (
     changes_table,
     compared_table,
     gates_by_distance,
-    longer_figure,
     text_figure,
     text_table,
     tuning_table,
@@ -59,9 +60,7 @@ def page() -> str:
     long_low, long_high = long.config.data.recall_filler
     low, high = recall.data.recall_filler
     tokens = text.train.batch_size * text.train.segment_length
-    longer, changes_longer = (
-        runs(group, FIXED_SKIP)[0].config for group in ("longer", "changes_longer")
-    )
+    changes_longer = runs("changes_longer", FIXED_SKIP)[0].config
     gates = runs("gates", FIXED_SKIP)[0].config
     gates_tokens = gates.train.batch_size * gates.train.segment_length
     gpu = runs("gpu", FIXED_SKIP)[0].config
@@ -113,12 +112,7 @@ def page() -> str:
         tuning_table=tuning_table("tuning", (*TEXT_MODELS, *ROWS), LEARNING_RATES),
         text_table=text_table("text", TEXT_MODELS),
         differences=differences("text", *TEXT_MODELS[:2]),
-        large_table=text_table("large", TEXT_MODELS),
         text_first=f"{final(runs('text', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
-        longer_table=text_table("longer", TEXT_MODELS),
-        longer_differences=differences("longer", *TEXT_MODELS[:2]),
-        longer_steps=f"{longer.train.num_steps:,}",
-        longer_all=f"{tokens * longer.train.num_steps / 1e6:.1f}",
         changes_table=changes_table("changes"),
         changes_longer_table=changes_table("changes_longer"),
         changes_longer_steps=f"{changes_longer.train.num_steps:,}",
@@ -144,8 +138,10 @@ def page() -> str:
         parts_seeds=parts_seeds,
         lanes_steps=f"{lanes.train.num_steps:,}",
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
+        **memory_fields(),
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
         wide_differences=differences("wide", ROTARY, FIXED_SKIP),
+        **results_time.numbers(),
     )
 
 
@@ -159,8 +155,9 @@ def figures() -> dict[str, Figure]:
         "recall_farther.png": farther_figure(1 / values),
         "recall_training.png": recall_training_figure(math.log2(values)),
         "text.png": text_figure(),
-        "longer.png": longer_figure(),
         "lanes.png": lanes_figure(),
+        "memory.png": memory_figure(),
+        "time_to_quality.png": results_time.figure(),
     }
 
 
@@ -170,3 +167,7 @@ def main():
     PAGE.write_text(page(), encoding="utf-8")
     for name, figure in figures().items():
         (KEPT / name).write_bytes(png(figure))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """Tables and figure of docs/results.md about what memory is worth on long documents.
 
 They compare models document by document, as measured by benchmarks/score_documents.py. Intervals
-are 95% bootstrap intervals: seeds and documents are drawn again with replacement, the same ones for
-both models.
+are 95% bootstrap intervals: seeds and directories, each with its documents, are drawn again with
+replacement, the same ones for both models.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from experiment import Experiment, Model
-from experiments import MEMORY_MODELS, SLIDE_5
+from experiments import MEMORY_MODELS, SLIDE_4, SLIDE_5
 from results_runs import (
     COLORS,
     GREY,
@@ -35,10 +35,12 @@ class Scores(NamedTuple):
     Attributes:
       bits: ``[seeds, documents]``
       counts: bytes, or identifiers; ``[documents]``
+      directories: number of the directory of each document; ``[documents]``
     """
 
     bits: np.ndarray
     counts: np.ndarray
+    directories: np.ndarray
 
 
 class Difference(NamedTuple):
@@ -59,11 +61,19 @@ def documents(experiment: Experiment) -> list[dict]:
     return [content[name] for name in sorted(content)]
 
 
-def scores(model: Model, chosen: Callable[[dict], tuple[float, float]]) -> Scores:
+def directories(experiment: Experiment) -> np.ndarray:
+    """The number of the directory of each document, in the same order."""
+    names = sorted(read_json(experiment.kept / "documents.json"))
+    return np.unique([name.rpartition("-")[0] for name in names], return_inverse=True)[1]
+
+
+def scores(
+    model: Model, chosen: Callable[[dict], tuple[float, float]], group: str = "memory"
+) -> Scores:
     """Scores of a model; `chosen` gives the bits and the count of a document."""
-    each = [[chosen(one) for one in documents(run)] for run in runs("memory", model)]
+    each = [[chosen(one) for one in documents(run)] for run in runs(group, model)]
     values = np.array(each, float)
-    return Scores(values[..., 0], values[0, :, 1])
+    return Scores(values[..., 0], values[0, :, 1], directories(runs(group, model)[0]))
 
 
 def whole(document: dict) -> tuple[float, float]:
@@ -89,29 +99,31 @@ def mean(one: Scores) -> float:
 def difference(one: Scores, other: Scores) -> Difference:
     """How many more bits `one` has per count, over the seeds that both have."""
     seeds = min(len(one.bits), len(other.bits))
-    bits, counts = one.bits[:seeds] - other.bits[:seeds], one.counts
+    bits = one.bits[:seeds] - other.bits[:seeds]
+    summed = np.stack([np.bincount(one.directories, each) for each in bits])
+    counts = np.bincount(one.directories, one.counts)
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(DRAWS):
         rows = rng.integers(seeds, size=seeds)
         columns = rng.integers(len(counts), size=len(counts))
-        drawn.append(bits[rows][:, columns].mean(axis=0).sum() / counts[columns].sum())
-    value = bits.mean(axis=0).sum() / counts.sum()
+        drawn.append(summed[rows][:, columns].mean(axis=0).sum() / counts[columns].sum())
+    value = summed.mean(axis=0).sum() / counts.sum()
     return Difference(float(value), *map(float, np.quantile(drawn, (0.025, 0.975))))
 
 
-def trained() -> list[Model]:
+def trained(group: str = "memory") -> list[Model]:
     """The models with runs; the first of them is the one that others are compared with."""
-    return [model for model in MEMORY_MODELS if runs("memory", model)]
+    return [model for model in MEMORY_MODELS if runs(group, model)]
 
 
-def memory_table() -> str:
+def memory_table(group: str) -> str:
     """Cost, bits per byte and difference to the model with a layer more."""
     header = ["model", "parameters", "time of a step", "steps", "seeds", "bits per byte"]
     header += ["difference", "by seed", "better on"]
-    reference, rows = scores(SLIDE_5, whole), []
-    for model in trained():
-        one, found = runs("memory", model)[0], scores(model, whole)
+    reference, rows = scores(SLIDE_5, whole, group), []
+    for model in trained(group):
+        one, found = runs(group, model)[0], scores(model, whole, group)
         time = microseconds_per_token("memory", model) / microseconds_per_token("memory", SLIDE_5)
         row = [model.label, f"{num_parameters(one):,}", f"{time:.2f}"]
         row += [f"{one.config.train.num_steps:,}", str(len(found.bits)), f"{mean(found):.3f}"]
@@ -156,16 +168,16 @@ def identifiers_table() -> str:
 
 def memory_figure() -> Figure:
     """The figure of differences to the sliding window with a layer more."""
-    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
+    figure, [[left, right]] = new_figure(1, 2, panel=(3.7, 2.9))
     positions = [at_position(index) for index in range(len(POSITIONS))]
     identifiers = [of_identifiers(index) for index in range(1 + len(DISTANCES))]
     plot_differences(left, positions, ranges(POSITIONS))
     plot_differences(right, identifiers, ["new", *ranges(DISTANCES)])
     left.set_xlabel("position in the document, tokens")
     left.set_ylabel("bits per byte")
-    right.set_xlabel("tokens since the identifier's last occurrence")
+    right.set_xlabel("tokens since it last occurred")
     right.set_ylabel("bits per identifier")
-    legend_above(figure, columns=3)
+    legend_above(figure, columns=2)
     return figure
 
 
@@ -181,3 +193,26 @@ def plot_differences(ax: Axes, bins: Sequence[Callable], names: Sequence[str]):
         ax.errorbar(x, [one.mean for one in found], [low, high], label=model.label, **style)
     ax.axhline(0, color=GREY, linestyle=":", linewidth=1)
     ax.set_xticks(range(len(names)), [name.replace(" – ", "–\n") for name in names], fontsize=7)
+
+
+def memory_fields() -> dict[str, str]:
+    """What the page's section on long documents says."""
+    [trunk], one = runs("memory_trunk", SLIDE_4), runs("memory", SLIDE_5)[0]
+    train, names = one.config.train, read_json(one.kept / "documents.json")
+    longest = max(sum(document["bytes"]) for document in names.values())
+    return {
+        "memory_width": str(trunk.config.model.embedding_size),
+        "memory_window": str(one.config.model.window_length),
+        "memory_reach": str(one.config.model.num_layers * one.config.model.window_length),
+        "memory_rows": str(train.batch_size),
+        "memory_segment": str(train.segment_length),
+        "memory_lanes": str(train.lanes),
+        "memory_documents": str(len(names)),
+        "memory_directories": str(len({name.rpartition("-")[0] for name in names})),
+        "memory_bytes": f"{longest:,}",
+        "trunk_steps": f"{trunk.config.train.num_steps:,}",
+        "memory_table": memory_table("memory"),
+        "memory_longer_table": memory_table("memory_longer"),
+        "positions_table": positions_table(),
+        "identifiers_table": identifiers_table(),
+    }

@@ -148,24 +148,3 @@ def text_figure() -> Figure:
     right.axhline(0, color=GREY, linestyle=":", linewidth=1)
     legend_above(figure, columns=3)
     return figure
-
-
-def longer_figure() -> Figure:
-    """The figure of bits per byte and worth of the state in longer training runs."""
-    figure, [[left, right]] = new_figure(1, 2, panel=(3.5, 2.7))
-    for model in TEXT_MODELS[:2]:
-        for k, one in enumerate(runs("longer", model)):
-            lines = metrics(one, "held_out")
-            steps = [line["step"] for line in lines]
-            style = {"color": COLORS[model.name], "linewidth": 1.2}
-            label = {} if k else {"label": model.label}
-            left.plot(steps, [line["bits_per_byte"] for line in lines], **style, **label)
-            plot_worth(right, one, **style)
-    left.set_ylabel("bits per byte")
-    right.set_ylabel("worth of the state, bits")
-    right.axhline(0, color=GREY, linestyle=":", linewidth=1)
-    for ax in (left, right):
-        ax.set_xlabel("step")
-        ax.set_xlim(0)
-    legend_above(figure, columns=2)
-    return figure

@@ -97,7 +97,7 @@ def score(model: BlockRecurrentTransformer, texts: Sequence[np.ndarray]) -> Iter
 def identifier_bits(text: bytes, starts: np.ndarray, bits: np.ndarray) -> dict[str, list[float]]:
     """How many identifiers there are, and bits of their tokens: new ones, then by distance."""
     total = np.concatenate([[0], np.cumsum(bits, dtype=np.float64)])
-    counts, sums = np.zeros(1 + len(DISTANCES)), np.zeros(1 + len(DISTANCES))
+    counts, sums = np.zeros(1 + len(DISTANCES), int), np.zeros(1 + len(DISTANCES))
     last = {}
     for match in IDENTIFIER.finditer(text):
         first, end = np.searchsorted(starts, match.span())
@@ -107,7 +107,7 @@ def identifier_bits(text: bytes, starts: np.ndarray, bits: np.ndarray) -> dict[s
         counts[place] += 1
         sums[place] += total[end] - total[first]
         last[match[0]] = first
-    return {"count": counts.tolist(), "bits": sums.round(2).tolist()}
+    return {"count": counts.tolist(), "bits": sums.round(1).tolist()}
 
 
 def main():
@@ -128,14 +128,15 @@ def main():
         cuts = np.minimum([*POSITIONS, len(each)], len(each))
         results[documents.names[index]] = {
             "bytes": np.diff(starts[cuts]).tolist(),
-            "bits": [round(float(each[a:b].sum()), 2) for a, b in itertools.pairwise(cuts)],
+            "bits": [round(float(each[a:b].sum()), 1) for a, b in itertools.pairwise(cuts)],
             "identifiers": identifier_bits(documents.vocabulary.decode(tokens), starts, each),
         }
     total = sum(sum(one["bits"]) for one in results.values())
     size = sum(sum(one["bytes"]) for one in results.values())
     print(f"{total / size:.4f} bits per byte after {step} steps, {len(results)} documents")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(results) + "\n", encoding="utf-8")
+    content = json.dumps(results, separators=(",", ":"))
+    arguments.json.write_text(content + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

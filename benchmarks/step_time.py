@@ -40,8 +40,9 @@ MODEL = {
 }
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that name the programs and what they run."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", type=json.loads, default={}, help="JSON of ModelConfig fields")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--segment_length", type=int, default=1024)
@@ -83,7 +84,7 @@ def parse() -> argparse.Namespace:
         "--lucidrains_modes", default="plain,flash", help="some of plain, flash, compile"
     )
     parser.add_argument("--json", help="where to write the result")
-    return parser.parse_args()
+    return parser
 
 
 def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
@@ -129,7 +130,7 @@ def throughput(row: dict, contender: Contender, tokens: int) -> dict:
 
 
 def main() -> None:
-    args = parse()
+    args = make_parser(__doc__.splitlines()[0]).parse_args()
     workers = []
     for dtype in args.dtypes.split(","):
         for contender in contenders(args, dtype):

@@ -2,6 +2,7 @@
 
 from block_recurrent.data.vocabulary_storage import model_vocabulary
 from block_recurrent.errors import UserError
+from block_recurrent.freed_memory import keep_freed_memory_on_cpu
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
@@ -15,6 +16,8 @@ from block_recurrent.model.transformer import BlockRecurrentTransformer
 from block_recurrent.types import KV, KeysValues, LayerState, ModelState
 
 __version__ = "0.1.0"
+
+keep_freed_memory_on_cpu()  # before JAX looks for devices
 
 __all__ = [
     "BlockRecurrentTransformer",

@@ -21,8 +21,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(
         "compare",
         "Shows runs next to each other: the options in which they differ, their held-out loss, "
-        "speed and\nsize. For runs that differ in nothing but train.seed, also their mean and "
-        "standard deviation.",
+        "speed and\nsize. Runs that differ in nothing but train.seed form a group, with mean, "
+        "standard deviation\nand a comparison with the first group.",
         EXAMPLES,
     )
     parser.add_argument(
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         "--html",
         type=local_path,
         metavar="FILE.html",
-        help="also write a page with the tables and a figure of the losses",
+        help="also write a page with the tables and charts of the losses",
     )
     return parser.parse_args()
 

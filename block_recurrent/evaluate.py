@@ -11,9 +11,7 @@ from block_recurrent.config.device_options import MeshConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.console.cli import (
     CommandParser,
-    add_average_argument,
     add_checkpoint_arguments,
-    add_corpus_argument,
     add_workdir_argument,
     check_output,
     chosen_weights,
@@ -26,6 +24,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.evaluation.evaluator import AfterBatch, Evaluator, evaluation_shape
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.evaluation.memory_worth import MEMORIES, MemoryProbe
+from block_recurrent.evaluation.report import write_report
 from block_recurrent.files.paths import local_path
 from block_recurrent.parallel.sharding import Layout, make_mesh
 from block_recurrent.reporting.metrics_log import write_numbers
@@ -48,9 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         EXAMPLES,
     )
     add_workdir_argument(parser, required=True)
-    add_corpus_argument(parser)
     add_checkpoint_arguments(parser)
-    add_average_argument(parser)
     parser.add_argument(
         "--split",
         default="held_out",
@@ -63,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
         "--report",
         type=local_path,
         metavar="FILE.html",
-        help="also write a page of figures, and their numbers to FILE.json: the loss by position "
+        help="also write a page of charts, and their numbers to FILE.json: the loss by position "
         "in the document, with and without the recurrent state. Reads the documents four times",
     )
     parser.add_argument(
@@ -83,10 +80,6 @@ def main():
     # Before the evaluation, rather than after it.
     check_output("json", arguments.json)
     check_output("report", arguments.report, ".html")
-    if arguments.report:
-        from block_recurrent.evaluation.report import (
-            write_report,  # reports a missing matplotlib before the evaluation
-        )
     config, model, step = load_run(arguments.workdir, **chosen_weights(arguments))
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)

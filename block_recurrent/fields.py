@@ -88,14 +88,19 @@ def check_arguments(cls: type, **fields: str | None) -> Callable[[Callable], Cal
       **fields: for an argument with another name, its field; None: the argument is not checked.
 
     Raises:
-      UserError: raised by the decorated function; see `check_value`.
+      UserError: raised by the decorated function for an unknown keyword or a wrong value; see
+        `check_value`.
     """
 
     def decorate(function):
         signature = inspect.signature(function)
+        has_no = f"{function.__qualname__.removesuffix('.__init__')} has no argument"
 
         @functools.wraps(function)
         def checked_function(*args, **kwargs):
+            for name in kwargs:
+                if name not in signature.parameters:
+                    raise UserError(_unknown(has_no, name, signature.parameters))
             bound, kinds = signature.bind(*args, **kwargs), field_kinds(cls)
             for name, value in bound.arguments.items():
                 field = fields.get(name, name)
@@ -123,9 +128,7 @@ def field_kind(cls: type, name: str) -> Any:
     """
     kinds = field_kinds(cls)
     if name not in kinds:
-        close = nearest(name, kinds)
-        hint = f"did you mean {close}?" if close else f"choose from {', '.join(kinds)}"
-        raise UserError(f"{cls.__name__} has no field '{name}': {hint}")
+        raise UserError(_unknown(f"{cls.__name__} has no field", name, kinds))
     return kinds[name]
 
 
@@ -157,8 +160,14 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The most similar of some words, ignoring case; None if none is similar."""
     lower = {each.lower(): each for each in words}
-    close = difflib.get_close_matches(word.lower(), lower, n=1)
+    close = difflib.get_close_matches(word[:100].lower(), lower, n=1)  # slow for long words
     return lower[close[0]] if close else None
+
+
+def _unknown(what: str, name: str, names: Iterable[str]) -> str:
+    close = nearest(name, names)
+    hint = f"did you mean {close}?" if close else f"choose from {', '.join(names)}"
+    return f"{what} '{name}': {hint}"
 
 
 def _convert(value: Any, kind: Any) -> Any:

@@ -13,10 +13,8 @@ from rich.progress import BarColumn, TaskProgressColumn
 from block_recurrent.console.cli import (
     EXIT_STATUSES,
     CommandParser,
-    add_average_argument,
     add_checkpoint_arguments,
-    add_corpus_argument,
-    add_workdir_argument,
+    add_model_arguments,
     check_output,
     chosen_weights,
     run_main,
@@ -32,10 +30,9 @@ from block_recurrent.generation.generator import Generator
 from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.saved_state import load_context, load_state, save_state
 from block_recurrent.generation.text_stream import TextStream
-from block_recurrent.interop.model_file import load_model
+from block_recurrent.interop.model_file import PRETRAINED, load_model
 from block_recurrent.training.workdir import load_run, run_vocabulary
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "stdlib.safetensors"
 READ_BETWEEN_UPDATES = 1 << 16  # prompt tokens between two updates of the progress bar
 
 NOTES = f"""\
@@ -47,8 +44,8 @@ EXAMPLES = """\
   python -m block_recurrent.generate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt='def main('
   python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --prompt_file=book.txt \\
-      --num_tokens=0 --save_state=book.npz
-  python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --state=book.npz --seed=1
+      --num_tokens=0 --save_state=book.safetensors
+  python -m block_recurrent.generate --workdir=runs/brt_fixed_gate --state=book.safetensors --seed=1
 """
 
 
@@ -61,18 +58,8 @@ def parse_arguments() -> argparse.Namespace:
         NOTES,
     )
     add = parser.add_argument
-    model = parser.add_mutually_exclusive_group()
-    add_workdir_argument(model)
-    model.add_argument(
-        "--model",
-        type=local_path,
-        default=PRETRAINED,
-        metavar="FILE",
-        help="a file written by python -m block_recurrent.export",
-    )
-    add_corpus_argument(parser)
+    add_model_arguments(parser, PRETRAINED)
     add_checkpoint_arguments(parser)
-    add_average_argument(parser)
     add("--prompt", metavar="TEXT", help="the text to continue; '' starts a new document")
     add(
         "--prompt_file",
@@ -118,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
         "--save_state",
         type=local_path,
         metavar="FILE",
-        help="save the state after the text to this file (.npz)",
+        help="save the state after the text to this file (.safetensors)",
     )
     return parser.parse_args()
 

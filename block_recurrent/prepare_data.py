@@ -1,4 +1,4 @@
-"""Makes a token store: ``python -m block_recurrent.prepare_data --gin_file=gin/data/….gin …``."""
+"""Make a token store: ``python -m block_recurrent.prepare_data --gin_file=gin/data/….gin …``."""
 
 import argparse
 import signal

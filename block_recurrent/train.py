@@ -1,4 +1,4 @@
-"""Trains a model: ``python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin``."""
+"""Train a model: ``python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin``."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,4 @@
-"""Trains a vocabulary: ``python -m block_recurrent.train_tokenizer --gin_file=… --output=FILE``."""
+"""Train a tokenizer: ``python -m block_recurrent.train_tokenizer --gin_file=… --output=FILE``."""
 
 import argparse
 import signal

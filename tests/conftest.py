@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -46,13 +47,18 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
 def pytest_xdist_make_scheduler(config, log):
     """Runs the tests of a file in one process: they share fixtures and compiled functions.
 
-    One process runs all tests that need TensorFlow, so that only one imports it.
+    One process runs all tests that need TensorFlow, so that only one imports it. Each recorded
+    model of test_golden.py is compiled for itself, by any process.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return "prepare" if "tests/data/prepare/" in nodeid else super()._split_scope(nodeid)
+            if "tests/data/prepare/" in nodeid:
+                return "prepare"
+            if "test_golden" in nodeid:
+                return nodeid.partition("[")[2]
+            return super()._split_scope(nodeid)
 
     return Scheduling(config, log)
 
@@ -65,6 +71,21 @@ def shape_checks(request):
     jaxtyping.config.update("jaxtyping_disable", unchecked)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def run_command(monkeypatch, capfd):
+    """Runs a command in this process: (exit status, standard output, standard error)."""
+    from block_recurrent.console.cli import run_main
+
+    def run(main, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run_main(main)
+        return exit.value.code, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")

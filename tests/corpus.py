@@ -14,11 +14,11 @@ WORDS = "the state of a block is carried from one window to the next by gates".s
 
 
 def write_corpus(folder: Path, num_documents: int = 12, seed: int = 0) -> Path:
-    """Writes documents of 0.1 to 2 kB."""
+    """Writes documents of 0.1 to 1 kB."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(num_documents):
-        words = rng.choice(WORDS, rng.integers(20, 400))
+        words = rng.choice(WORDS, rng.integers(20, 200))
         (folder / f"{index}.txt").write_text(" ".join(words))
     return folder
 

@@ -18,6 +18,7 @@ from block_recurrent.training.trainer import Trainer
 
 NOT_COMPILED = (
     "num_steps",
+    "initial_model",
     "eval_every_steps",
     "eval_tokens",
     "checkpoint_every_steps",
@@ -52,12 +53,14 @@ class SharingTrainer(Trainer):
     def __init__(self, config, workdir, **options):
         with patch.multiple(setup, **TRACED_ONCE):
             super().__init__(config, workdir, **options)
-        self.evaluator = self.evaluation.evaluator
+        self.evaluator, self.probe = self.evaluation.evaluator, self.evaluation.probe
         self.compile_once = functools.cache(self.setup.compile_step)
         known = self.first.setdefault(self._compiled_options(), self)
         self.setup.init, self.setup.compile_step = known.setup.init, known.compile_once
         self.evaluator.initial = known.evaluator.initial
         self.evaluator.step = known.evaluator.step
+        if self.probe:
+            self.probe.clear = known.probe.clear
         self.evaluation.sampler = self.samplers.setdefault(self.config, self.evaluation.sampler)
 
     def _compiled_options(self):

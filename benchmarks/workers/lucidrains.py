@@ -10,7 +10,7 @@ from serve import arguments, serve
 def build(spec: dict) -> BlockRecurrentTransformer:
     """Their model, with sizes given as ModelConfig fields."""
     m = spec["model"]
-    torch.manual_seed(0)
+    torch.manual_seed(spec.get("seed", 0))
     return BlockRecurrentTransformer(
         num_tokens=m["vocab_size"],
         dim=m["embedding_size"],

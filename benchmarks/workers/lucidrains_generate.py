@@ -1,5 +1,6 @@
 """Worker: generation with block-recurrent-transformer-pytorch, by its own `generate`."""
 
+import contextlib
 import functools
 
 import torch
@@ -10,12 +11,15 @@ from serve import arguments, serve
 
 def main() -> None:
     spec = arguments()
-    writer = RecurrentTrainerWrapper(build(spec))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    writer = RecurrentTrainerWrapper(build(spec)).to(device)
 
     def after_prompt(length):
-        prompt = torch.ones(spec["batch_size"], length, dtype=torch.long)
-        # its `length` includes the prompt
-        writer.generate(prompt, length + spec["num_tokens"])
+        prompt = torch.ones(spec["batch_size"], length, dtype=torch.long, device=device)
+        low = spec["model"]["dtype"] == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16) if low else contextlib.nullcontext():
+            # its `length` includes the prompt
+            writer.generate(prompt, length + spec["num_tokens"]).cpu()
 
     serve({f"prompt {n}": functools.partial(after_prompt, n) for n in spec["prompts"]})
 

@@ -1,4 +1,4 @@
-"""Worker: generation with block_recurrent, after contexts and after prompts."""
+"""Worker: generation with block_recurrent, after contexts and after prompts, and reading alone."""
 
 import functools
 import os
@@ -51,8 +51,13 @@ def main() -> None:
     def after_prompt(length):
         generator.generate([np.ones(length, np.int32)] * rows, count)
 
+    def read(length):
+        state = generator.read(generator.start(rows), [np.ones(length, np.int32)] * rows)
+        jax.block_until_ready(state)
+
     measures = {f"context {n}": functools.partial(after_context, n) for n in spec["contexts"]}
     measures |= {f"prompt {n}": functools.partial(after_prompt, n) for n in spec["prompts"]}
+    measures |= {f"read {n}": functools.partial(read, n) for n in spec["reads"]}
     serve(measures, memory=memory)
 
 

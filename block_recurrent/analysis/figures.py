@@ -27,14 +27,11 @@ def all_figures(arrays: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict
       arrays: the layer's arrays, listed in `tracing.ARRAYS`.
       labels: the input tokens of the last two blocks.
     """
-    own = labels[len(labels) // 2 :]
-    last = {kind: weights[-1].mean(axis=0) for kind, weights in arrays.items() if "s_to_" in kind}
+    kinds = "states_to_tokens", "states_to_states"
+    last = {kind: arrays[kind][-1].mean(axis=0) for kind in kinds}
     return {
         "gates": gate_values(arrays),
-        "state_change": state_change(arrays, len(own)),
-        "states_read": states_read(arrays, len(own)),
         "states_to_tokens": heat_map(last["states_to_tokens"], "token read", "state", labels),
-        "tokens_to_states": heat_map(last["tokens_to_states"].T, "token read", "state", own),
         "states_to_states": heat_map(last["states_to_states"], "state read", "state"),
     }
 
@@ -88,44 +85,18 @@ def gates_over_training(
     return figure
 
 
-def state_change(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure:
-    """Plot how the states change along the document."""
-    figure, axes = new_figure(3, panel=(7.0, 2.3))
-    norm = np.maximum(arrays["norm"], 1e-9)
-    series = {
-        "change in W tokens,\nrelative to the norm": arrays["norm_of_change"] / norm,
-        "cosine to the state\nW tokens earlier": arrays["cosine_to_previous"],
-        "cosine to the\ninitial state": arrays["cosine_to_initial"],
-    }
-    tokens = window_length * np.arange(1, len(norm) + 1)
-    for ax, (name, values) in zip(axes[:, 0], series.items(), strict=True):
-        quantile_band(ax, tokens, np.quantile(values, QUANTILES, axis=1), BLUE, name)
-        ax.set_ylabel(name)
-        ax.sharex(axes[0, 0])
-    axes[-1, 0].set_xlabel("tokens read")
-    return figure
-
-
-def states_read(arrays: Mapping[str, np.ndarray], window_length: int) -> Figure:
-    """Plot which states the tokens attend to, along the document."""
-    values = arrays["read_by_tokens"].T
-    extent = (0.0, float(window_length * values.shape[1]), len(values) - 0.5, -0.5)
-    return heat_map(values, "tokens read", "state", extent=extent)
-
-
 def heat_map(
     values: Float[np.ndarray, "rows columns"],
     across: str,
     down: str,
     labels: Sequence[str] = (),
-    extent: tuple[float, ...] | None = None,
 ) -> Figure:
     """Plot attention as brightness; `labels` name the columns if there are not too many."""
-    figure, [[ax]] = new_figure(panel=(10.0, 4.2) if labels or extent else (5.6, 4.6))
+    figure, [[ax]] = new_figure(panel=(10.0, 4.2) if labels else (5.6, 4.6))
     style = {"aspect": "auto", "cmap": "viridis", "interpolation": "nearest"}
     # Uniform attention appears at most half as bright as the maximum of the scale.
     most = max(values.max(), 2 * values.mean())
-    image = ax.imshow(values, vmin=0, vmax=most, extent=extent, **style)
+    image = ax.imshow(values, vmin=0, vmax=most, **style)
     ax.set(xlabel=across, ylabel=down)
     if 0 < len(labels) <= MAX_LABELS:
         angle = 90 if max(map(len, labels)) > 1 else 0

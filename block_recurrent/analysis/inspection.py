@@ -41,14 +41,15 @@ class LayerActivity(NamedTuple):
 
 def inspect_block(
     model: BlockRecurrentTransformer, tokens: Int[Array, "B W"], state: ModelState
-) -> tuple[dict[int, LayerActivity], ModelState]:
+) -> tuple[Float[Array, "B W D"], dict[int, LayerActivity], ModelState]:
     """Run one block through the model, and record its recurrent layers.
 
     Running a model block by block gives the same results as running it on whole segments, with
     feedback and without.
 
     Returns:
-      The activity of each recurrent layer by layer index, and the model's state after the block.
+      The features that `readout` turns into logits, the activity of each recurrent layer by layer
+      index, and the model's state after the block.
     """
     state, last_tokens = model.without_last(state)
     x = model.embed(tokens, last_tokens)
@@ -63,7 +64,7 @@ def inspect_block(
             activities[index] = inspect_layer(layer, x, before)
         x, layer_state = layer(x, before, states=states)
         after.append(layer_state)
-    return activities, model.with_last(tokens, tuple(after))
+    return model.final_norm(x), activities, model.with_last(tokens, tuple(after))
 
 
 def inspect_layer(

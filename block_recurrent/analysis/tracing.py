@@ -69,7 +69,7 @@ def make_tracer(
 
     def step(params, block, state):
         model = nnx.merge(graphdef, params)
-        activities, state = inspect_block(model, block, state)
+        _, activities, state = inspect_block(model, block, state)
         summaries = {
             index: summarize(activity, model.layers[index].cell.initial[...])
             for index, activity in activities.items()

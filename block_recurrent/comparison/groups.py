@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from scipy.special import stdtrit
 
 from block_recurrent.comparison.runs import ComparedRun
+from block_recurrent.config.data_options import PLACES
 from block_recurrent.config.run_config import all_values
 
 SEED = "train.seed"
@@ -25,8 +26,6 @@ INCIDENTAL = (
     "distributed.",
     "watch.",
 )
-# They may differ if the documents are the same.
-PLACES = ("data.path", "data.stores", "data.held_out")
 CONFIDENCE = 0.95
 
 

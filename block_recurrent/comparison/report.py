@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from block_recurrent.comparison.figures import losses
 from block_recurrent.comparison.groups import (
     Difference,
     Group,
@@ -20,13 +21,8 @@ from block_recurrent.comparison.tables import (
     run_table,
     text_letters,
 )
-from block_recurrent.reporting.page import html_figure, html_page, html_table
+from block_recurrent.reporting.page import html_page, html_table
 
-CAPTION = (
-    "Bits per byte of the held-out documents, by step and by training time, which excludes "
-    "evaluations, checkpoints and compilation. Runs that differ in nothing but the seed have the "
-    "same colour."
-)
 SEEDS = "Mean and standard deviation over seeds"
 
 
@@ -73,6 +69,7 @@ class Comparison:
                 "seconds_per_step": run.seconds_per_step,
                 "parameters": run.num_params,
                 "evaluations": [point._asdict() for point in run.points],
+                "changes": run.changes,
             }
             for index, (run, letter) in enumerate(
                 zip(self.runs, text_letters(self.runs), strict=True)
@@ -94,19 +91,12 @@ class Comparison:
         }
 
     def page(self) -> str:
-        """The comparison as a self-contained HTML page.
-
-        Raises:
-          UserError: matplotlib is not installed.
-        """
-        from block_recurrent.comparison.figures import losses
-        from block_recurrent.reporting.plots import png
-
+        """The comparison as a self-contained HTML page."""
         parts = [html_table(run_table(self.runs))]
         if any(run.points for run in self.runs):
             letters = set(text_letters(self.runs))
             comparable = len(letters) == 1 and not any(run.lossy for run in self.runs)
-            parts.append(html_figure(png(losses(self.groups, comparable)), CAPTION))
+            parts += [chart.html() for chart in losses(self.groups, comparable)]
         if self.has_seeds:
             parts += [f"<h2>{SEEDS}</h2>", html_table(group_table(self.groups))]
         described = [*self._described(), *notes(self.runs)]

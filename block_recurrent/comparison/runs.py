@@ -18,6 +18,7 @@ from block_recurrent.files.paths import AnyPath, explain_path_errors
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import abstract_model
 from block_recurrent.reporting.metrics_log import read_metrics
+from block_recurrent.training.config_changes import read_changes
 from block_recurrent.training.corpus_record import RECORD
 from block_recurrent.training.workdir import read_config
 
@@ -81,6 +82,7 @@ class ComparedRun(NamedTuple):
       seconds_per_step: the median over the lines of metrics; NaN: not known yet.
       num_params: number of its parameters.
       points: its evaluations, in order.
+      changes: what changed in it on the way, in lines that begin with the step.
     """
 
     name: str
@@ -92,6 +94,7 @@ class ComparedRun(NamedTuple):
     seconds_per_step: float
     num_params: int
     points: list[Point]
+    changes: list[str]
 
     @property
     def last(self) -> Point | None:
@@ -114,7 +117,7 @@ def read_run(workdir: AnyPath, name: str) -> ComparedRun:
     config = read_config(workdir)
     with explain_path_errors(workdir, "read"):
         history = [line for line in read_metrics(workdir) if "split" in line]
-        record = _corpus_record(workdir)
+        record, changes = _corpus_record(workdir), read_changes(workdir)
     if not history:
         raise UserError(
             f"{workdir} has no metrics to compare (metrics.jsonl is missing or empty): train "
@@ -143,6 +146,7 @@ def read_run(workdir: AnyPath, name: str) -> ComparedRun:
         float(np.median(paces)) if len(paces) else math.nan,
         count_parameters(config.model),
         points,
+        changes,
     )
 
 

@@ -101,6 +101,9 @@ def notes(runs: Sequence[ComparedRun]) -> list[str]:
     if len({run.text.vocabulary for run in runs}) > 1:
         found.append("The runs have different vocabularies: compare bits per byte, not losses.")
     found += [f"{run.name}: bits per byte{run.lossy}." for run in runs if run.lossy]
+    found += [
+        f"{run.name} changed on the way: {'; '.join(run.changes)}." for run in runs if run.changes
+    ]
     return found
 
 

@@ -9,6 +9,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.fields import Range, checked, nearest
 from block_recurrent.files.paths import is_url
 
+PLACES = ("data.path", "data.stores", "data.held_out")  # options that say where documents lie
 # '~' is the home folder: shells leave it as it is in quotes and after '='. URLs stay as they are.
 LocalPath = Annotated[str, os.path.expanduser]
 

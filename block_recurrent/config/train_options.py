@@ -37,7 +37,7 @@ class TrainConfig:
         block_recurrent.evaluate does.
       checkpoint_every_steps: steps between two checkpoints.
       profile_steps: first and last step to profile, for example (100, 105), which writes to the
-        folder profile/ of the run; (): no profile.
+        folder profile/ of the run; an evaluation in between ends the profile. (): no profile.
       keep_checkpoints: how many of the newest checkpoints are kept.
       keep_best: how many of the best checkpoints, by the evaluations of the run, are kept too.
         Unless it is 0, a checkpoint is saved at every evaluation.

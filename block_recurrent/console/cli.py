@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from block_recurrent.errors import UserError
-from block_recurrent.files.paths import workdir_path
+from block_recurrent.files.paths import local_path, workdir_path
 from block_recurrent.freed_memory import keep_freed_memory
 
 USER_ERROR_STATUS = 2
@@ -90,8 +90,36 @@ def add_workdir_argument(
     )
 
 
-def add_checkpoint_arguments(parser: argparse._ActionsContainer):
-    """Adds --step and --weights, which choose a checkpoint of the run and its weights."""
+def add_model_arguments(parser: argparse.ArgumentParser, default: Path):
+    """Adds --workdir and --model, which exclude each other; `default` is the model of neither."""
+    model = parser.add_mutually_exclusive_group()
+    add_workdir_argument(model)
+    model.add_argument(
+        "--model",
+        type=local_path,
+        default=default,
+        metavar="FILE",
+        help="a file or folder written by python -m block_recurrent.export, or the name of a "
+        "repository on the Hugging Face Hub, OWNER/NAME (extra [hub]); default: the small model "
+        "included in the package",
+    )
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, average: bool = True):
+    """Adds what chooses a checkpoint of a run and its weights, and where its corpus lies now.
+
+    Args:
+      parser: the parser to add them to.
+      average: whether the command can take the mean of several checkpoints.
+    """
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help='where the corpus of the run lies now, if it has moved, such as "data.path = '
+        "'moved/texts'\" or \"data.stores = ('moved/store',)\"; can be given several times",
+    )
     parser.add_argument(
         "--step",
         type=_step,
@@ -107,18 +135,15 @@ def add_checkpoint_arguments(parser: argparse._ActionsContainer):
         help="the weights after that step, or their moving average (train.average_decay) "
         "(default: raw)",
     )
-
-
-def add_average_argument(parser: argparse._ActionsContainer):
-    """Adds --average, which takes the mean of several checkpoints."""
-    parser.add_argument(
-        "--average",
-        type=int,
-        default=1,
-        metavar="K",
-        help="use the mean of the weights of K checkpoints: that of --step, and the K - 1 before "
-        "it (default: 1)",
-    )
+    if average:
+        parser.add_argument(
+            "--average",
+            type=int,
+            default=1,
+            metavar="K",
+            help="use the mean of the weights of K checkpoints: that of --step, and the K - 1 "
+            "before it (default: 1)",
+        )
 
 
 def chosen_weights(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -163,18 +188,6 @@ def check_output(option: str, path: Path | None, suffix: str = ""):
         raise UserError(f"--{option}={path} is a folder: give the path of a file")
     if path and not path.name.endswith(suffix):
         raise UserError(f"--{option}={path}: give a file name that ends in {suffix}")
-
-
-def add_corpus_argument(parser: argparse.ArgumentParser):
-    """Adds --gin_bindings to a command that reads the corpus of a run."""
-    parser.add_argument(
-        "--gin_bindings",
-        action="append",
-        default=[],
-        metavar="BINDING",
-        help='where the corpus of the run lies now, if it has moved, such as "data.path = '
-        "'moved/texts'\" or \"data.stores = ('moved/store',)\"; can be given several times",
-    )
 
 
 def default_workdir(gin_files: list[str]) -> epath.Path:

@@ -120,9 +120,10 @@ class MemoryProbe:
         """The number of tokens in this many segments of every row; None: in all."""
         if max_segments is None:
             return self.evaluator.documents.num_tokens
-        position = self.lanes.initial_position()
-        for _ in range(max_segments):
+        position, segments = self.lanes.initial_position(), 0
+        while segments < max_segments and not self.lanes.exhausted(position):
             _, position = self.lanes.read(position, slice(0))  # plans the batch, and reads no row
+            segments += 1
         return tokens_read(self.lanes, position)
 
     def memory_worth(

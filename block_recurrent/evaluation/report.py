@@ -1,10 +1,11 @@
 """The report of an evaluation: its numbers as JSON, and a self-contained HTML page."""
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.config.run_config import RunConfig
+from block_recurrent.config.run_config import RunConfig, to_gin
 from block_recurrent.console.lossy import lossy_mark
 from block_recurrent.evaluation.figures import (
     memory_worth_by_distance,
@@ -13,24 +14,21 @@ from block_recurrent.evaluation.figures import (
 )
 from block_recurrent.evaluation.loss_profile import Profile, distance_table
 from block_recurrent.files.paths import AnyPath
-from block_recurrent.reporting.metrics_log import read_metrics, write_numbers
-from block_recurrent.reporting.page import cell_text, html_figure, html_page, html_table
-from block_recurrent.reporting.plots import png
+from block_recurrent.reporting.metrics_log import read_metrics, read_samples, write_numbers
+from block_recurrent.reporting.page import cell_text, html_page, html_table
 
 WORTH_METRICS = {"cleared": "memory_worth", "swapped": "memory_worth_over_another"}
-CAPTIONS = {
-    "bits_per_token": "Loss by position in the document. The dotted lines mark how far attention "
-    "reaches in one layer (W) and through all layers together. Information from farther back can "
-    "only come from the recurrent state.",
-    "accuracy": "Accuracy by position in the document: how often the token was the most likely "
-    "one.",
-    "state_rms": "Root mean square of the recurrent states after the segments that end at this "
-    "position. If the states keep growing, later writes may drown out what was stored.",
-    "worth": "Memory worth by position: the bits per token lost when the recurrent state is "
-    "cleared at every segment of {} tokens, or replaced by that of another document. Keys and "
-    "values of the last window are kept. At zero the model does not use its state.",
-    "history": "Over training. Held-out documents are scored at every evaluation.",
+UNITS = {
+    "loss": "nats per token",
+    "accuracy": "share of the tokens",
+    "bits_per_token": "bits",
+    "bits_per_byte": "bits",
+    "bits_per_character": "bits",
+    "memory_worth": "bits per token",
+    "memory_worth_over_another": "bits per token",
+    "memory_segment_length": "tokens",
 }
+CORPUS = ("documents", "tokens", "bytes", "words", "characters", "text_lost")
 
 
 def write_report(
@@ -60,7 +58,7 @@ def write_report(
                 result[name] = memories[memory].bits_per_token - carried
     result["by_distance"] = distance_table({"carried": profile, **memories})
     title = f"{workdir.resolve().name}, step {result['step']:,}, {result['split']}"
-    text = page(title, config, result, read_metrics(workdir))
+    text = page(title, config, result, read_metrics(workdir), read_samples(workdir))
     write_numbers(path.with_suffix(".json"), result)
     path.write_text(text, encoding="utf-8")
     print(f"report              {path}, {path.with_suffix('.json')}")
@@ -71,42 +69,78 @@ def page(
     config: RunConfig,
     result: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
 ) -> str:
-    """The HTML page: figures, their captions, and tables.
+    """The HTML page: results, corpus, charts, tables, samples of text, and all settings.
 
     Args:
       title: heading of the page.
       config: configuration of the run.
       result: the content of the JSON file.
       history: the lines of metrics.jsonl.
+      samples: the lines of samples.jsonl.
     """
     by_distance = result["by_distance"]
-    figures = [
-        html_figure(png(score_by_distance(by_distance, score, config.model)), CAPTIONS[score])
+    charts = [
+        score_by_distance(by_distance, score, config.model)
         for score in ("bits_per_token", "accuracy", "state_rms")
         if score in by_distance
     ]
     if len(by_distance["bits_per_token"]) > 1:
-        caption = CAPTIONS["worth"].format(result["memory_segment_length"])
-        figure = memory_worth_by_distance(by_distance, config.model)
-        figures.append(html_figure(png(figure), caption))
-    if history:
-        figures.append(html_figure(png(training_history(history)), CAPTIONS["history"]))
-    scalars = {
-        name: cell_text(value) + lossy_mark(result, name)
-        for name, value in result.items()
-        if name != "by_distance"
-    }
+        length = result["memory_segment_length"]
+        charts.append(memory_worth_by_distance(by_distance, config.model, length))
+    charts += training_history(history)
+    names = [name for name in result if name not in ("by_distance", *CORPUS)]
+    return html_page(
+        title,
+        "<h2>Result</h2>",
+        html_table(
+            {
+                "": names,
+                "value": [cell_text(result[name]) + lossy_mark(result, name) for name in names],
+                "unit": [UNITS.get(name) for name in names],
+            }
+        ),
+        "<h2>Corpus</h2>",
+        html_table(corpus_table(config, result)),
+        "<h2>Charts</h2>",
+        *(chart.html() for chart in charts),
+        "<h2>Bits per token by position in the document</h2>",
+        html_table(position_table(by_distance)),
+        *sample_texts(samples),
+        "<h2>Settings</h2>",
+        f"<details><summary>config.gin</summary><pre>{html.escape(to_gin(config))}</pre></details>",
+    )
+
+
+def corpus_table(config: RunConfig, result: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Where the text comes from, and how much of it there is."""
+    data = config.data
+    place = {"data.path": data.path, "data.stores": ", ".join(map(str, data.stores)) or None}
+    rows = {"data.corpus": data.corpus, **place, "data.vocabulary": data.vocabulary}
+    rows |= {name: result.get(name) for name in CORPUS}
+    rows = {name: value for name, value in rows.items() if value is not None}
+    return {"": list(rows), f"split {result['split']}": list(rows.values())}
+
+
+def position_table(by_distance: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Tokens and bits per token in each range of positions."""
     bins = zip(by_distance["first"], by_distance["last"], strict=True)
-    columns = {
+    return {
         "position in the document": [f"{first + 1:,} – {last + 1:,}" for first, last in bins],
         "tokens": by_distance["tokens"],
         **{f"bits, {name}": bits for name, bits in by_distance["bits_per_token"].items()},
     }
-    return html_page(
-        title,
-        html_table({"": list(scalars), "value": list(scalars.values())}),
-        *figures,
-        "<h2>Bits per token by position in the document</h2>",
-        html_table(columns),
-    )
+
+
+def sample_texts(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the model wrote after the last step that logged a text."""
+    if not samples:
+        return []
+    step = samples[-1]["step"]
+    texts = [
+        f"<pre>{html.escape(sample['prompt'])}<b>{html.escape(sample['text'])}</b></pre>"
+        for sample in samples
+        if sample["step"] == step
+    ]
+    return [f"<h2>Text that the model wrote after step {step:,}</h2>", *texts]

@@ -1,6 +1,7 @@
 """Read prompts and write tokens, for a batch of documents of any length."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import jax
@@ -18,7 +19,8 @@ from block_recurrent.generation.decoding import (
     select_rows,
 )
 from block_recurrent.generation.sampling import Sampling
-from block_recurrent.generation.writing import write_tokens
+from block_recurrent.generation.writing import row_keys, write_tokens
+from block_recurrent.model.inputs import check_shape, check_state
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 
 READ_AT_ONCE = 8192  # approximate number of prompt tokens, over all rows, that one call reads
@@ -62,11 +64,16 @@ class Generator:
         attention, ignored otherwise.
 
     Raises:
-      UserError: the model is an LSTM, or has full attention and the segment length is missing or
-        not a multiple of the window length.
+      UserError: the model is not a model, is an LSTM, or has full attention and the segment length
+        is missing or not a multiple of the window length.
     """
 
     def __init__(self, model: BlockRecurrentTransformer, *, segment_length: int | None = None):
+        if not isinstance(model, BlockRecurrentTransformer):
+            raise UserError(
+                f"model is of type {type(model).__name__}: pass a BlockRecurrentTransformer, such "
+                "as the first result of load_model"
+            )
         if model.config.layer == "lstm":
             raise UserError(
                 "an LSTM can be trained and evaluated, but cannot generate: use another model"
@@ -74,7 +81,7 @@ class Generator:
         self.config = model.config
         self.block_length = model.config.context_length(segment_length)
         graphdef, params = nnx.split(model)
-        self.params = nnx.to_pure_dict(params)
+        self.graphdef, self.params = graphdef, nnx.to_pure_dict(params)
 
         def start(params, batch_size):
             return initial_decoding_state(
@@ -90,18 +97,19 @@ class Generator:
             _, after = model.features(state.block, state.memory)
             return begin_writing(model, state, after)
 
-        def write(params, writing, key, limit, sampling, stop_tokens):
+        def write(params, writing, key, ends, sampling, stop_tokens):
             return write_tokens(
                 nnx.merge(graphdef, params),
                 writing,
-                key,
-                limit,
+                row_keys(key, ends.size),
+                ends,
                 size=WRITE_AT_ONCE,
                 sampling=sampling,
                 stop_tokens=stop_tokens,
             )
 
         self._start = jax.jit(start, static_argnums=1)
+        self._shapes = functools.cache(lambda rows: jax.eval_shape(lambda: self.start(rows)))
         self._read = jax.jit(read, donate_argnums=1)
         self._begin = jax.jit(begin, donate_argnums=1)
         self._write = jax.jit(write, static_argnums=(4, 5), donate_argnums=1)
@@ -141,9 +149,11 @@ class Generator:
         power of two of blocks, so that only a few shapes are compiled.
 
         Raises:
-          UserError: the number of prompts is not the number of rows, or a prompt is not a sequence
-            of tokens of the vocabulary.
+          UserError: the number of prompts is not the number of rows, a prompt is not a sequence of
+            tokens of the vocabulary, or the state is not a `DecodingState` of this model, or has
+            been used before.
         """
+        self._check_state(state)
         texts = self._append_prompts(state, prompts)
         length = self.block_length
         num_blocks = np.array([(text.size - 1) // length for text in texts])  # complete blocks
@@ -183,40 +193,46 @@ class Generator:
         they are written by several calls, each continuing from the state of the one before.
 
         Raises:
-          UserError: a number is not an integer, or out of range.
+          UserError: a number is not an integer, or out of range, or see `read` for the state.
         """
+        self._check_state(state)
         num_tokens = check_value("num_tokens", num_tokens, Annotated[int, Range(0)])
         seed = check_value("seed", seed, Annotated[int, Range(0, below=2**32)])
-        stop_tokens = tuple(
-            check_value("a stop token", token, Annotated[int, Range(0)]) for token in stop_tokens
-        )
+        kind = Annotated[int, Range(0, below=self.config.vocab_size)]
+        if isinstance(stop_tokens, Iterable):  # arrays too
+            stop_tokens = tuple(stop_tokens)
+        stop_tokens = check_value("stop_tokens", stop_tokens, tuple[kind, ...])
+        sampling = check_value("sampling", sampling, Sampling | None)
         key, sampling = jax.random.key(seed), sampling or Sampling()
         lengths = np.asarray(state.length)
-        ends, done = lengths + num_tokens, np.zeros(lengths.shape, bool)
+        ends, done = lengths + np.int32(num_tokens), np.zeros(lengths.shape, bool)
         if num_tokens < 1:
             return  # before `state` is donated
         writing = self._begin(self.params, state)
-        while not done.all() and (remaining := int((ends - lengths)[~done].max())) > 0:
-            limit = min(remaining, WRITE_AT_ONCE)
-            tokens, writing = self._write(self.params, writing, key, limit, sampling, stop_tokens)
+        while not done.all():
+            tokens, writing = self._write(self.params, writing, key, ends, sampling, stop_tokens)
             before = lengths
             tokens, lengths, done = jax.device_get((tokens, writing.state.length, writing.done))
             new = [row[:count] for row, count in zip(tokens, lengths - before, strict=True)]
             yield Piece(new, writing.state)
 
-    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
-        """The tokens in the current block of each row, followed by the row's prompt."""
-        blocks, unread = np.asarray(state.block), np.asarray(state.unread)
-        if len(prompts) != len(blocks):
+    def _check_state(self, state: DecodingState):
+        if not isinstance(state, DecodingState):
             raise UserError(
-                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
+                f"state is of type {type(state).__name__}: pass what start, read or a stream of "
+                "this generator returned"
             )
-        texts = []
-        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
-            texts.append(np.concatenate([block[: position + 1], self._tokens(prompt)]))
-        return texts
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+            raise UserError(
+                "this state was given to an earlier call, which reused its memory: pass the state "
+                "that the call returned, or a copy"
+            )
+        check_shape("state.block", state.block, "B", self.block_length)
+        rows = len(state.block)
+        check_shape("state.length", state.length, rows)
+        check_state(state.memory, self._shapes(rows).memory)
 
-    def _tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
+    def as_tokens(self, prompt: Prompt) -> Int[np.ndarray, " length"]:
         """The prompt as an array. Raises UserError if it is not a sequence of tokens."""
         try:
             tokens = np.asarray(prompt)
@@ -235,3 +251,15 @@ class Generator:
                 f"{self.config.vocab_size - 1}"
             )
         return tokens.astype(np.int32)
+
+    def _append_prompts(self, state, prompts) -> list[Int[np.ndarray, " length"]]:
+        """The tokens in the current block of each row, followed by the row's prompt."""
+        blocks, unread = np.asarray(state.block), np.asarray(state.unread)
+        if len(prompts) != len(blocks):
+            raise UserError(
+                f"{len(prompts)} prompts for {len(blocks)} rows: give one prompt per row"
+            )
+        texts = []
+        for block, position, prompt in zip(blocks, unread, prompts, strict=True):
+            texts.append(np.concatenate([block[: position + 1], self.as_tokens(prompt)]))
+        return texts

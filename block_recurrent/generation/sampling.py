@@ -1,7 +1,7 @@
 """Choose the next token from the logits."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,33 @@ class Sampling:
         return greedy(logits + noise)
 
 
+class RowSampling(NamedTuple):
+    """As `Sampling`, with a temperature and a `top_p` of its own in each row.
+
+    What a row gets does not depend on the other rows.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the most likely token.
+      top_p: nucleus sampling; 1 samples from all tokens.
+    """
+
+    temperature: Float[Array, " B"]
+    top_p: Float[Array, " B"]
+
+    def __call__(self, logits: Float[Array, "B L"], noise: Float[Array, "B L"]) -> Int[Array, " B"]:
+        """Choose a token for each row."""
+        temperature, p = self.temperature[:, None], self.top_p[:, None]
+        cold = jnp.where(temperature < COLD, logits.max(axis=-1, keepdims=True), 0)
+        scaled = (logits - cold) / jnp.maximum(temperature, jnp.finfo(logits.dtype).tiny)
+        scaled = jax.lax.cond(
+            (p < 1).any(),
+            lambda x: jnp.where(p < 1, keep_top_p(x, p), x),
+            lambda x: x,
+            scaled,
+        )
+        return jnp.where(self.temperature == 0, greedy(logits), greedy(scaled + noise))
+
+
 def greedy(logits: Float[Array, "B L"]) -> Int[Array, " B"]:
     """The most likely token of each row; the first one if several are equal."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -61,7 +88,7 @@ def keep_top_k(logits: Float[Array, "B L"], k: int) -> Float[Array, "B L"]:
     return jnp.where(logits >= least, logits, EXCLUDED)
 
 
-def keep_top_p(logits: Float[Array, "B L"], p: float) -> Float[Array, "B L"]:
+def keep_top_p(logits: Float[Array, "B L"], p: float | Float[Array, "B 1"]) -> Float[Array, "B L"]:
     """Keep the smallest set of largest logits whose softmax sums to at least p."""
     descending = -jnp.sort(-logits, axis=-1)
     probabilities = jax.nn.softmax(descending, axis=-1)

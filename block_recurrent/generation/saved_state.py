@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save
 
 from block_recurrent.errors import UserError
 from block_recurrent.files.writing import atomic_write
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
-from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS
+from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS, ModelConfig
 
-MODEL = "model"  # the entry that describes the model
-CONTEXT = "text"  # the entry with the last tokens of a stream of text
+MODEL = "block_recurrent.DecodingState"  # the entry of the header that describes the model
+CONTEXT = "text"  # the array with the last tokens of a stream of text
 
 
-def save_state(path: Path, state: DecodingState, generator: Generator, context: Sequence[int] = ()):
-    """Write the state to an .npz file, atomically.
+def save_state(
+    path: str | Path, state: DecodingState, generator: Generator, context: Sequence[int] = ()
+):
+    """Write the state to a safetensors file, atomically.
 
     Args:
       path: the file.
@@ -35,19 +38,18 @@ def save_state(path: Path, state: DecodingState, generator: Generator, context: 
     Raises:
       UserError: the file cannot be written.
     """
-    arrays = {name: _storable(np.asarray(leaf)) for name, leaf in _leaves_by_path(state).items()}
-    arrays[CONTEXT] = np.array(context, np.int32)
-    arrays[MODEL] = np.array(json.dumps(_describe_model(generator)))
+    arrays = _leaves_by_path(state) | {CONTEXT: jnp.asarray(context, jnp.int32)}
+    header = {MODEL: json.dumps(_describe_model(generator))}
     try:
-        with atomic_write(path) as file:
-            np.savez(file, **arrays)
+        with atomic_write(Path(path)) as file:
+            file.write(save(arrays, metadata=header))
     except OSError as error:
         raise UserError(
             f"cannot write the state {path} ({error.strerror}): name another file"
         ) from error
 
 
-def load_context(path: Path, state: DecodingState) -> list[int]:
+def load_context(path: str | Path, state: DecodingState) -> list[int]:
     """The tokens before a saved state with which a `TextStream` continues where another ended.
 
     Args:
@@ -55,37 +57,51 @@ def load_context(path: Path, state: DecodingState) -> list[int]:
       state: what `load_state` read from it; of a file without `context`, the result is the tokens
         in the current block of the first row.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if CONTEXT in file and file[CONTEXT].size:
-            return file[CONTEXT].tolist()
+    context = _read(path)[0][CONTEXT]
+    if context.size:
+        return context.tolist()
     in_first_block = int(state.length[0]) <= state.block.shape[1]
     begin = 1 if in_first_block else 0  # without `BEGIN`, which is no token of the text
     return np.asarray(state.block)[0, begin : int(state.unread[0]) + 1].tolist()
 
 
-def load_state(path: Path, generator: Generator) -> DecodingState:
+def load_state(path: str | Path, generator: Generator) -> DecodingState:
     """Load a state that was saved with the same model.
 
     Raises:
       UserError: the file cannot be read, or belongs to another model.
     """
-    try:
-        # np.load(path) would leave a damaged file open.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = dict(file)
-        description = json.loads(str(arrays[MODEL]))
-    except OSError as error:
-        raise UserError(f"cannot read the state {path} ({error.strerror or error})") from error
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a saved state, or is damaged: save it again") from error
+    arrays, description = _read(path)
     _check_model(path, description, _describe_model(generator))
-    abstract = jax.eval_shape(lambda: generator.start(len(arrays["length"])))
+    rows = arrays["length"].shape[0]
+    abstract = jax.eval_shape(lambda: generator.start(rows))
     expected = _leaves_by_path(abstract)
-    leaves = [jnp.asarray(arrays[name].view(leaf.dtype)) for name, leaf in expected.items()]
+    for name, leaf in expected.items():
+        if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (
+            leaf.shape,
+            leaf.dtype,
+        ):
+            raise UserError(f"{path} is not a saved state, or is damaged: save it again")
+    leaves = [arrays[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def _check_model(path: Path, saved: dict[str, Any], here: dict[str, Any]):
+def _read(path: Path) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """The arrays of the file, and the description of the model that made them."""
+    try:
+        with safe_open(path, "flax") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            description = json.loads(file.metadata()[MODEL])
+        arrays["length"].shape[0], arrays[CONTEXT]
+    except OSError as error:
+        raise UserError(f"cannot read the state {path} ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is not a saved state, or is damaged: save it again") from error
+    return arrays, description
+
+
+def _check_model(path: str | Path, saved: dict[str, Any], here: dict[str, Any]):
+    saved = dataclasses.asdict(ModelConfig()) | saved  # it may be older than an option
     different = [name for name in here if saved.get(name) != here[name]]
     if different == ["parameters"]:
         raise UserError(
@@ -114,16 +130,13 @@ def _describe_model(generator: Generator) -> dict[str, Any]:
 
 def _bit_sums(params: dict[str, Any]) -> list[Num[Array, ""]]:
     """The sum of each array's bits: a checksum that is computed on the device."""
-    bits = (jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params))
-    return [jnp.sum(leaf, dtype=jnp.uint32) for leaf in bits]
+    return [
+        jnp.sum(leaf.view(f"uint{8 * leaf.dtype.itemsize}"), dtype=jnp.uint32)
+        for leaf in jax.tree.leaves(params)
+    ]
 
 
 def _leaves_by_path(state: DecodingState) -> dict[str, Any]:
     """The leaves by their paths, such as memory/0/cache/keys."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """View bfloat16 as uint16, because .npz files do not support bfloat16."""
-    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array

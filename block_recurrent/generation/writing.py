@@ -1,14 +1,13 @@
 """The compiled loops that write tokens."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from block_recurrent.generation.decoding import Writing, append, next_block
-from block_recurrent.generation.sampling import Sampling
 from block_recurrent.generation.token_step import RingPositions, read_token, ring_positions
 from block_recurrent.model.transformer import BlockRecurrentTransformer
 from block_recurrent.types import KV
@@ -16,16 +15,21 @@ from block_recurrent.types import KV
 NOISE_AT_ONCE = 1 << 22  # maximum number of random numbers drawn at once: 16 MiB
 
 
+# What to keep of each token: (logits, token of each row) → a pytree of arrays with rows in front.
+Record = Callable[[Float[Array, "B L"], Int[Array, " B"]], Any]
+
+
 class Progress(NamedTuple):
     """The carry of the loops.
 
     Attributes:
-      tokens: the tokens written so far, in the first `count` columns.
+      records: what `record` returned for the tokens written so far, ``[B, size, …]``, in the first
+        `count` columns.
       count: number of columns written.
       writing: the state of all rows.
     """
 
-    tokens: Int[Array, "B size"]
+    records: Any
     count: Int[Array, ""]
     writing: Writing
 
@@ -33,33 +37,48 @@ class Progress(NamedTuple):
 def write_tokens(
     model: BlockRecurrentTransformer,
     writing: Writing,
-    key: Key[Array, ""],
-    limit: Int[Array, ""],
+    keys: Key[Array, " B"],
+    ends: Int[Array, " B"],
     *,
     size: int,
-    sampling: Sampling,
+    sampling: Callable,
     stop_tokens: tuple[int, ...],
-) -> tuple[Int[Array, "B size"], Writing]:
-    """Write up to `limit` ≤ `size` tokens per row; fewer when every row is done.
+    record: Record = lambda logits, tokens: tokens,
+) -> tuple[Any, Writing]:
+    """Write up to `size` tokens per row; fewer when every row is done.
 
     Three loops are nested: over pieces whose noise is drawn at once, over blocks, and over tokens.
+
+    Args:
+      model: the model.
+      writing: the state of all rows.
+      keys: the random key of each row.
+      ends: the length of each document at which its row is done.
+      size: maximum number of tokens per row.
+      sampling: chooses the tokens: (logits, noise) → tokens, as `Sampling` does.
+      stop_tokens: tokens after which a row is done.
+      record: what to keep of each token, by default the token.
+
+    Returns:
+      What `record` returned, ``[B, size, …]``, and the state after it.
     """
     rows, vocab_size = writing.done.size, model.config.vocab_size
     in_order = ring_positions(model, writing.state.block.shape[1])
     piece = min(size, max(1, NOISE_AT_ONCE // (rows * vocab_size)))
 
     def unfinished(progress):
-        return (progress.count < limit) & ~progress.writing.done.all()
+        return (progress.count < size) & ~progress.writing.done.all()
 
     def write_piece(progress):
         first = progress.count
-        end = jnp.minimum(limit, first + piece)
+        end = jnp.minimum(size, first + piece)
         # XLA removes this where the temperature is 0.
-        noise = gumbel_noise(key, progress.writing.state.length, piece, vocab_size)
+        noise = gumbel_noise(keys, progress.writing.state.length, piece, vocab_size)
 
         def write(progress, states):
             own_noise = noise[progress.count - first]
-            return write_token(model, progress, states, in_order, own_noise, sampling, stop_tokens)
+            token = write_token(model, progress, states, in_order, own_noise, sampling, record)
+            return end_rows(token, ends, stop_tokens)
 
         return jax.lax.while_loop(
             lambda progress: unfinished(progress) & (progress.count < end),
@@ -67,10 +86,15 @@ def write_tokens(
             progress,
         )
 
-    tokens = jnp.zeros((rows, size), jnp.int32)
-    progress = Progress(tokens, jnp.zeros((), jnp.int32), writing)
+    kept = jax.eval_shape(
+        record,
+        jax.ShapeDtypeStruct((rows, vocab_size), jnp.float32),
+        jax.ShapeDtypeStruct((rows,), jnp.int32),
+    )
+    records = jax.tree.map(lambda x: jnp.zeros((rows, size, *x.shape[1:]), x.dtype), kept)
+    progress = Progress(records, jnp.zeros((), jnp.int32), writing)
     progress = jax.lax.while_loop(unfinished, write_piece, progress)
-    return progress.tokens, progress.writing
+    return progress.records, progress.writing
 
 
 def write_token(
@@ -79,20 +103,35 @@ def write_token(
     states: tuple[KV | None, ...],
     in_order: RingPositions,
     noise: Float[Array, "B L"],
-    sampling: Sampling,
-    stop_tokens: tuple[int, ...],
-) -> Progress:
-    """Read the newest token of each row, and write the next one."""
-    tokens, count, (state, _, rings, done) = progress
+    sampling: Callable,
+    record: Record,
+) -> tuple[Progress, Int[Array, " B"]]:
+    """Read the newest token of each row, and write the next one, which is also returned."""
+    records, count, (state, _, rings, done) = progress
     unread = state.unread
     token = jnp.take_along_axis(state.block, unread[:, None], axis=1)[:, 0]
     logits, rings = read_token(model, token, rings, in_order, unread, states)
     new = sampling(logits, noise)
-    state = append(state, new, done)
-    tokens = jax.lax.dynamic_update_slice(tokens, new[:, None], (0, count))
+    records = jax.tree.map(
+        lambda kept, one: jax.lax.dynamic_update_slice_in_dim(kept, one[:, None], count, axis=1),
+        records,
+        record(logits, new),
+    )
+    writing = Writing(append(state, new, done), (), rings, done)
+    return Progress(records, count + 1, writing), new
+
+
+def end_rows(
+    written: tuple[Progress, Int[Array, " B"]],
+    ends: Int[Array, " B"],
+    stop_tokens: tuple[int, ...],
+) -> Progress:
+    """Marks the rows as done that wrote a stop token, or whose document is long enough."""
+    progress, new = written
+    done = progress.writing.done | (progress.writing.state.length >= ends)
     for stop in stop_tokens:
         done = done | (new == stop)
-    return Progress(tokens, count + 1, Writing(state, (), rings, done))
+    return progress._replace(writing=progress.writing._replace(done=done))
 
 
 def write_to_block_end(
@@ -133,18 +172,22 @@ def _with_memory(writing: Writing, memory: tuple, states: tuple) -> Writing:
     return writing._replace(state=writing.state._replace(memory=memory), states=states)
 
 
+def row_keys(key: Key[Array, ""], rows: int) -> Key[Array, " B"]:
+    """The keys of the rows of a batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
 def gumbel_noise(
-    key: Key[Array, ""], length: Int[Array, " B"], size: int, vocab_size: int
+    keys: Key[Array, " B"], length: Int[Array, " B"], size: int, vocab_size: int
 ) -> Float[Array, "size B L"]:
     """Gumbel noise for the next `size` tokens.
 
-    It depends only on the key, the row and the position in the document. So the same seed gives the
+    It depends only on the row's key and the position in the document. So the same keys give the
     same tokens, even if they are written by several calls.
     """
 
-    def noise(row, position):
-        own_key = jax.random.fold_in(jax.random.fold_in(key, row), position)
-        return jax.random.gumbel(own_key, (vocab_size,))
+    def noise(key, position):
+        return jax.random.gumbel(jax.random.fold_in(key, position), (vocab_size,))
 
-    rows, ahead = jnp.arange(length.size), jnp.arange(size)
-    return jax.vmap(jax.vmap(noise), (None, 0))(rows, length + ahead[:, None])
+    ahead = jnp.arange(size)
+    return jax.vmap(jax.vmap(noise), (None, 0))(keys, length + ahead[:, None])

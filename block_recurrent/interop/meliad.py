@@ -1,10 +1,13 @@
 """Models from weights of the authors' code (google-research/meliad)."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import numpy as np
 
+from block_recurrent.errors import UserError
+from block_recurrent.fields import check_value
 from block_recurrent.interop.model_file import model_from_arrays
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer
@@ -14,6 +17,7 @@ SAME_NAMES = (
     "num_layers embedding_size num_heads head_size mlp_dim vocab_size window_length num_states "
     "recurrent_layers feedback positions"
 ).split()
+OTHER_NAMES = ("gate", "single_gate", "skip_ffn")
 
 # Our name of a parameter → the authors' name. Ours are paths below `layers/<index>`, theirs below
 # `transformer<index>`.
@@ -65,16 +69,26 @@ CELL_PARAMETERS |= {
 
 
 def model_config_from_meliad(config: Mapping) -> ModelConfig:
-    """Converts a configuration from the authors' terms to a `ModelConfig`."""
+    """Converts a configuration from the authors' terms to a `ModelConfig`.
+
+    Raises:
+      UserError: something is missing, or has no equivalent.
+    """
+    if not isinstance(config, Mapping):
+        raise UserError(
+            f"config is of type {type(config).__name__}: pass a mapping, such as json.loads(text)"
+        )
+    missing = [name for name in (*SAME_NAMES, *OTHER_NAMES) if name not in config]
+    if missing:
+        raise UserError(f"the configuration lacks {', '.join(missing)}: add what the model has")
+    gate = check_value("gate", config["gate"], Literal[*GATES])
     configuration = "dual"
     if config["single_gate"]:
         configuration = "single"
     elif config["skip_ffn"]:
         configuration = "skip"
     fields = {name: config[name] for name in SAME_NAMES}
-    return ModelConfig(
-        **fields, gate=GATES[config["gate"]], configuration=configuration, dropout_rate=0.0
-    )
+    return ModelConfig(**fields, gate=GATES[gate], configuration=configuration, dropout_rate=0.0)
 
 
 def meliad_name(path: str) -> str:
@@ -99,7 +113,8 @@ def model_from_meliad(
         names start with 'params/', only these are used.
 
     Raises:
-      UserError: a parameter is missing, unexpected or has another shape.
+      UserError: a parameter is missing, unexpected or has another shape; see also
+        `model_config_from_meliad`.
     """
     if any(name.startswith("params/") for name in params):
         params = {

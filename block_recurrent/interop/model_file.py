@@ -16,10 +16,12 @@ from safetensors.flax import save
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.fields import check_value
 from block_recurrent.files.writing import atomic_write
+from block_recurrent.interop.hub import folder_config, model_file
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer, abstract_model
 
 CONFIG = "block_recurrent.ModelConfig"  # in the header
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "stdlib.safetensors"
 ATTACHMENT = "attachment"  # an array of bytes that is no parameter
 DTYPES = Literal["float32", "float16", "bfloat16"]
 
@@ -43,6 +45,11 @@ def save_model(
     Raises:
       UserError: the file cannot be written, or a parameter is too large for `dtype`.
     """
+    if not isinstance(model, BlockRecurrentTransformer):
+        raise UserError(
+            f"model is of type {type(model).__name__}: save_model takes a path, then a "
+            "BlockRecurrentTransformer"
+        )
     check_value("dtype", dtype, DTYPES)
     _, params = nnx.split(model)
     arrays = {
@@ -60,14 +67,19 @@ def save_model(
 
 
 def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, str]]:
-    """Loads a file that `save_model` wrote. No code in the file is run.
+    """Loads a model that `save_model` or `block_recurrent.export` wrote. None of its code is run.
+
+    Args:
+      path: a file; a folder for the Hugging Face Hub, such as a snapshot in the Hub's cache; or the
+        name of a repository on the Hub, 'owner/name' (extra ``[hub]``).
 
     Returns:
-      The model, with parameters in float32, and the `about` entries of the header.
+      The model, with parameters of its `param_dtype`, and the `about` entries of the header.
 
     Raises:
       UserError: the file does not exist, or is not a saved model.
     """
+    path = model_file(path)
     try:
         with safe_open(path, "flax") as file:
             about = file.metadata() or {}
@@ -75,7 +87,8 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the model {path} ({first_line(error)})") from error
     try:
-        config = ModelConfig(**json.loads(about.pop(CONFIG)))
+        fields = dict(**json.loads(about.pop(CONFIG)))
+        config = ModelConfig(**fields | folder_config(path))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} has no valid model configuration ({first_line(error)}): export the model "
@@ -88,11 +101,15 @@ def load_model(path: str | Path) -> tuple[BlockRecurrentTransformer, dict[str, s
 
 
 def load_attachment(path: str | Path) -> bytes:
-    """The attachment of a file that `save_model` wrote; empty if it has none.
+    """The attachment of a model that `save_model` wrote; empty if it has none.
+
+    Args:
+      path: see `load_model`.
 
     Raises:
       UserError: the file cannot be read.
     """
+    path = model_file(path)
     try:
         with safe_open(path, "numpy") as file:
             return file.get_tensor(ATTACHMENT).tobytes() if ATTACHMENT in file.keys() else b""

@@ -1,7 +1,6 @@
 """Sliding-window attention over all blocks of a segment at once."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from block_recurrent.fields import check_arguments
-from block_recurrent.model.config import ModelConfig
+from block_recurrent.errors import UserError
+from block_recurrent.fields import check_arguments, check_value
+from block_recurrent.model.config import ModelConfig, check_head_size
 from block_recurrent.model.feed_forward import linear
+from block_recurrent.model.inputs import (
+    check_batch_size,
+    check_dropout_key,
+    check_keys_values,
+    check_length,
+    check_rngs,
+    check_shape,
+    check_starts,
+)
 from block_recurrent.model.window import Heads, Window
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention, window_attention
 from block_recurrent.ops.blocks import (
@@ -30,9 +39,9 @@ from block_recurrent.types import KV
 class T5RelativeBias(nnx.Module):
     """A learned bias per head and bucket of distance (Raffel et al. 2020, section 2.1)."""
 
-    def __init__(self, num_heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, num_heads: int, param_dtype: str = "float32", *, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-        self.table = nnx.Param(init(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
+        self.table = nnx.Param(init(rngs.params(), (num_heads, NUM_BUCKETS), param_dtype))
 
     def __call__(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
         return self.table[:, t5_bucket(distance)]
@@ -63,6 +72,7 @@ class SlidingWindowAttention(nnx.Module):
       dropout_rate: fraction of attention weights dropped when a dropout key is given.
       remat: recompute the attention weights in the backward pass.
       dtype: type of the computation.
+      param_dtype: type of the parameters.
       kernel: `ModelConfig.attention_kernel`.
       sequence_axis: inside `jax.shard_map`, the axis of the mesh that splits segments, so that each
         device has the same number of blocks, in order. The cache is whole. None: so are segments.
@@ -85,30 +95,35 @@ class SlidingWindowAttention(nnx.Module):
         dropout_rate: float = 0.0,
         remat: bool = False,
         dtype: str = "float32",
+        param_dtype: str = "float32",
         kernel: str = "xla",
         sequence_axis: str | None = None,
         rngs: nnx.Rngs,
     ):
-        dense = functools.partial(linear, dtype=dtype, rngs=rngs)
+        check_rngs(rngs)
+        check_head_size(positions, head_size)
+        for name, value in ("read_states", read_states), ("remat", remat):
+            check_value(name, value, bool)
+        dense = functools.partial(linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         width = num_heads * head_size
-        self.num_heads, self.head_size = num_heads, head_size
+        self.embedding_size, self.num_heads, self.head_size = embedding_size, num_heads, head_size
         self.window_length, self.dropout_rate, self.dtype = window_length, dropout_rate, dtype
         self.kernel = choose_kernel(kernel, {"window_length": window_length}, head_size, dtype)
         self.query = dense(embedding_size, width)
-        shared = os.environ.get("BRT_CHANGE") == "shared_keys"  # one head of keys and values
-        self.key = dense(embedding_size, head_size if shared else width)
-        self.value = dense(embedding_size, head_size if shared else width)
-        self.scale = nnx.Param(jnp.ones(num_heads))
-        self.relative_bias = T5RelativeBias(num_heads, rngs=rngs) if positions == "t5" else None
+        self.key = dense(embedding_size, width)
+        self.value = dense(embedding_size, width)
+        self.scale = nnx.Param(jnp.ones(num_heads, param_dtype))
+        learned = positions == "t5"
+        self.relative_bias = T5RelativeBias(num_heads, param_dtype, rngs=rngs) if learned else None
         self.read_states, self.remat, self.sequence_axis = read_states, remat, sequence_axis
         if read_states:
             self.state_query = dense(embedding_size, width)
-            self.state_scale = nnx.Param(jnp.ones(num_heads))
+            self.state_scale = nnx.Param(jnp.ones(num_heads, param_dtype))
         self.output = dense(width * (1 + read_states), embedding_size)
 
     def initial_cache(self, batch_size: int) -> KV | None:
         """The cache at the start of a document: zeros, which *are* attended to."""
-        return self.zeros(batch_size, self.window_length)
+        return self.zeros(check_batch_size(batch_size), self.window_length)
 
     def zeros(self, batch_size: int, length: int) -> KV:
         """Zeros in place of the keys and values ``[B, H, length, K]`` before a document."""
@@ -135,6 +150,9 @@ class SlidingWindowAttention(nnx.Module):
 
         Returns:
           The projected result, and the keys and values of the last W tokens.
+
+        Raises:
+          UserError: a shape or type does not fit.
         """
         heads = self.project(x)
         window, cache = self.extend(heads.tokens, cache, starts)
@@ -145,22 +163,28 @@ class SlidingWindowAttention(nnx.Module):
 
         Keys have unit length; queries are unit vectors times |scale|.
         """
+        length = block_length or self.window_length
+        check_shape("x", x, "B", "T", self.embedding_size)
+        check_length(x.shape[1], length)
 
         def heads(linear):
-            y = linear(x).reshape(*x.shape[:2], -1, self.head_size)
-            return jnp.repeat(y, self.num_heads // y.shape[2], axis=2)
+            return to_heads(linear(x), self.num_heads)
 
         queries, state_queries = scaled_l2_normalize(heads(self.query), self.scale[...]), None
         if self.read_states:
             state_queries = scaled_l2_normalize(heads(self.state_query), self.state_scale[...])
         tokens = KV(l2_normalize(heads(self.key)), heads(self.value))
-        length = block_length or self.window_length
         return jax.tree.map(
             lambda leaf: to_blocks_of_heads(leaf, length), Heads(queries, tokens, state_queries)
         )
 
     def extend(self, tokens: KV, cache: KV, starts: Bool[Array, "B N"] | None) -> tuple[Window, KV]:
         """The keys and values that each block sees, and the cache for the next segment."""
+        sizes = self.num_heads, self.window_length, self.head_size
+        check_keys_values("tokens", tokens, "N", "B", *sizes)
+        blocks, batch = tokens.keys.shape[:2]
+        check_keys_values("cache", cache, batch, *sizes)
+        check_starts(starts, batch, blocks)
         last = jax.tree.map(lambda blocks: blocks[-1], tokens)
         carried = from_part_before(last, cache, self.sequence_axis)
         return Window(tokens, carried, starts), of_last_part(last, self.sequence_axis)
@@ -174,6 +198,8 @@ class SlidingWindowAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
         """Attention of tokens to their window and, with `read_states`, to states; projected."""
+        self.check_states(states, *heads.queries.shape[:2])
+        check_dropout_key(dropout_key)
         ops = {"kernel": self.kernel, "remat": self.remat}
         dropout = self.dropout(self.window_length, 2 * self.window_length, dropout_key)
         results = [
@@ -184,6 +210,13 @@ class SlidingWindowAttention(nnx.Module):
         if self.read_states:
             results.append(unmasked_attention(heads.state_queries, *states, **ops))
         return self.output(merge_heads(*map(from_blocks_of_heads, results)))
+
+    def check_states(self, states: KV | None, blocks: int, batch: int):
+        """Raises UserError unless `states` are given if they are read, and have the right shape."""
+        if self.read_states:
+            check_keys_values("states", states, blocks, batch, self.num_heads, "S", self.head_size)
+        elif states is not None:
+            raise UserError("states are given, but not read: create it with read_states=True")
 
     def visible(
         self, distance: Int[Array, " V"], seen: Int[Array, " B"]
@@ -216,4 +249,5 @@ class SlidingWindowAttention(nnx.Module):
 
     def bias(self, distance: Int[np.ndarray, " M"]) -> Float[Array, "H M"]:
         """|scale| · position bias, by distance."""
-        return jnp.abs(self.scale[...])[:, None] * self.relative_bias(distance)
+        scale = jnp.abs(self.scale[...])[:, None].astype(jnp.float32)
+        return scale * self.relative_bias(distance)

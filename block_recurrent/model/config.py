@@ -58,7 +58,9 @@ class ModelConfig:
       dropout_rate: fraction dropped, in training.
       remat: what the backward pass recomputes instead of storing it: 'none', 'attention' (the
         attention weights of the tokens), or 'layer' (everything inside a layer).
-      dtype: type of the computation: 'float32' or 'bfloat16'; parameters are float32.
+      dtype: type of the computation: 'float32' or 'bfloat16'.
+      param_dtype: type of the parameters: 'float32' or 'bfloat16', which takes half the memory, but
+        loses updates that are smaller than about 1/256 of a parameter.
 
     Raises:
       UserError: a field has a wrong name, type or value, or fields contradict each other.
@@ -85,6 +87,7 @@ class ModelConfig:
     dropout_rate: Annotated[float, "fraction", Range(0, below=1)] = 0.05
     remat: Literal["none", "attention", "layer"] = "none"
     dtype: Dtype = "float32"
+    param_dtype: Dtype = "float32"
 
     def __post_init__(self):
         self._check_recurrent_layers()
@@ -104,8 +107,7 @@ class ModelConfig:
             raise UserError(
                 f"ngram_rows needs a window_length of at least 3, not {self.window_length}"
             )
-        if self.positions == "rope" and self.head_size % 2:
-            raise UserError(f"positions = 'rope' needs an even head_size, not {self.head_size}")
+        check_head_size(self.positions, self.head_size)
 
     def _check_recurrent_layers(self):
         if not self.recurrent_layers:
@@ -163,3 +165,9 @@ class ModelConfig:
                 f"multiple of its window_length {self.window_length}"
             )
         return segment_length
+
+
+def check_head_size(positions: str, head_size: int):
+    """Raises UserError if heads of this size have no such positions: rotation needs pairs."""
+    if positions == "rope" and head_size % 2:
+        raise UserError(f"positions = 'rope' needs an even head_size, not {head_size}")

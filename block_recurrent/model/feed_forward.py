@@ -1,10 +1,8 @@
 """The norm, the linear layer and the feed-forward network, shared by all layers and the cell."""
 
 import functools
-import os
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -15,17 +13,19 @@ from block_recurrent.ops.normalize import EPSILON, rms_normalize
 class RMSNorm(nnx.RMSNorm):
     """x / RMS(x), times a learned scale: Flax's module, with the custom gradient in `ops`."""
 
-    def __init__(self, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        super().__init__(size, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, size: int, *, dtype: str = "float32", param_dtype: str = "float32", rngs: nnx.Rngs
+    ):
+        super().__init__(size, epsilon=EPSILON, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         return rms_normalize(x, self.scale[...]).astype(self.dtype)
 
 
-def linear(inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs, **options) -> nnx.Linear:
+def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, **options) -> nnx.Linear:
     """A linear layer, x W, without a bias unless `use_bias` is given."""
     options = {"use_bias": False} | options
-    return nnx.Linear(inputs, outputs, dtype=dtype, dot_general=_dot_general, rngs=rngs, **options)
+    return nnx.Linear(inputs, outputs, dot_general=_dot_general, rngs=rngs, **options)
 
 
 def _dot_general(x, kernel, dimension_numbers, precision=None, out_sharding=None):
@@ -48,11 +48,12 @@ class FeedForward(nnx.Module):
         *,
         gated: bool = False,
         dtype: str = "float32",
+        param_dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
         if gated:
             hidden_size = max(8, hidden_size // 12 * 8)
-        dense = functools.partial(linear, dtype=dtype, rngs=rngs)
+        dense = functools.partial(linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.hidden = dense(input_size, hidden_size)
         self.factor = dense(input_size, hidden_size) if gated else None
         self.output = dense(hidden_size, output_size)
@@ -63,7 +64,5 @@ class FeedForward(nnx.Module):
     def activations(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
         """The hidden units, which are also the input of the gate after the network."""
         if self.factor is None:
-            hidden = relu(self.hidden(x))
-            squared = os.environ.get("BRT_CHANGE") == "squared"
-            return jnp.square(hidden) if squared else hidden
+            return relu(self.hidden(x))
         return jax.nn.silu(self.hidden(x)) * self.factor(x)

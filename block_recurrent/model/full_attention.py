@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from block_recurrent.errors import UserError
 from block_recurrent.model.attention import SlidingWindowAttention
+from block_recurrent.model.inputs import (
+    check_dropout_key,
+    check_length,
+    check_shape,
+    check_starts,
+)
 from block_recurrent.ops.attention import causal_band
 from block_recurrent.ops.blocks import from_blocks_of_heads, merge_heads
 from block_recurrent.ops.dot_product import attend, attend_with_remat
@@ -33,8 +40,18 @@ class FullAttention(SlidingWindowAttention):
         states: None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV | None]:
-        """Runs the attention over a segment. A document may start every W tokens."""
+        """Runs the attention over a segment. A document may start every W tokens.
+
+        Raises:
+          UserError: a shape or type does not fit, or there are states to read.
+        """
+        check_shape("x", x, "B", "T", self.embedding_size)
         batch, length, _ = x.shape
+        check_length(length, self.window_length)
+        check_starts(starts, batch, length // self.window_length)
+        check_dropout_key(dropout_key)
+        if self.read_states or states is not None:
+            raise UserError("full attention reads no states: use SlidingWindowAttention")
         if starts is None:
             starts = jnp.zeros((batch, length // self.window_length), bool)
         starts = starts.at[:, 0].set(True)

@@ -5,9 +5,8 @@ branch, and u the input of its last layer, from which all gates but the fixed on
 `take`.
 """
 
-import os
-
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -24,25 +23,38 @@ class Gate(nnx.Module):
         return x * keep + y * take
 
 
-OFFSET = {"slow_gate": 2, "fast_gate": -2}.get(os.environ.get("BRT_CHANGE"), 0)
-
-
 class FixedGate(Gate):
     """keep = σ(b), take = 1 − keep: a learned moving average, the same at every step."""
 
-    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,)))
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,), param_dtype))
 
     def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, " D"], ...]:
-        g = jax.nn.sigmoid(self.bias[...] + OFFSET)
+        g = jax.nn.sigmoid(jnp.asarray(self.bias[...], jnp.float32))
         return g, 1 - g
 
 
 class GRUGate(Gate):
     """keep = σ(W u + b + 1), take = 1 − keep."""
 
-    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        self.gate = gate_linear(input_size, size, dtype, rngs)
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        self.gate = gate_linear(input_size, size, dtype, param_dtype, rngs)
 
     def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
         g = jax.nn.sigmoid(self.gate(u) + 1)
@@ -52,9 +64,17 @@ class GRUGate(Gate):
 class LSTMGate(Gate):
     """keep = σ(W_f u + b_f + 1), take = σ(W_i u + b_i − 1)."""
 
-    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        self.forget = gate_linear(input_size, size, dtype, rngs)
-        self.input = gate_linear(input_size, size, dtype, rngs)
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        self.forget = gate_linear(input_size, size, dtype, param_dtype, rngs)
+        self.input = gate_linear(input_size, size, dtype, param_dtype, rngs)
 
     def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
         return jax.nn.sigmoid(self.forget(u) + 1), jax.nn.sigmoid(self.input(u) - 1)
@@ -69,19 +89,32 @@ class SelectiveGate(Gate):
     Not part of the paper.
     """
 
-    def __init__(self, input_size: int, size: int, *, dtype: str = "float32", rngs: nnx.Rngs):
-        self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,)))
-        self.gate = gate_linear(input_size, 1, dtype, rngs, use_bias=False)
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ):
+        self.bias = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), (size,), param_dtype))
+        self.gate = gate_linear(input_size, 1, dtype, param_dtype, rngs, use_bias=False)
         self.divisor = 4 * input_size**0.5
 
     def multipliers(self, u: Float[Array, "B S U"]) -> tuple[Float[Array, "B S D"], ...]:
         factor = jax.nn.sigmoid(self.gate(u) / self.divisor + 3)
-        take = jax.nn.sigmoid(-self.bias[...]) * factor
+        take = jax.nn.sigmoid(-jnp.asarray(self.bias[...], jnp.float32)) * factor
         return 1 - take, take
 
 
 def gate_linear(
-    input_size: int, size: int, dtype: str, rngs: nnx.Rngs, use_bias: bool = True
+    input_size: int,
+    size: int,
+    dtype: str,
+    param_dtype: str,
+    rngs: nnx.Rngs,
+    use_bias: bool = True,
 ) -> nnx.Linear:
     """A linear layer. Its initial weights are small, so gates start near their offset."""
     return linear(
@@ -89,6 +122,7 @@ def gate_linear(
         size,
         use_bias=use_bias,
         dtype=dtype,
+        param_dtype=param_dtype,
         kernel_init=nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal"),
         bias_init=nnx.initializers.normal(0.1),
         rngs=rngs,

@@ -24,10 +24,11 @@ class TransformerLayer(nnx.Module):
         sequence_axis: str | None = None,
         rngs: nnx.Rngs,
     ):
-        d, dtype = config.embedding_size, config.dtype
+        d = config.embedding_size
+        types = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         attention = FullAttention if config.attention == "full" else SlidingWindowAttention
         self.dropout_rate = config.dropout_rate
-        self.attention_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
+        self.attention_norm = RMSNorm(d, **types, rngs=rngs)
         self.attention = attention(
             d,
             config.num_heads,
@@ -37,13 +38,13 @@ class TransformerLayer(nnx.Module):
             read_states=read_states,
             dropout_rate=config.dropout_rate,
             remat=config.remat == "attention",
-            dtype=dtype,
             kernel=config.attention_kernel,
             sequence_axis=sequence_axis,
+            **types,
             rngs=rngs,
         )
-        self.ffn_norm = RMSNorm(d, dtype=dtype, rngs=rngs)
-        self.ffn = FeedForward(d, config.mlp_dim, d, gated=config.gated_ffn, dtype=dtype, rngs=rngs)
+        self.ffn_norm = RMSNorm(d, **types, rngs=rngs)
+        self.ffn = FeedForward(d, config.mlp_dim, d, gated=config.gated_ffn, **types, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> LayerState:
         """What the layer carries at the start of a document."""
@@ -113,6 +114,7 @@ class RecurrentLayer(TransformerLayer):
             gate=config.gate,
             configuration=config.configuration,
             dtype=config.dtype,
+            param_dtype=config.param_dtype,
             kernel=config.attention_kernel,
             rngs=rngs,
         )
@@ -142,5 +144,4 @@ class RecurrentLayer(TransformerLayer):
                 self.attention.sequence_axis,
             )
         y = self.attention.attend(heads, window, states, dropout_key=dropout_key)
-        self.entering = nnx.data(states)
         return y, LayerState(cache, recurrent)

@@ -19,10 +19,13 @@ class LSTMLayer(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        d, dtype = config.embedding_size, config.dtype
+        d = config.embedding_size
+        types = {"dtype": config.dtype, "param_dtype": config.param_dtype}
         self.dropout_rate = config.dropout_rate
-        self.norm = RMSNorm(d, dtype=dtype, rngs=rngs)
-        self.cell = nnx.OptimizedLSTMCell(d, d, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm(d, **types, rngs=rngs)
+        self.cell = nnx.OptimizedLSTMCell(
+            d, d, **types, recurrent_kernel_init=_orthogonal, rngs=rngs
+        )
 
     def initial_state(self, batch_size: int) -> LayerState:
         """What the layer carries at the start of a document."""
@@ -54,3 +57,8 @@ class LSTMLayer(nnx.Module):
             carry, y = jax.lax.scan(step, state.recurrent, (h.swapaxes(0, 1), fresh.T))
         y = tiled_dropout(y.swapaxes(0, 1), self.dropout_rate, keys[1])
         return x + y.astype(x.dtype), LayerState(None, carry)
+
+
+def _orthogonal(key, shape, dtype):
+    """The cell's usual initial values, of any type; JAX decomposes no matrices in bfloat16."""
+    return nnx.initializers.orthogonal()(key, shape, jnp.float32).astype(dtype)

@@ -21,13 +21,14 @@ class NGramEmbedding(nnx.Module):
     Args:
       rows: rows R of each table.
       size: width D.
+      param_dtype: type of the parameters.
       rngs: random keys for the initial parameters.
     """
 
-    def __init__(self, rows: int, size: int, *, rngs: nnx.Rngs):
+    def __init__(self, rows: int, size: int, param_dtype: str = "float32", *, rngs: nnx.Rngs):
         shape = CONTEXT * rows, size
         self.rows = rows
-        self.embedding = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), shape))
+        self.embedding = nnx.Param(nnx.initializers.normal(0.1)(rngs.params(), shape, param_dtype))
 
     def __call__(
         self,
@@ -49,7 +50,7 @@ class NGramEmbedding(nnx.Module):
             before = jnp.where(starts[..., None], 0, before)
             texts = jnp.concatenate([before, blocks], axis=2)
         rows = self.rows_of(texts)
-        vectors = jnp.take(self.embedding[...], rows, axis=0).sum(axis=0)
+        vectors = jnp.take(self.embedding[...], rows, axis=0).sum(axis=0, dtype=jnp.float32)
         return vectors.reshape(*tokens.shape, -1)
 
     def rows_of(self, tokens: Int[Array, "B N CW"]) -> Int[Array, "3 B N W"]:

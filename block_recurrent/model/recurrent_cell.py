@@ -1,16 +1,24 @@
 """The recurrent cell of the paper: a transformer layer over the state vectors."""
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from block_recurrent.fields import check_arguments
+from block_recurrent.fields import Range, check_arguments, check_value
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.feed_forward import FeedForward, RMSNorm, linear
 from block_recurrent.model.gates import GATES
+from block_recurrent.model.inputs import (
+    check_batch_size,
+    check_keys_values,
+    check_rngs,
+    check_shape,
+    check_starts,
+)
 from block_recurrent.ops.attention import choose_kernel, unmasked_attention
 from block_recurrent.ops.blocks import merge_heads, to_heads
 from block_recurrent.ops.normalize import l2_normalize, scaled_l2_normalize
@@ -38,6 +46,9 @@ class RecurrentCell(nnx.Module):
         state, read = jax.lax.scan(cell, state, tokens)   # tokens: KV [N, B, H, V, K]
 
     Shapes: state ``[B, S, D]``, tokens ``[B, H, V, K]`` with V = 2W keys.
+
+    Raises:
+      UserError: an argument has a wrong type or value; when called, a shape does not fit.
     """
 
     @check_arguments(ModelConfig, kernel="attention_kernel")
@@ -52,42 +63,49 @@ class RecurrentCell(nnx.Module):
         gate: str = "fixed",
         configuration: str = "skip",
         dtype: str = "float32",
+        param_dtype: str = "float32",
         kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
+        check_rngs(rngs)
+        check_value("num_states", num_states, Annotated[int, Range(1)])
+
+        types = {"dtype": dtype, "param_dtype": param_dtype}
+
         def new_gate(input_size):
-            return GATES[gate](input_size, embedding_size, dtype=dtype, rngs=rngs)
+            return GATES[gate](input_size, embedding_size, **types, rngs=rngs)
 
         def normal(stddev):
             init = nnx.initializers.normal(stddev)
-            return nnx.Param(init(rngs.params(), (num_states, embedding_size)))
+            return nnx.Param(init(rngs.params(), (num_states, embedding_size), param_dtype))
 
-        dense = functools.partial(linear, dtype=dtype, rngs=rngs)
+        dense = functools.partial(linear, **types, rngs=rngs)
         width = num_heads * head_size
-        self.num_heads, self.configuration, self.dtype = num_heads, configuration, dtype
+        self.state_shape, self.num_heads = (num_states, embedding_size), num_heads
+        self.head_size, self.configuration, self.dtype = head_size, configuration, dtype
         self.kernel = choose_kernel(kernel, {"num_states": num_states}, head_size, dtype)
         self.initial = normal(0.1)
         self.state_ids = normal(1.0)
-        self.norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm(embedding_size, **types, rngs=rngs)
         self.key = dense(embedding_size, width)
         self.value = dense(embedding_size, width)
         self.query = dense(embedding_size, width)
         self.token_query = dense(embedding_size, width)
-        self.scale = nnx.Param(jnp.ones(num_heads))
-        self.token_scale = nnx.Param(jnp.ones(num_heads))
+        self.scale = nnx.Param(jnp.ones(num_heads, param_dtype))
+        self.token_scale = nnx.Param(jnp.ones(num_heads, param_dtype))
         if configuration in ("dual", "skip"):
             self.output = dense(2 * width, embedding_size)
             self.output_gate = new_gate(2 * width)
         if configuration == "dual":
-            self.ffn_norm = RMSNorm(embedding_size, dtype=dtype, rngs=rngs)
+            self.ffn_norm = RMSNorm(embedding_size, **types, rngs=rngs)
         if configuration in ("dual", "single"):
             inputs = embedding_size if configuration == "dual" else 2 * width
-            self.ffn = FeedForward(inputs, mlp_dim, embedding_size, dtype=dtype, rngs=rngs)
+            self.ffn = FeedForward(inputs, mlp_dim, embedding_size, **types, rngs=rngs)
             self.ffn_gate = new_gate(mlp_dim)
 
     def initial_state(self, batch_size: int) -> Float[Array, "B S D"]:
         """The learned initial state, which every document starts with."""
-        return jnp.tile(self.initial[...], (batch_size, 1, 1))
+        return jnp.tile(self.initial[...].astype(jnp.float32), (check_batch_size(batch_size), 1, 1))
 
     def restart(
         self, state: Float[Array, "B S D"], starts: Bool[Array, " B"] | None
@@ -101,6 +119,9 @@ class RecurrentCell(nnx.Module):
         self, state: Float[Array, "B S D"], tokens: KV
     ) -> tuple[Float[Array, "B S D"], KV]:
         """The state that leaves the block, and keys and values of the state that enters it."""
+        check_shape("state", state, "B", *self.state_shape)
+        sizes = self.num_heads, "V", self.head_size
+        check_keys_values("tokens", tokens, state.shape[0], *sizes)
         states, attended = self.attend(self.with_ids(state), tokens)
         return self.update(state, attended), states
 
@@ -171,8 +192,14 @@ def scan_blocks(
     Returns:
       The state after the last block of the segment, and keys and values ``[N, B, H, S, K]`` of the
       state that enters each block.
-    """
 
+    Raises:
+      UserError: a shape or type does not fit.
+    """
+    check_shape("state", state, "B", *cell.state_shape)
+    batch = state.shape[0]
+    check_keys_values("tokens", tokens, "N", batch, cell.num_heads, "V", cell.head_size)
+    check_starts(starts, batch, tokens.keys.shape[0])
     if axis is not None:
         graphdef, params = nnx.split(cell)
 

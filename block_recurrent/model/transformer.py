@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +10,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from block_recurrent.errors import UserError
 from block_recurrent.model.config import ModelConfig
 from block_recurrent.model.feed_forward import RMSNorm
+from block_recurrent.model.inputs import (
+    check_batch_size,
+    check_dropout_key,
+    check_rngs,
+    check_starts,
+    check_state,
+    check_tokens,
+)
 from block_recurrent.model.layers import RecurrentLayer, TransformerLayer
 from block_recurrent.model.lstm import LSTMLayer
 from block_recurrent.model.ngrams import CONTEXT, NGramEmbedding
@@ -37,6 +45,9 @@ class BlockRecurrentTransformer(nnx.Module):
       sequence_axis: see `SlidingWindowAttention`. Tokens and `starts` are then those of this
         device's part of the segment, and `state` is that of the whole segment.
       **fields: fields of `ModelConfig`, which override those of `config`.
+
+    Raises:
+      UserError: see `ModelConfig`.
     """
 
     def __init__(
@@ -47,23 +58,30 @@ class BlockRecurrentTransformer(nnx.Module):
         sequence_axis: str | None = None,
         **fields,
     ):
+        check_rngs(rngs)
         if isinstance(config, ModelConfig):
             config = dataclasses.replace(config, **fields)
-        else:
+        elif config is None or isinstance(config, Mapping):
             config = ModelConfig(**{**(config or {}), **fields})
+        else:
+            raise UserError(
+                f"config is of type {type(config).__name__}: pass a ModelConfig, a mapping of its "
+                "fields, or the fields as keywords"
+            )
         self.config, self.sequence_axis = config, sequence_axis
+        rows, size, param_dtype = config.ngram_rows, config.embedding_size, config.param_dtype
         self.embedding = nnx.Param(
-            nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.embedding_size))
+            nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, size), param_dtype)
         )
-        rows, size = config.ngram_rows, config.embedding_size
-        self.ngrams = NGramEmbedding(rows, size, rngs=rngs) if rows else None
+        self.ngrams = NGramEmbedding(rows, size, param_dtype, rngs=rngs) if rows else None
         self.layers = nnx.List(
             new_layer(config, index, sequence_axis, rngs) for index in range(config.num_layers)
         )
-        self.final_norm = RMSNorm(config.embedding_size, dtype=config.dtype, rngs=rngs)
+        self.final_norm = RMSNorm(size, dtype=config.dtype, param_dtype=param_dtype, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at the start of a document: one entry per layer."""
+        batch_size = check_batch_size(batch_size)
         state = tuple(layer.initial_state(batch_size) for layer in self.layers)
         return self.with_last(jnp.zeros((batch_size, CONTEXT), jnp.int32), state)
 
@@ -84,6 +102,10 @@ class BlockRecurrentTransformer(nnx.Module):
           starts: whether a block starts a document. Before it, keys and values are then replaced by
             zeros, and the recurrent state by the learned initial state. None: no block does.
           dropout_key: switches dropout on.
+
+        Raises:
+          UserError: a shape or type does not fit, or, where values are known (not while tracing), a
+            token is not in the vocabulary.
         """
         features, state = self.features(tokens, state, starts, dropout_key=dropout_key)
         return self.readout(features), state
@@ -99,19 +121,19 @@ class BlockRecurrentTransformer(nnx.Module):
         """The features that `readout` turns into logits, and the state; see `__call__`.
 
         This is a separate method so that a loss can compute the logits in chunks.
-
-        Raises:
-          ValueError: T is not a multiple of the window length.
         """
         window = self.config.window_length
-        if tokens.shape[1] == 0 or tokens.shape[1] % window:
-            raise ValueError(f"{tokens.shape[1]} tokens are not a multiple of the window, {window}")
+        check_tokens(tokens, self.config.vocab_size, window)
+        batch, length = tokens.shape
+        check_starts(starts, batch, length // window)
+        check_dropout_key(dropout_key)
         keys = (None,) * len(self.layers)
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, len(self.layers))
         if state is None:
-            state = self.initial_state(len(tokens))
+            state = self.initial_state(batch)
         else:
+            check_state(state, jax.eval_shape(lambda: self.initial_state(batch)))
             state = jax.lax.stop_gradient(state)
         state, before = self.without_last(state)
         with jax.named_scope("embedding"):
@@ -144,7 +166,7 @@ class BlockRecurrentTransformer(nnx.Module):
         if self.ngrams is None:
             return state
         cache, recurrent, *_ = state[0]
-        last = of_last_part(tokens[:, -CONTEXT:], self.sequence_axis)
+        last = of_last_part(tokens[:, -CONTEXT:].astype(jnp.int32), self.sequence_axis)
         return BottomState(cache, recurrent, last), *state[1:]
 
     def without_last(self, state: ModelState) -> tuple[ModelState, Int[Array, "B C"] | None]:
@@ -156,7 +178,8 @@ class BlockRecurrentTransformer(nnx.Module):
 
     def readout(self, features: Float[Array, "*batch D"]) -> Float[Array, "*batch L"]:
         """Logits: features · embeddingᵀ / √D. Input and output share the embedding."""
-        embedding = (self.embedding[...] * self.config.embedding_size**-0.5).astype(features.dtype)
+        embedding = self.embedding[...].astype(jnp.float32) * self.config.embedding_size**-0.5
+        embedding = embedding.astype(features.dtype)
         return jnp.einsum("...D,LD->...L", features, embedding, preferred_element_type=jnp.float32)
 
     def stack(self, x, state, starts, keys, states=None):
@@ -166,10 +189,7 @@ class BlockRecurrentTransformer(nnx.Module):
             graphdef, params = nnx.split(layer)
             run = functools.partial(run_layer, graphdef)
             run = jax.checkpoint(run) if self.config.remat == "layer" else run
-            is_cell = hasattr(layer, "cell")
-            read = None if is_cell and READ_ABOVE else states
-            x, layer_state, entering = run(params, x, before, starts, read, key)
-            states = entering if READ_ABOVE and is_cell else states
+            x, layer_state = run(params, x, before, starts, states, key)
             after.append(layer_state)
         return x, tuple(after)
 
@@ -194,9 +214,6 @@ class BlockRecurrentTransformer(nnx.Module):
         return from_blocks(blocks), state
 
 
-READ_ABOVE = os.environ.get("BRT_CHANGE") == "read_above"
-
-
 def new_layer(
     config: ModelConfig, index: int, sequence_axis: str | None, rngs: nnx.Rngs
 ) -> nnx.Module:
@@ -205,16 +222,16 @@ def new_layer(
         return LSTMLayer(config, rngs=rngs)
     if index in config.recurrent_indices:
         return RecurrentLayer(config, sequence_axis=sequence_axis, rngs=rngs)
-    read = config.feedback or READ_ABOVE and index > config.recurrent_indices[-1]
-    return TransformerLayer(config, read_states=read, sequence_axis=sequence_axis, rngs=rngs)
+    return TransformerLayer(
+        config, read_states=config.feedback, sequence_axis=sequence_axis, rngs=rngs
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run_layer(graphdef, params, x, state, starts, states, dropout_key):
     """Runs a layer. JAX traces and differentiates this function only once for equal layers."""
     layer = nnx.merge(graphdef, params)
-    x, state = layer(x, state, starts, states=states, dropout_key=dropout_key)
-    return x, state, getattr(layer, "entering", None)
+    return layer(x, state, starts, states=states, dropout_key=dropout_key)
 
 
 def parameters(model: BlockRecurrentTransformer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ EPSILON = 1e-6
 
 def rms_normalize(x: Float[Array, "*axes D"], scale: Float[Array, " D"]) -> Float[Array, "*axes D"]:
     """scale · x / √(mean(x²) + ε), in float32 (Zhang & Sennrich 2019)."""
-    return _normalize(x, scale, x.shape[-1])
+    return _normalize(x, scale.astype(jnp.float32), x.shape[-1])
 
 
 def l2_normalize(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
@@ -26,7 +26,8 @@ def scaled_l2_normalize(
 
     With the scale in the queries, a logit is just a dot product.
     """
-    return _normalize(x, jnp.abs(scale)[:, None], 1).astype(x.dtype)
+    scale = jnp.abs(scale.astype(jnp.float32))[:, None]
+    return _normalize(x, scale, 1).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -174,7 +174,15 @@ def is_logged(workdir: AnyPath, step: int, split: str) -> bool:
 
 def read_metrics(workdir: AnyPath) -> list[dict[str, Any]]:
     """The complete lines of metrics.jsonl in the folder of a run; empty if there is no file."""
-    path = workdir / "metrics.jsonl"
+    return _read_lines(workdir / "metrics.jsonl")
+
+
+def read_samples(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The complete lines of samples.jsonl in the folder of a run, with step, prompt and text."""
+    return _read_lines(workdir / "samples.jsonl")
+
+
+def _read_lines(path: AnyPath) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = path.read_bytes().decode("utf-8", "replace").split("\n")

@@ -1,36 +1,49 @@
-"""Self-contained HTML pages: text, tables, and figures as images inside the page."""
+"""Self-contained HTML pages: one file with its styles, scripts and data, which loads nothing.
+
+Line charts are drawn by uPlot, which is included in every page; see web/uplot/README.md.
+"""
 
 import base64
+import hashlib
 import html
+import string
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-STYLE = """
-body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }
-img { max-width: 100%; } figure { margin: 2rem 0; } figcaption { color: #555; }
-.table { overflow-x: auto; }
-td, th { padding: 0.1rem 1rem 0.1rem 0; text-align: right; } td:first-child { text-align: left; }
-"""
+WEB = Path(__file__).parent / "web"
+STYLES = (WEB / "uplot" / "uPlot.min.css", WEB / "page.css")
+SCRIPTS = (WEB / "uplot" / "uPlot.iife.min.js", WEB / "page.js", WEB / "charts.js")
 
 
-def html_page(title: str, *parts: str) -> str:
-    """A page with a heading; the parts are HTML."""
-    title = html.escape(title)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>
-<body><h1>{title}</h1>
-{"".join(parts)}
-</body></html>
-"""
+def html_page(
+    title: str,
+    *parts: str,
+    styles: Sequence[Path] = (),
+    scripts: Sequence[Path] = (),
+    data: str = "",
+) -> str:
+    """A page with a heading and a switch between light and dark.
 
+    Its content security policy allows no address, and no script but those given here.
 
-def html_figure(png: bytes, caption: str) -> str:
-    """An image with its caption."""
-    image = base64.b64encode(png).decode()
-    caption = html.escape(caption)
-    return (
-        f'<figure><img src="data:image/png;base64,{image}" alt="{caption}">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
+    Args:
+      title: the heading, as text.
+      parts: the body, in HTML.
+      styles: style sheets besides those of all pages.
+      scripts: scripts besides those of all pages. They run in this order at the end of the page.
+      data: text in base64 that the scripts find in the element with the id "data".
+    """
+    script = _contents((*SCRIPTS, *scripts))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = string.Template((WEB / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=html.escape(title),
+        digest=digest,
+        style=_contents((*STYLES, *styles)),
+        body="".join(parts),
+        data=data,
+        script=script,
     )
 
 
@@ -54,3 +67,7 @@ def cell_text(value: Any) -> str:
         return ""
     is_count = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if is_count else str(value)
+
+
+def _contents(paths: Sequence[Path]) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)

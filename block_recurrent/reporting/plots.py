@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, panel: tuple[float, float] = (7.0, 3.4)):

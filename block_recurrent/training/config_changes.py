@@ -97,6 +97,12 @@ def check_changes(workdir: AnyPath, config: RunConfig, *, allow: bool = False) -
     return changes
 
 
+def read_changes(workdir: AnyPath) -> list[str]:
+    """The lines of changes.txt; none if nothing has changed since the start of the run."""
+    path = workdir / RECORD
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
 def record_changes(workdir: AnyPath, changes: Changes, step: int | None):
     """Prints the changes, and appends them to changes.txt.
 

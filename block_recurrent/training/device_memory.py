@@ -1,5 +1,6 @@
 """Device memory of the arrays of a run, and of its compiled step."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 import jax
 from jaxtyping import PyTree
 
-from block_recurrent.config.run_config import RunConfig
+from block_recurrent.config.run_config import RunConfig, check_parts
 from block_recurrent.errors import UserError, first_line
 from block_recurrent.parallel.sharding import bytes_per_device
 from block_recurrent.training.train_step import TrainState
@@ -92,7 +93,8 @@ def how_to_fit(config: RunConfig, row_ways: int) -> str:
         same.append("a larger train.microbatches")
     if model.remat != "layer":
         same.append("BlockRecurrentTransformer.remat = 'layer'")
-    same.append("mesh.fsdp to more devices")
+    axes = ["mesh.fsdp", "mesh.sequence"] if _splits_further(config) else ["mesh.fsdp"]
+    same.append(f"{' or '.join(axes)} to more devices")
     if rows > 1:
         others.append(f"a smaller train.batch_size with train.lanes = {train.num_lanes}")
     if train.segment_length > model.window_length:
@@ -101,6 +103,16 @@ def how_to_fit(config: RunConfig, row_ways: int) -> str:
     if others:
         advice += f"; or set {' or '.join(others)}, and add --allow_changes"
     return advice
+
+
+def _splits_further(config: RunConfig) -> bool:
+    """Whether segments can be split over twice as many devices."""
+    more = dataclasses.replace(config.mesh, sequence=2 * config.mesh.sequence)
+    try:
+        check_parts(more, config.train.segment_length, config.model)
+    except UserError:
+        return False
+    return True
 
 
 def step_memory_line(

@@ -13,7 +13,7 @@ from block_recurrent.model.config import NON_ARCHITECTURE_FIELDS, ModelConfig
 from block_recurrent.model.transformer import BlockRecurrentTransformer, parameters
 
 # Options that may differ between a run and its initial model.
-FREE_FIELDS = (*NON_ARCHITECTURE_FIELDS, "window_length", "dtype")
+FREE_FIELDS = (*NON_ARCHITECTURE_FIELDS, "window_length", "dtype", "param_dtype")
 # Options of the recurrence, which may be anything if the initial model has none.
 RECURRENCE_FIELDS = ("num_states", "gate", "configuration", "feedback")
 # Where a new part joins the residual stream. While these are zeros, the part changes nothing.
@@ -82,7 +82,7 @@ def extend(params: dict[str, Any], config: ModelConfig, seed: int) -> dict[str, 
 
     def choose(path, new):
         if path in old and old[path].shape == new.shape:
-            return old[path]
+            return old[path].astype(new.dtype)
         if path in old:  # the output of attention, which now also reads states
             rows = old[path].shape[0]
             return jnp.zeros_like(new).at[:rows].set(old[path])

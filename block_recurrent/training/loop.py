@@ -71,7 +71,6 @@ class TrainingLoop:
           UserError: a step was not finite, and the run must end.
         """
         train, first = self.train, int(state.step)
-        self.retention.update(self.reporter.history(), self.checkpoints.steps)
         if lacks_evaluation:
             self.evaluate(first, state)
         for number in range(first + 1, train.num_steps + 1):
@@ -112,8 +111,7 @@ class TrainingLoop:
             with self.watch.at("waiting for the device"):
                 state, results = self.step(state, batch)
         if number == self.profiler.last:
-            with self.pause("profile"), self.watch.at("writing the profile"):
-                self.profiler.write(state)
+            self.end_profile(state)
         self.watch.step(number)
         self.nonfinite.add(UncheckedStep(number, position, after, results))
         self.report()
@@ -134,6 +132,12 @@ class TrainingLoop:
             self.nonfinite.check(number, self.reporter.note)
         self.watch.measured(number)
 
+    def end_profile(self, state: TrainState):
+        """Writes the profile, if steps are being traced."""
+        if self.profiler.is_tracing:
+            with self.pause("profile"), self.watch.at("writing the profile"):
+                self.profiler.write(state)
+
     @contextlib.contextmanager
     def pause(self, kind: str) -> Iterator[None]:
         """Excludes the time spent inside from the measured time of the steps; see `RunTimer`."""
@@ -143,6 +147,7 @@ class TrainingLoop:
 
     def evaluate(self, number: int, state: TrainState):
         """Evaluates. A stop signal ends this early, and then nothing is written."""
+        self.end_profile(state)  # it shows steps, and an evaluation may take minutes
         with (
             self.pause("evaluation"),
             self.watch.at("evaluating"),

@@ -25,7 +25,7 @@ def in_microbatches(gradients: Gradients, number: int) -> Gradients:
     loop, whose body is a single part.
 
     Args:
-      gradients: sums over rows. A row may not depend on another one.
+      gradients: sums over rows, in float32. A row may not depend on another one.
       number: parts M; divides the number of rows.
     """
     if number == 1:
@@ -43,7 +43,7 @@ def in_microbatches(gradients: Gradients, number: int) -> Gradients:
 
             return (jax.tree.map(jnp.add, sums, grads), jax.tree.map(put, memory, own)), nats
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, jnp.float32), params)
         carry = zeros, split_rows(memory, number)
         turns = jnp.arange(number), split_rows(batch, number)
         (sums, memory), nats = jax.lax.scan(part, carry, turns)

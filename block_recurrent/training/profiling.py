@@ -24,8 +24,8 @@ class Profiler:
                 if number == profiler.last:
                     profiler.write(state)
 
-    If the run ends or returns to a checkpoint before the last of these steps, what has been traced
-    is written. A run that continues after the first of them traces nothing.
+    If the run ends, evaluates or returns to a checkpoint before the last of these steps, what has
+    been traced is written. A run that continues after the first of them traces nothing.
 
     Args:
       steps: numbers of the first and the last step, or nothing.
@@ -45,6 +45,11 @@ class Profiler:
     def __exit__(self, *_):
         self.write()
 
+    @property
+    def is_tracing(self) -> bool:
+        """Whether a trace has begun and not been written."""
+        return self.temporary is not None
+
     @contextlib.contextmanager
     def step(self, number: int, state: TrainState) -> Iterator[None]:
         """Names a step in the trace. Starts the trace before the first one to be traced.
@@ -56,7 +61,7 @@ class Profiler:
         if number == self.first:
             jax.block_until_ready(state)
             self._start()
-        if self.temporary is None:
+        if not self.is_tracing:
             yield
             return
         self.number = number
@@ -69,7 +74,7 @@ class Profiler:
         Args:
           state: the state after the newest step, which is waited for.
         """
-        if self.temporary is None:
+        if not self.is_tracing:
             return
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(self.temporary))

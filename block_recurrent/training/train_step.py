@@ -100,16 +100,21 @@ def init_function(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            optimizer=optimizer.init(params),
+            optimizer=optimizer.init(in_float32(params)),
             model=model.initial_state(num_lanes),
             finite=jnp.zeros(num_lanes, bool),
             sums=MetricSums(*jnp.zeros((5,))),
             nonfinite=jnp.zeros((), jnp.int32),
             key=jax.random.key_data(key),
-            averaged=params if averages else None,
+            averaged=in_float32(params) if averages else None,
         )
 
     return init
+
+
+def in_float32(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, or their gradients, as the optimizer and the average need them."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
 
 
 @contextlib.contextmanager
@@ -140,7 +145,7 @@ def state_shardings(layout: Layout, abstract: TrainState) -> TrainState:
 
 
 def make_gradients(graphdef: nnx.GraphDef, layout: Layout, microbatches: int) -> Gradients:
-    """Returns the gradients of the loss of a batch, in nats per token.
+    """Returns the gradients of the loss of a batch, in nats per token, in float32.
 
     It is a function of the parameters, the memory of the rows (`TrainState.model` and `finite`),
     the batch, and what all rows share: the tokens of the whole batch, and the dropout key. Its
@@ -163,7 +168,11 @@ def make_gradients(graphdef: nnx.GraphDef, layout: Layout, microbatches: int) ->
         memory = jax.lax.stop_gradient(model_state), finite
         return nats.sum() / jnp.maximum(tokens, 1), (nats[:, None], memory)
 
-    of_rows = in_microbatches(jax.grad(loss, has_aux=True), microbatches)
+    def of_part(*arguments):
+        grads, results = jax.grad(loss, has_aux=True)(*arguments)
+        return in_float32(grads), results
+
+    of_rows = in_microbatches(of_part, microbatches)
 
     def gradients(params, memory, batch, shared):
         run = layout.gradients_by_parts(of_rows)
@@ -182,7 +191,7 @@ def make_update(
 
     def update(state: TrainState, grads: dict[str, Any]):
         updates, optimizer_state = optimizer.update(
-            layout.scatter(grads), state.optimizer, state.params
+            layout.scatter(grads), state.optimizer, in_float32(state.params)
         )
         params = optax.apply_updates(state.params, updates)
         if average_decay is None:

@@ -102,7 +102,8 @@ class Trainer:
         retention = Retention(self.config.train)
         with Checkpoints(self.workdir, keep=retention) as checkpoints, StopSignal() as stop:
             state, position = self._start_with(changes, checkpoints)
-            if done := self._why_done(int(state.step), checkpoints, retention):
+            self._rank_evaluations(int(state.step), checkpoints, retention)
+            if done := self._why_done(int(state.step), retention):
                 print_once(done)
                 return True
             with open_trackers(self.config, self.workdir) as trackers:
@@ -122,6 +123,7 @@ class Trainer:
                     except RollBack as back:
                         position = back.position
                     state = self._roll_back(checkpoints, position)
+                    self._rank_evaluations(int(state.step), checkpoints, retention)
         return False
 
     def _start_with(
@@ -184,7 +186,9 @@ class Trainer:
             params = jax.device_put(self.initial_params, self.setup.shardings.params)
             state, self.initial_params = state._replace(params=params), None
             if state.averaged is not None:
-                state = state._replace(averaged=jax.tree.map(jnp.copy, params))
+                state = state._replace(
+                    averaged=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
+                )
         if self.config.train.on_nonfinite == "roll_back":
             checkpoints.save(state, position)
         return state, position
@@ -194,10 +198,13 @@ class Trainer:
         zeros = jax.tree.map(jnp.zeros_like, self.setup.abstract.sums)
         return jax.device_put(zeros, self.setup.shardings.sums)
 
-    def _why_done(self, step: int, checkpoints: Checkpoints, retention: Retention) -> str | None:
-        """Why there is nothing to do after this step; None if there is."""
+    def _rank_evaluations(self, step: int, checkpoints: Checkpoints, retention: Retention):
+        """Tells `retention` of the evaluations until this step."""
         lines = read_metrics(self.workdir)
         retention.update([line for line in lines if line["step"] <= step], checkpoints.steps)
+
+    def _why_done(self, step: int, retention: Retention) -> str | None:
+        """Why there is nothing to do after this step; None if there is."""
         if self.lacks_evaluation(step):
             return None
         if step >= self.config.train.num_steps:

@@ -1,13 +1,13 @@
 """The folder of a run: its configuration, its lock, and its model."""
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from flax import nnx
 
-from block_recurrent.config.data_options import DataConfig
+from block_recurrent.config.data_options import PLACES, DataConfig
+from block_recurrent.config.gin_files import read_bindings
 from block_recurrent.config.run_config import RunConfig, load, to_gin
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.vocabularies import ByteVocabulary, Vocabulary
@@ -97,10 +97,11 @@ def read_config(workdir: AnyPath, bindings: Sequence[str] = ()) -> RunConfig:
       UserError: config.gin is missing or has mistakes, or a binding sets anything but the corpus.
     """
     for binding in bindings:
-        if not re.match(r"\s*data\.", binding):
+        names = {f"{one.section}.{one.name}" for one in read_bindings([], [binding])}
+        if not names <= set(PLACES):
             raise UserError(
                 f"--gin_bindings={binding!r}: here it can only say where the corpus of the run "
-                "lies now, with data.path, data.stores or data.held_out"
+                f"lies now, with {PLACES[0]}, {PLACES[1]} or {PLACES[2]}"
             )
     if not has_config(workdir):
         raise UserError(

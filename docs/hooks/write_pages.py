@@ -1,40 +1,68 @@
-"""Write the generated parts of the pages in docs/: run `python docs/hooks/write_pages.py`.
+"""Write the generated parts of docs/, README.md and the notebooks.
+
+Run `python docs/hooks/write_pages.py`.
 
 A generated part stands between two comments, which stay in the page. The first names its content:
 
     <!-- parameters -->                    the tables of all gin parameters
     <!-- gin files -->                     every gin file that comes with the package
     <!-- code: module.Class.function -->   a class or function of the package, without docstring
+    <!-- colab: quickstart -->             how to open a notebook on Colab; *: all notebooks
+    <!-- settings: FILE -->                what a gin file sets of the training
+    <!-- differences: FILE FILE … -->      where gin files set different values
     <!-- end -->
 """
 
 import argparse
 import ast
+import json
 import os
 import re
 import textwrap
 from pathlib import Path
 
+from colab import open_on_colab, repository, with_address
 from gin_parameters import parameters_page
+from gin_settings import settings_table
 
 from block_recurrent.config.gin_files import shipped_gin_files
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATED = re.compile(
-    r"^(<!-- (parameters|gin files|code: (\S+)) -->\n)(.*?)(^<!-- end -->$)",
+    r"^(<!-- (parameters|gin files|code|colab|settings|differences)(?:: (.+?))? -->\n)"
+    r"(.*?)(^<!-- end -->$)",
     re.MULTILINE | re.DOTALL,
 )
 
 
 def main():
-    """Rewrite the pages whose generated parts are out of date."""
+    """Rewrite the files whose generated parts are out of date."""
     argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
-    for path in sorted(DOCS.glob("*.md")):
+    for path, text in out_of_date().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+def out_of_date() -> dict[Path, str]:
+    """The files whose generated parts are out of date, and their new texts."""
+    found = {}
+    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *ROOT.glob("notebooks/*.ipynb")):
         text = path.read_text(encoding="utf-8")
-        if (new := with_generated_parts(text)) != text:
-            path.write_text(new, encoding="utf-8")
-            print(f"wrote {path.relative_to(ROOT)}")
+        new = notebook(text) if path.suffix == ".ipynb" else with_generated_parts(text)
+        found |= {path: new} if new != text else {}
+    return found
+
+
+def notebook(text: str) -> str:
+    """The text of a notebook with its generated parts, and the address of the repository."""
+    content = json.loads(text)
+    for cell in content["cells"]:
+        source = with_generated_parts("".join(cell["source"]))
+        if "parameters" in cell["metadata"].get("tags", ()):
+            source = with_address(source, repository())
+        cell["source"] = source.splitlines(keepends=True)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def with_generated_parts(page: str) -> str:
@@ -42,11 +70,15 @@ def with_generated_parts(page: str) -> str:
     return GENERATED.sub(lambda m: f"{m[1]}\n{content(m[2], m[3])}\n{m[5]}", page)
 
 
-def content(kind: str, name: str | None) -> str:
+def content(kind: str, names: str | None) -> str:
     """The text between the two comments."""
     if kind == "parameters":
         return parameters_page()
-    return code(name) if name else gin_page()
+    if kind == "gin files":
+        return gin_page()
+    if kind == "colab":
+        return open_on_colab(names, repository())
+    return code(names) if kind == "code" else settings_table(names.split())
 
 
 def gin_page() -> str:

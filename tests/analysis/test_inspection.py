@@ -42,7 +42,7 @@ def inspect_text(model, tokens):
     inspect = jax.jit(inspect)
     state, found = model.initial_state(len(tokens)), []
     for start in range(0, tokens.shape[1], W):
-        activities, state = inspect(params, tokens[:, start : start + W], state)
+        _, activities, state = inspect(params, tokens[:, start : start + W], state)
         found.append(activities)
     return found, state
 

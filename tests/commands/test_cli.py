@@ -75,21 +75,19 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, caplog, recwarn):
+def run(run_command, caplog, recwarn):
     """Runs a command in this process. Returns exit status, standard output and standard error.
 
     Warnings count as standard error, where they would go without pytest.
     """
 
     def run(program: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [program, *arguments])
-        caplog.clear(), recwarn.clear(), capfd.readouterr()
-        with pytest.raises(SystemExit) as exit, caplog.at_level(logging.WARNING):
-            run_main(PROGRAMS[program])
-        out, err = capfd.readouterr()
+        caplog.clear(), recwarn.clear()
+        with caplog.at_level(logging.WARNING):
+            status, out, err = run_command(PROGRAMS[program], *arguments)
         warnings = [record.getMessage() for record in caplog.records]
         warnings += [str(warning.message) for warning in recwarn]
-        return exit.value.code, out, "".join([err, *(f"{line}\n" for line in warnings)])
+        return status, out, "".join([err, *(f"{line}\n" for line in warnings)])
 
     return run
 
@@ -467,11 +465,11 @@ def check_generation(run, workdir: Path, place: Path):
     whole = write(f"--prompt={prompt}", "--num_tokens=60", "--temperature=0")
     assert set(whole.split()[1:-1]) <= set(WORDS), "it has learned nothing"
     (place / "prompt.txt").write_text(prompt)
-    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.npz") == ""
+    assert write(f"--prompt={prompt}", "--num_tokens=0", f"--save_state={place}/read.st") == ""
     draw = "--num_tokens=40", "--temperature=0.8", "--top_p=0.9", "--seed=3"
-    first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.npz")
-    rest = write(f"--state={place}/state.npz", *draw)
-    assert first == write(f"--state={place}/read.npz", *draw)
+    first = write(f"--prompt_file={place}/prompt.txt", *draw, f"--save_state={place}/state.st")
+    rest = write(f"--state={place}/state.st", *draw)
+    assert first == write(f"--state={place}/read.st", *draw)
     assert first + rest == write(f"--prompt={prompt}", "--num_tokens=80", *draw[1:])
     file = place / "model.safetensors"
     status, out, err = run("export", f"--workdir={workdir}", f"--output={file}")

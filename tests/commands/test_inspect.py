@@ -1,5 +1,6 @@
 """``prepare_data --inspect`` describes a corpus, and does nothing else."""
 
+import functools
 import gzip
 import json
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import pytest
 
 import block_recurrent.prepare_data
-from block_recurrent.console.cli import run_main
 from block_recurrent.data.prepare import inspect_source
 from preparing import bind, contents, data, environment, write_texts
 from text_formats import archive
@@ -17,17 +17,10 @@ BOOK = b"A line of the book.\n" * 1000
 
 
 @pytest.fixture
-def inspect(tmp_path, monkeypatch, capsys):
+def inspect(tmp_path, monkeypatch, run_command):
     """Runs the command in an empty folder: status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-
-    def inspect(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare_data", "--inspect", *arguments])
-        with pytest.raises(SystemExit) as exit:
-            run_main(block_recurrent.prepare_data.main)
-        return exit.value.code, *capsys.readouterr()
-
-    return inspect
+    return functools.partial(run_command, block_recurrent.prepare_data.main, "--inspect")
 
 
 def test_a_folder(inspect, tmp_path):

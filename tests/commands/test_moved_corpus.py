@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import sys
 
 import pytest
 from flax import nnx
@@ -11,7 +10,7 @@ import block_recurrent.analyze
 import block_recurrent.evaluate
 import block_recurrent.export
 import block_recurrent.generate
-from block_recurrent.analyze import read_text
+from block_recurrent.analyze import held_out_documents
 from block_recurrent.errors import UserError
 from block_recurrent.evaluate import make_evaluator
 from block_recurrent.training.checkpoints import Checkpoints
@@ -58,8 +57,10 @@ def test_evaluate_and_analyze_find_the_corpus(run, capsys):
     found = evaluator(run, bindings(run, "moved"))
     out, err = capsys.readouterr()
     assert "were modified or copied since this run" in err and not out
-    text = read_text(run, read_config(run, bindings(run, "moved")), None, 100)
-    assert text.name in found.documents.names
+    (text, other), _ = held_out_documents(run, read_config(run, bindings(run, "moved")), 2)
+    assert {text.name, other.name} <= set(found.documents.names)
+    lengths = sorted(found.documents.lengths.tolist(), reverse=True)
+    assert [len(text.tokens), len(other.tokens)] == lengths[:2]
 
 
 def test_other_documents_are_refused(run):
@@ -67,25 +68,32 @@ def test_other_documents_are_refused(run):
     with pytest.raises(UserError, match="the corpus has changed since this run started"):
         evaluator(run, bindings(run, "others"))
     with pytest.raises(UserError, match="the corpus has changed since this run started"):
-        read_text(run, read_config(run, bindings(run, "others")), None, 100)
+        held_out_documents(run, read_config(run, bindings(run, "others")), 1)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_only_the_corpus_can_be_set(name, run, monkeypatch, tmp_path):
+def test_only_the_corpus_can_be_set(name, run, run_command, monkeypatch, tmp_path):
     main, *arguments = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
-    wrong = f"--workdir={run}", "--gin_bindings=train.seed = 1"
-    monkeypatch.setattr(sys, "argv", [name, *wrong, *arguments])
-    with pytest.raises(UserError) as error:
-        main()
-    assert str(error.value) == (
-        "--gin_bindings='train.seed = 1': here it can only say where the corpus of the run lies "
-        "now, with data.path, data.stores or data.held_out"
+    binding = "--gin_bindings=train.seed = 1"
+    status, out, err = run_command(main, f"--workdir={run}", binding, *arguments)
+    assert (status, out) == (2, "") and err == (
+        "error: --gin_bindings='train.seed = 1': here it can only say where the corpus of the run "
+        "lies now, with data.path, data.stores or data.held_out\n"
     )
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_file_has_no_corpus(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["generate", "--prompt=a", "--gin_bindings=data.path = 'a'"])
-    with pytest.raises(UserError, match="says where the corpus of a run lies: give its --workdir"):
-        block_recurrent.generate.main()
+@pytest.mark.parametrize(
+    "binding", ["data.glob = '*.py'", "data.path = 'a'\ntrain.seed = 1", "path = 'a'"]
+)
+def test_how_the_corpus_is_read_cannot_be_set(binding, run):
+    with pytest.raises(UserError, match="it can only say where the corpus of the run lies now"):
+        read_config(run, [binding])
+
+
+def test_a_model_file_has_no_corpus(run_command):
+    binding = "--gin_bindings=data.path = 'a'"
+    status, out, err = run_command(block_recurrent.generate.main, "--prompt=a", binding)
+    assert (status, out) == (2, "")
+    assert "says where the corpus of a run lies: give its --workdir" in err

@@ -1,5 +1,6 @@
 """Vocabularies that train_tokenizer makes from a corpus."""
 
+import functools
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 
 import block_recurrent.train_tokenizer
 from block_recurrent import UserError
-from block_recurrent.console.cli import run_main
 from block_recurrent.data.documents import ByteDocuments
 from block_recurrent.data.prepare.cuts import cut_for
 from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary
@@ -39,15 +39,8 @@ def corpus(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(corpus, monkeypatch, capfd):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train_tokenizer", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(block_recurrent.train_tokenizer.main)
-        return exit.value.code, *capfd.readouterr()
-
-    return run
+def run(corpus, run_command):
+    return functools.partial(run_command, block_recurrent.train_tokenizer.main)
 
 
 @pytest.mark.parametrize("kind, output", [("bpe", "my.json"), ("unigram", "my.model")])

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from block_recurrent import (
 from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.config.train_options import TrainConfig
-from block_recurrent.console.cli import run_main
 from block_recurrent.data.prepare.store_writer import ShardWriter, finish_store
 from block_recurrent.data.sentencepiece_vocabulary import SentencePieceVocabulary
 from block_recurrent.data.store_format import VOCABULARY_FILES
@@ -52,20 +50,17 @@ def vocabulary(request):
 
 @pytest.fixture(scope="module")
 def model(vocabulary):
-    config = dataclasses.replace(TINY, vocab_size=vocabulary.size)
+    small = {"num_layers": 1, "recurrent_layers": (0,)}
+    config = dataclasses.replace(TINY, vocab_size=vocabulary.size, **small)
     return BlockRecurrentTransformer(config, rngs=nnx.Rngs(3))
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(run_command):
     def run(program, *arguments: str) -> str:
         """What a command prints; it must succeed."""
-        monkeypatch.setattr(sys, "argv", [program.__name__, *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(program.main)
-        out, err = capfd.readouterr()
-        assert (exit.value.code, err) == (0, "")
+        status, out, err = run_command(program.main, *arguments)
+        assert (status, err) == (0, "")
         return out
 
     return run

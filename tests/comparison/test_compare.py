@@ -1,10 +1,10 @@
 """`compare`: from the folders of runs to tables, JSON and a page."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
-import sys
 
 import jax
 import numpy as np
@@ -15,10 +15,10 @@ import block_recurrent.compare
 from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig, to_gin
 from block_recurrent.config.train_options import TrainConfig, WatchConfig
-from block_recurrent.console.cli import run_main
 from block_recurrent.model.transformer import parameters
 from block_recurrent.training.trainer import Trainer
 from corpus import tiny_run, write_corpus
+from html_pages import charts
 from tiny import TINY, variant_model
 
 CORPUS = {
@@ -29,18 +29,10 @@ BITS = {0: (3.0, 2.5, 2.75), 1: (3.1, 2.75, 2.9), 2: (3.3, 2.5, 2.5)}  # seed â†
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(run_command, monkeypatch, tmp_path):
     """Runs `compare` in an empty folder: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(block_recurrent.compare.main)
-        return exit.value.code, *capfd.readouterr()
-
-    return run
+    return functools.partial(run_command, block_recurrent.compare.main)
 
 
 @pytest.fixture
@@ -250,14 +242,26 @@ def test_a_run_without_a_record_of_its_corpus(compare, tmp_path):
     assert [one["held_out_text"] for one in numbers["runs"]] == ["A", "A", "B"]
 
 
+def test_changes_on_the_way_are_told(compare, tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", seed=1)
+    changes = ["step 10: the learning rate was 0.03, is 0.01", "step 20: train.seed was 0, is 1"]
+    (tmp_path / "b" / "changes.txt").write_text("".join(f"{line}\n" for line in changes))
+    lines, numbers = compare("a", "b")
+    assert [one["changes"] for one in numbers["runs"]] == [[], changes]
+    assert lines[-1] == f"b changed on the way: {changes[0]}; {changes[1]}."
+
+
 def test_the_page_is_self_contained(run, tmp_path):
     write_run(tmp_path / "x" / "<a>", model={"gate": "lstm"})
     write_run(tmp_path / "y" / "<a>", seed=1)
     status, out, err = run("x/<a>", "y/<a>", "--html=page.html")
     assert (status, err) == (0, "")
     page = (tmp_path / "page.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 1
-    assert "http" not in page and "<script" not in page
+    by_step, by_time = charts(page)
+    assert [line["label"] for line in by_step["lines"]] == ["x/<a>", "y/<a>"]
+    assert len({(line["style"], line["marker"]) for line in by_step["lines"]}) == 2
+    assert (by_step["x_label"], by_time["x_label"].split(",")[0]) == ("step", "training time")
     assert "<td>x/&lt;a&gt;</td>" in page and "<a>" not in page, "runs of equal name have paths"
     assert out.splitlines()[1].startswith("x/<a>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "x", "y"]
@@ -270,7 +274,7 @@ def test_a_run_that_has_just_begun(compare, run, tmp_path):
     assert [one["last"] for one in numbers["runs"]] == [None, None]
     assert [one["seconds_per_step"] for one in numbers["runs"]] == [None, None]
     status, _, err = run("a", "b", "--html=page.html")
-    assert (status, err) == (0, "") and "<img" not in (tmp_path / "page.html").read_text()
+    assert (status, err) == (0, "") and not charts((tmp_path / "page.html").read_text())
 
 
 def test_help(run):

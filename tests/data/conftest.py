@@ -1,12 +1,10 @@
 """Fixtures of the tests that run prepare_data."""
 
 import signal
-import sys
 
 import pytest
 
 import block_recurrent.prepare_data
-from block_recurrent.console.cli import run_main
 from books import text_of, train_model
 from preparing import ONE_PROCESS, contents, write_texts
 
@@ -27,17 +25,14 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(place, monkeypatch, capfd):
+def run(place, run_command):
     """Runs the program in this process: (exit status, standard output, standard error)."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare_data", *arguments])
         handler = signal.getsignal(signal.SIGTERM)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(block_recurrent.prepare_data.main)
+        result = run_command(block_recurrent.prepare_data.main, *arguments)
         signal.signal(signal.SIGTERM, handler)
-        return exit.value.code, *capfd.readouterr()
+        return result
 
     return run
 

@@ -132,7 +132,7 @@ def test_when_a_loss_is_certain(progress, task, sizes, lost, is_certain):
 def test_the_refusal_comes_before_all_is_written(processes, place, run, prepare, monkeypatch):
     """And what is finished is kept."""
     (place / "my.model").write_bytes(sentencepiece_model())
-    code = b"def main():\n    for line in  lines:\n        print(line)\n" * 50_000
+    code = b"def main():\n    for line in  lines:\n        print(line)\n" * 20_000
     monkeypatch.setattr(write_shard, "REPORT_EVERY", 1)
     write_texts(place / "code", {f"{i}.py": code for i in range(16)})
     options = bind(data__path="code", prepare__vocabulary="my.model", data__held_out="1.py")

@@ -1,9 +1,9 @@
 """From text to a store, a run and new text, with the ids and the gaps of a foreign vocabulary."""
 
 import dataclasses
+import functools
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ import block_recurrent.generate
 from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.run_config import RunConfig
 from block_recurrent.config.train_options import OptimizerConfig, TrainConfig
-from block_recurrent.console.cli import run_main
 from block_recurrent.data.vocabulary_storage import load_vocabulary
 from preparing import ONE_PROCESS, TEXTS, bind, write_texts
 from runs import SharingTrainer
@@ -25,17 +24,9 @@ ALLOWED = bind(prepare__allow_lossy_vocabulary=True)
 
 
 @pytest.fixture
-def generate(monkeypatch, capfd):
+def generate(run_command):
     """Runs the command in this process: status, standard output and standard error."""
-
-    def generate(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["generate", "--workdir=run", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(block_recurrent.generate.main)
-        return exit.value.code, *capfd.readouterr()
-
-    return generate
+    return functools.partial(run_command, block_recurrent.generate.main, "--workdir=run")
 
 
 @pytest.fixture

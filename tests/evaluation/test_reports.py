@@ -12,11 +12,15 @@ import pytest
 import block_recurrent.analyze
 import block_recurrent.evaluate
 from block_recurrent.config.run_config import to_gin
-from block_recurrent.console.cli import run_main
+from block_recurrent.evaluation.figures import training_history
 from block_recurrent.evaluation.loss_profile import Profile
+from block_recurrent.evaluation.report import sample_texts, write_report
+from block_recurrent.interop.model_file import save_model
 from block_recurrent.training.trainer import Trainer
+from block_recurrent.training.workdir import load_run
 from close import assert_close
 from corpus import tiny_run, write_corpus
+from html_pages import charts
 from tiny import TERMS, TINY, assert_same_numbers
 
 pytestmark = pytest.mark.slow
@@ -36,18 +40,10 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(run_command, monkeypatch, tmp_path):
     """Runs a program in an empty folder: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(program, *arguments):
-        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(PROGRAMS[program])
-        return exit.value.code, *capfd.readouterr()
-
-    return run
+    return lambda program, *arguments: run_command(PROGRAMS[program], *arguments)
 
 
 @pytest.fixture
@@ -114,20 +110,18 @@ def test_report(finished, run, tmp_path):
     assert_close(logged["memory_worth"], numbers["memory_worth"], **worth)
 
     text = (tmp_path / "page.html").read_text()
-    assert_self_contained(text, num_figures=5)
+    names = [chart["y_label"] for chart in charts(text)]
+    lost = "bits per token lost"
+    expected = ["bits per token", "accuracy", "RMS of the recurrent states", lost]
+    assert names == [*expected, "bits per byte", lost]
+    lines = charts(text)[0]["lines"]
+    assert [line["style"] for line in lines] == [0, 1, 2], "lines that coincide are told apart"
+    assert lines[1]["y"][:-1] == table["bits_per_token"]["cleared"]
+    assert "train.batch_size = 4" in text and f"<td>tokens</td><td>{score['tokens']:,}</td>" in text
     assert f"<td>memory_worth</td><td>{numbers['memory_worth']:.4f}</td>" in text
 
 
-def assert_self_contained(text, num_figures):
-    assert not re.findall(r"https?:|<script|<link|@import|url\(", text)
-    sources = re.findall(r'src="([^"]{0,40})', text)
-    assert len(sources) == num_figures
-    assert all(source.startswith("data:image/png;base64,iVBORw0KGgo") for source in sources)
-
-
 def test_report_of_a_model_without_states_and_without_history(tmp_path):
-    from block_recurrent.evaluation.report import write_report
-
     config = tiny_run(tmp_path)
     config = dataclasses.replace(config, model=dataclasses.replace(TINY, recurrent_layers=()))
     profile = Profile(*np.zeros((5, 32)))
@@ -140,20 +134,28 @@ def test_report_of_a_model_without_states_and_without_history(tmp_path):
     assert numbers["by_distance"]["accuracy"] == {"carried": [0.0, 0.0, None, 0.5]}
     assert "memory_worth" not in numbers
     text = (tmp_path / "a.html").read_text()
-    assert_self_contained(text, num_figures=2)
+    (loss, _) = charts(text)
+    assert loss["lines"][0]["y"] == [1.0, 1.0, None, 0.5, 0.5]
+    assert loss["lines"][0]["x"] == [1, 2, 3, 5, 9] and loss["is_stepped"]
     assert "&lt;test&gt;" in text and "<test>" not in text
 
 
 def test_the_history_shows_both_weights():
-    from block_recurrent.evaluation.figures import training_history
-
     lines = [{"step": 1, "split": "train", "bits_per_byte": 3.0}]
     lines += [{"step": 2, "split": "held_out", "bits_per_byte": 2.5}]
     labels = ["train", "held-out"]
-    assert [line.get_label() for line in training_history(lines).axes[0].get_lines()] == labels
+    assert [line.label for line in training_history(lines)[0].lines] == labels
     lines += [{"step": 2, "split": "held_out_averaged", "bits_per_byte": 2.25}]
     labels += ["held-out, averaged weights"]
-    assert [line.get_label() for line in training_history(lines).axes[0].get_lines()] == labels
+    assert [line.label for line in training_history(lines)[0].lines] == labels
+
+
+def test_the_report_shows_what_the_model_wrote_last():
+    samples = [{"step": step, "prompt": "<a>", "text": f"text {step}"} for step in (2, 4, 4)]
+    heading, *texts = sample_texts(samples)
+    assert heading == "<h2>Text that the model wrote after step 4</h2>"
+    assert texts == 2 * ["<pre>&lt;a&gt;<b>text 4</b></pre>"]
+    assert sample_texts([]) == []
 
 
 def test_a_step_is_analyzed(finished, run, tmp_path):
@@ -175,8 +177,7 @@ def test_analysis(finished, run, tmp_path):
     assert out.startswith("1 recurrent layer(s) over ") and out.endswith("in new/inside\n")
     folder = tmp_path / "new" / "inside"
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    kinds = "gates gates_over_training state_change states_read states_to_states "
-    kinds += "states_to_tokens tokens_to_states"
+    kinds = "gates gates_over_training states_to_states states_to_tokens"
     assert pictures == [f"layer_0_{kind}.png" for kind in kinds.split()]
     assert all((folder / name).read_bytes().startswith(PNG) for name in pictures)
     summary = json.loads((folder / "analysis.json").read_text())
@@ -191,6 +192,88 @@ def test_analysis(finished, run, tmp_path):
     last = history["4"]["0"]["ffn_gate_take"]
     expected = np.quantile(arrays["ffn_gate_take"], summary["gate_quantiles"])
     assert_close(np.array(last), expected, terms=1)
+
+
+def test_page_of_held_out_documents(finished, run, tmp_path):
+    """The longest one, compared with the memory of the second longest."""
+    status, out, err = run("analyze", f"--workdir={finished}", "--html=page.html")
+    assert (status, err) == (0, "")
+    numbers, written = out.splitlines()
+    found = re.fullmatch(
+        r"([\d,]+) tokens: [\d.]+ bits per token with memory, [+-][\d.]+ without, "
+        r"[+-][\d.]+ with another document's",
+        numbers,
+    )
+    assert found and written.startswith("page in page.html (0.")
+    page = (tmp_path / "page.html").read_text()
+    assert "<title>What the memory does in " in page and 'id="data">' in page
+    status, again, _ = run("analyze", f"--workdir={finished}", "--step=2", "--html=page.html")
+    assert status == 0 and again.splitlines()[0] != numbers
+
+
+def test_a_held_out_document_shorter_than_a_block_is_not_compared_with(finished, run, monkeypatch):
+    found = block_recurrent.analyze.held_out_documents
+
+    def with_a_short_one(*arguments):
+        (first, second), vocabulary = found(*arguments)
+        return [first, second._replace(tokens=second.tokens[: TINY.window_length - 1])], vocabulary
+
+    monkeypatch.setattr(block_recurrent.analyze, "held_out_documents", with_a_short_one)
+    status, out, err = run("analyze", f"--workdir={finished}", "--html=page.html")
+    assert (status, err) == (0, "") and out.splitlines()[0].endswith(" without")
+
+
+def test_page_of_a_file(finished, run, tmp_path):
+    """Its last block is incomplete. With a run, or with the model file of that run."""
+    (tmp_path / "text.txt").write_text("seven b")
+    (tmp_path / "other.txt").write_text("another text")
+    _, model, _ = load_run(finished)
+    save_model(tmp_path / "model", model, vocabulary="bytes")
+    text, other = "--text_file=text.txt", "--other_file=other.txt"
+    lines = []
+    for source in (f"--workdir={finished}", "--model=model"):
+        status, out, err = run("analyze", source, text, other, "--html=page.html")
+        assert (status, err) == (0, "")
+        lines.append(out.splitlines()[0])
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("7 tokens: ") and "with another document's" in lines[0]
+
+
+def test_page_refusals(refuse, finished, tmp_path):
+    (tmp_path / "short.txt").write_text("seven b")
+    (tmp_path / "empty.txt").touch()
+    page, short = "--html=a.html", "--text_file=short.txt"
+    assert refuse("analyze", page) == "a model file has no documents: give a --text_file to read"
+    assert refuse("analyze", short, "--output=a") == (
+        "--output shows the checkpoints of a run: give its --workdir"
+    )
+    assert refuse("analyze", page, short, "--step=4") == (
+        "--step and --weights need --workdir: a model file has one set of weights"
+    )
+    assert refuse("analyze", page, short, "--gin_bindings=data.path = 'x'") == (
+        "--gin_bindings says where the corpus of a run lies: give its --workdir"
+    )
+    assert refuse("analyze", short, "--html=a.pdf") == (
+        "--html=a.pdf: give a file name that ends in .html"
+    )
+    assert refuse("analyze", page, "--text_file=empty.txt") == (
+        "empty.txt has only 0 tokens: give a longer text with --text_file"
+    )
+    assert refuse("analyze", page, short, "--max_tokens=0") == (
+        "short.txt has only 0 tokens: give a longer text with --text_file, or a larger --max_tokens"
+    )
+    assert refuse("analyze", page, short, "--other_file=short.txt") == (
+        "short.txt has only 7 tokens, less than one block of 64: give a longer text with "
+        "--other_file"
+    )
+    assert refuse("analyze", page, short, "--other_file=no.txt") == (
+        "cannot read --other_file=no.txt (No such file or directory)"
+    )
+    run = f"--workdir={finished}"
+    assert refuse("analyze", run, "--output=a", "--other_file=short.txt") == (
+        "--other_file is for the page: give --html instead of --output"
+    )
+    assert "one of the arguments --html --output is required" in refuse("analyze", run)
 
 
 def test_analysis_of_the_longest_held_out_document(finished, run):
@@ -210,13 +293,12 @@ def test_report_refusals(refuse, finished):
 
 def test_without_matplotlib(refuse, finished, monkeypatch):
     for name in list(sys.modules):
-        if name.endswith(("plots", "report", "figures")):
+        if name.endswith(("plots", "analysis.report", "analysis.figures")):
             monkeypatch.delitem(sys.modules, name)
     for name in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, name, None)
     message = "plots need matplotlib: pip install matplotlib (or this package with its extra "
-    for program, option in (("evaluate", "--report=a.html"), ("analyze", "--output=a")):
-        assert refuse(program, f"--workdir={finished}", option) == message + "[plots])"
+    assert refuse("analyze", f"--workdir={finished}", "--output=a") == message + "[plots])"
 
 
 def test_analysis_refusals(refuse, finished, tmp_path):

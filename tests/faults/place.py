@@ -33,9 +33,10 @@ class Place:
     def undisturbed(self, processes: int = 1) -> tuple[Path, float]:
         """The folder of an undisturbed run with this many processes, and its seconds."""
         if processes not in self.undisturbed_runs:
-            for name in ("imports", "undisturbed"):  # the very first run waits for imports
+            # The very first run waits for imports and for the compiler.
+            for name, options in (("first", ("train.num_steps = 1",)), ("undisturbed", ())):
                 workdir, began = self.folder / f"{name}_{processes}", time.monotonic()
-                with self.train(workdir, processes) as training:
+                with self.train(workdir, processes, *options) as training:
                     assert training.wait() == [0] * processes, training.read_output()
             self.undisturbed_runs[processes] = workdir, time.monotonic() - began
         return self.undisturbed_runs[processes]
@@ -45,9 +46,10 @@ class Place:
         self.runs += 1
         return self.folder / f"run_{self.runs}"
 
-    def train(self, workdir: Path, processes: int = 1) -> Training:
+    def train(self, workdir: Path, processes: int = 1, *bindings: str) -> Training:
         self.trainings += 1
-        return Training(self.gin, workdir, processes, self.folder / f"log_{self.trainings}")
+        log = self.folder / f"log_{self.trainings}"
+        return Training(self.gin, workdir, processes, log, *bindings)
 
     def ends_well(self, workdir: Path, processes: int = 1) -> bool:
         """Continues the run to its end. True if the result equals an undisturbed run's exactly."""

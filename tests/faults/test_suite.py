@@ -18,11 +18,11 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
     "fault, times, processes",
     [
-        (stops.killed, 4, 1),
-        (stops.killed_while_saving, 6, 1),
-        (stops.killed_while_saving, 2, 2),
-        (stops.killed_while_evaluating, 2, 1),
-        (stops.terminated, 2, 1),
+        (stops.killed, 3, 1),
+        (stops.killed_while_saving, 4, 1),
+        (stops.killed_while_saving, 1, 2),
+        (stops.killed_while_evaluating, 1, 1),
+        (stops.terminated, 1, 1),
         (storage.second_training, 1, 1),
     ],
 )

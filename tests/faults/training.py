@@ -27,11 +27,13 @@ class Training:
       workdir: folder of the run.
       processes: number of processes.
       log: file for their output; process i appends .i to the name.
+      *bindings: other values of gin parameters.
     """
 
-    def __init__(self, config: Path, workdir: Path, processes: int, log: Path):
+    def __init__(self, config: Path, workdir: Path, processes: int, log: Path, *bindings: str):
         self.workdir = workdir
         arguments = ["train", f"--gin_file={config}", f"--workdir={workdir}"]
+        arguments += [f"--gin_bindings={binding}" for binding in bindings]
         if processes > 1:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))

@@ -192,7 +192,8 @@ def compile_write(rows, vocab_size, sampling):
     """The compiled loop that writes tokens, of a tiny model with this vocabulary."""
     one = Generator(make_model(vocab_size=vocab_size, num_layers=2))
     writing = jax.eval_shape(one._begin, one.params, jax.eval_shape(lambda: one.start(rows)))
-    return one._write.lower(one.params, writing, jax.random.key(0), 32, sampling, ()).compile()
+    ends = np.full(rows, 1000, np.int32)
+    return one._write.lower(one.params, writing, jax.random.key(0), ends, sampling, ()).compile()
 
 
 def test_memory_for_noise_is_bounded():
@@ -267,13 +268,35 @@ def test_long_prompts_compile_few_shapes(monkeypatch):
         (lambda one: one.generate([[3]], 1, seed=-1), "seed = -1: must be at least 0 and below"),
         (
             lambda one: one.generate([[3]], 1, stop_tokens=(1.0,)),
-            "a stop token = 1.0: must be an integer: write 1",
+            "stop_tokens = (1.0,): must be an integer: write 1",
+        ),
+        (lambda one: one.generate([[3]], 1, stop_tokens=5), "stop_tokens = 5: must be a tuple: wr"),
+        (lambda one: one.generate([[3]], 1, stop_tokens=[260]), "stop_tokens = (260,): must be at"),
+        (lambda one: one.generate([[3]], 1, sampling=0.7), "sampling = 0.7: must be a Sampling"),
+        (lambda one: one.read((), [[3]]), "state is of type tuple: pass what start, read or a st"),
+        (lambda one: next(one.stream(None, 1)), "state is of type NoneType: pass what start, read"),
+        (
+            lambda one: one.read(generator("full_attention").start(), [[3]]),
+            "state.block has shape [1, 16], but should have [B, 8]",
+        ),
+        (
+            lambda one: next(one.stream(generator("fixed_skip").start(), 1)),
+            "state[1].recurrent is not None: this state is that of another model",
         ),
     ],
 )
 def test_invalid_arguments_are_refused(call, message, unchecked):
     with pytest.raises(UserError, match=re.escape(message)):
         call(generator("sliding_window"))
+
+
+def test_a_state_cannot_be_used_again(unchecked):
+    one, prompt = generator("sliding_window"), [[3] * W]
+    state = one.start()
+    after = one.read(state, prompt)
+    with pytest.raises(UserError, match="this state was given to an earlier call, which reused"):
+        one.read(state, prompt)
+    assert one.read(after, prompt).length == 1 + 2 * W
 
 
 def test_integers_of_numpy_are_accepted(unchecked):

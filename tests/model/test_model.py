@@ -134,7 +134,7 @@ def test_dropout_depends_on_the_key(variant):
     one, again, other = (
         forward(model, tokens, state, dropout_key=jax.random.key(seed))[0] for seed in (0, 0, 1)
     )
-    without, _ = forward(model, tokens, state)
+    without, _ = forward(variant_model(variant), tokens, state)
     assert np.array_equal(one, again)
     assert not np.allclose(one, other, atol=1e-3)
     assert not np.allclose(one, without, atol=1e-3)

@@ -87,6 +87,7 @@ def gradient_of(model):
     return jax.grad(loss), params
 
 
+@pytest.mark.slow
 def test_a_model_has_hessian_vector_products():
     """jvp of grad equals grad of grad."""
     gradient, params = gradient_of(make_model(num_layers=1, recurrent_layers=(0,), gate="lstm"))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import treescope
+from flax import nnx
 
 import block_recurrent
 from block_recurrent.config.run_config import CLASSES, load, load_prepare
@@ -24,7 +26,7 @@ PAGES = [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("api/*.md"))]
 TEXTS = [ROOT / "README.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md", *PAGES]
 pytestmark = pytest.mark.repository
 OUTSIDE = {"tfds", "curl", "tensorboard", "sbatch", "docker", "kubectl", "pytest", "mkdocs"}
-OUTSIDE |= {"env", "find", "pip-audit", "ruff"}
+OUTSIDE |= {"env", "find", "git", "hf", "lm_eval", "openssl", "pip-audit", "ruff"}
 
 ENVIRONMENT = ("python3 -m venv .venv", ". .venv/bin/activate")
 
@@ -122,10 +124,11 @@ def check(command: str, monkeypatch):
 
 
 def check_pip(words: list[str]):
-    """An extra that is asked for is one of the package's."""
-    assert words[0] == "install"
+    """An extra that is asked for is one of the package's, and a file of requirements is there."""
+    assert words[0] in ("install", "download")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for word in words:
+        assert not word.startswith("--requirement=") or (ROOT / word.split("=")[1]).is_file()
         if found := re.fullmatch(r"\.\[(\w+)\]", word):
             assert found[1] in project["optional-dependencies"]
 
@@ -178,6 +181,23 @@ def test_your_own_loop_learns():
     assert not np.array_equal(initial, names["model"].layers[1].cell.initial[...]), "it is trained"
 
 
+def test_flaxs_own_transforms():
+    names = run("modules.md", 4)
+    losses = names["losses"]
+    assert losses[2] < losses[1] < losses[0]
+    assert names["logits"].shape == (3, 2, 64, 260) and names["logits"].dtype == np.float32
+    assert not np.allclose(names["logits"][0], names["logits"][1])
+
+
+def test_a_model_is_displayed_with_its_shapes(capsys):
+    cell = run("modules.md", 4)["model"].layers[1].cell
+    nnx.display(cell)  # in a terminal
+    shown = capsys.readouterr().out
+    assert re.search(r"initial=Param\([^)]*\)\n\s*value=Array\(shape=\(8, 32\)", shown)
+    shown = treescope.render_to_text(cell)  # in a notebook
+    assert re.search(r"initial=Param\(value=<jax.Array float32\(8, 32\)", shown)
+
+
 def test_streamed_tokens_equal_the_tokens_generated_at_once():
     names = run("generation.md", 0)
     assert [list(row) for row in names["rows"]] == names["written"]
@@ -207,13 +227,11 @@ def test_every_parameter_is_described(section):
 
 
 def test_generated_parts_are_up_to_date():
-    texts = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
-    old = [name for name, text in texts.items() if write_pages.with_generated_parts(text) != text]
-    assert not old, "run python docs/hooks/write_pages.py"
+    assert not [*write_pages.out_of_date()], "run python docs/hooks/write_pages.py"
 
 
 def test_a_code_host_shows_what_is_generated():
-    for page in ("paper.md", "parameters.md", "gin_files.md"):
+    for page in ("paper.md", "parameters.md", "gin_files.md", "baseline.md"):
         parts = list(write_pages.GENERATED.finditer((DOCS / page).read_text(encoding="utf-8")))
         assert parts and all("```" in part[4] or "|---|" in part[4] for part in parts), page
 

@@ -1,6 +1,9 @@
 """The notebooks run from the first cell to the last, at toy size."""
 
+import importlib
 import re
+import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from bucket_server import serve_bucket
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.repository
+sys.path.insert(0, str(ROOT / "docs/hooks"))
+colab = importlib.import_module("colab")
+write_pages = importlib.import_module("write_pages")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # In the place of PG19, and under its name.
@@ -57,14 +63,45 @@ def test_every_notebook_has_a_toy_size():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_first_cells_install_what_exists(path):
+def test_first_cells_install_what_exists(path, tmp_path, monkeypatch):
     source, install = (cell.source for cell in nbformat.read(path, 4).cells[1:3])
     assert install == '%pip install --quiet "{SOURCE}{EXTRA}"'
     extras = re.search(r'EXTRA = "\[(.+)\]"', source)[1].split(",")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(extras) <= project["optional-dependencies"].keys()
-    [folder] = re.findall(r'^SOURCE = "(.+)"$', source, re.MULTILINE)
-    assert (path.parent / folder / "setup.py").samefile(ROOT / "setup.py")
+    for place, expected in (
+        (path.parent, ".."),
+        (tmp_path, f"git+{colab.repository() or 'https://…'}"),
+    ):
+        monkeypatch.chdir(place)
+        exec(source, names := {})
+        assert names["SOURCE"] == expected
+
+
+@pytest.mark.parametrize("address", [None, "https://example.org/me/mine", "https://github.com/me"])
+def test_without_an_address_that_colab_opens(address):
+    for pattern, what in ("*", "a notebook"), ("quickstart", "this notebook"):
+        text = colab.open_on_colab(pattern, address)
+        assert text.startswith(f"To run {what} on [Colab]") and "set\n`REPOSITORY`" in text
+
+
+@pytest.mark.parametrize("end", ["", "/", ".git"])
+def test_badges_take_the_address_from_the_metadata(end, tmp_path, monkeypatch):
+    address = f"https://github.com/me/my.project{end}"
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    written = text.replace("[project.urls]\n", f'[project.urls]\nRepository = "{address}"\n')
+    (tmp_path / "pyproject.toml").write_text(written, encoding="utf-8")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(colab, "ROOT", tmp_path)
+    assert colab.repository() == address
+    first, source = nbformat.reads(
+        write_pages.notebook((ROOT / "notebooks/quickstart.ipynb").read_text("utf-8")), 4
+    ).cells[:2]
+    page = "https://colab.research.google.com/github/me/my.project/blob/main/notebooks/"
+    assert f"]({page}quickstart.ipynb)\n" in first.source and "use_the" not in first.source
+    assert f'REPOSITORY = "{address}"' in source.source
+    every = write_pages.content("colab", "*")
+    assert re.findall(r"\(([^()]+\.ipynb)\)", every) == [f"{page}{path.name}" for path in NOTEBOOKS]
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from pyarrow import parquet
 import block_recurrent.prepare_data
 import block_recurrent.train
 from block_recurrent.config.run_config import load
-from block_recurrent.console.cli import run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.held_out import document_name
 from block_recurrent.data.store import open_stores
@@ -101,7 +100,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_each_row_of_the_table(command, place, monkeypatch, capfd):
+def test_each_row_of_the_table(command, place, monkeypatch, run_command):
     monkeypatch.chdir(place)
     for name in ("tensorflow", "seqio", "tensorflow_datasets"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -113,10 +112,8 @@ def test_each_row_of_the_table(command, place, monkeypatch, capfd):
         arguments += [f"--gin_bindings={binding}" for binding in TINY]
     else:
         arguments.append("--gin_bindings=prepare.num_processes = 1")
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    with pytest.raises(SystemExit) as exit:
-        run_main(MODULES[name].main)
-    assert exit.value.code == 0, capfd.readouterr()
+    status, *said = run_command(MODULES[name].main, *arguments)
+    assert status == 0, said
     if name == "train":
         documents = load_documents(load(["runs/mine/config.gin"], []).data)
         joined = defaultdict(bytes)  # ends that are held out belong to their beginnings

@@ -1,13 +1,40 @@
 """The README's examples run as they stand."""
 
+import functools
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "pip install -e . && python -m block_recurrent.train --gin_file=gin/brt_fixed_gate.gin",
+        "pip install -e '.[test]' && pytest",
+    ],
+)
+def test_the_two_commands_are_what_is_run_on_every_change(end):
+    """`.ci/run` finds them in README.md, whose lines a narrow page can show whole."""
+    function = re.search(r"^readme_command\(\) {.*?^}", CI, re.DOTALL | re.MULTILINE)[0]
+    script = f"set -eu; {function}; readme_command "
+    run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    found = run(["bash", "-c", script + shlex.quote(end)])
+    assert found.stdout == f"python3 -m venv .venv && . .venv/bin/activate && {end}\n"
+    assert f'$(readme_command "{end}")' in CI
+    missing = run(["bash", "-c", script + "'pip install nothing'"])
+    assert missing.returncode == 1 and "README.md has 0 commands" in missing.stderr
+    block = next(block for block in SHELL if end[-9:] in block)
+    assert max(map(len, block.splitlines())) <= 72
 
 
 def test_there_are_examples():

@@ -15,8 +15,8 @@ GIN = Path(__file__).parents[2] / "gin"
 # A room, which is a subpackage or a module, imports only rooms that stand before it.
 ROOMS = """
     errors types fields freed_memory files console ops model interop config data parallel reporting
-    generation evaluation analysis training comparison train evaluate analyze export generate
-    prepare_data train_tokenizer compare
+    generation serving evaluation analysis training comparison train evaluate analyze export
+    generate prepare_data train_tokenizer compare serve __main__
 """.split()
 
 # What importing must not load, though it may be installed: seconds and gigabytes.

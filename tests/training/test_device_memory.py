@@ -94,8 +94,8 @@ def test_the_advice_names_only_what_is_left_to_change():
     config = tiny_run("texts")
     assert how_to_fit(config, row_ways=1) == (
         "set a larger train.microbatches or BlockRecurrentTransformer.remat = 'layer' or mesh.fsdp "
-        "to more devices, and run the same command again to continue; or set a smaller "
-        "train.batch_size with train.lanes = 4 or a smaller train.segment_length, and add "
+        "or mesh.sequence to more devices, and run the same command again to continue; or set a "
+        "smaller train.batch_size with train.lanes = 4 or a smaller train.segment_length, and add "
         "--allow_changes"
     )
     least = tiny_run("texts", batch_size=1, segment_length=8)
@@ -105,6 +105,8 @@ def test_the_advice_names_only_what_is_left_to_change():
     least = dataclasses.replace(least, train=dataclasses.replace(least.train, batch_size=4))
     assert how_to_fit(least, row_ways=4) == more_devices, "each device has a single row"
     assert how_to_fit(least, row_ways=2).startswith("set a larger train.microbatches or mesh.fsdp")
+    feedback = dataclasses.replace(config, model=dataclasses.replace(config.model, feedback=True))
+    assert "mesh.fsdp to more" in how_to_fit(feedback, row_ways=1), "it needs whole segments"
 
 
 @pytest.mark.slow

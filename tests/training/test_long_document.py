@@ -16,9 +16,11 @@ from tiny import make_model, split
 
 TOKENS = int(os.environ.get("LONG_DOCUMENT_TOKENS", 1_000_000))
 SEGMENT = 2_048
+# Unlike in other tests, running takes far longer than compiling.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=OPTIMIZED)
 def walk(graphdef, params, state, key):
     """Reads a segment of random tokens. Returns the state after it, and the largest activation."""
     model = nnx.merge(graphdef, params)

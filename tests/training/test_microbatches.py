@@ -110,6 +110,30 @@ def test_the_memory_is_that_of_a_part(remat):
     assert temporaries(8) < 0.7 * temporaries(4) < 0.7**2 * temporaries(2)
 
 
+def test_parameters_in_bfloat16():
+    """Gradients of parts are summed, and updates made, in float32; the parameters are rounded."""
+    config = dataclasses.replace(TINY, num_layers=1, recurrent_layers=(), param_dtype="bfloat16")
+    graphdef, _ = abstract_model(config)
+    optimizer = optax.chain(optax.trace(0.9), optax.sgd(optax.constant_schedule(0.1)))
+    before = jax.jit(init_function(config, optimizer, ROWS, seed=0, averages=True))()
+    step = make_train_step(graphdef, optimizer, 10, layout(), 2, average_decay=0.9)
+    after, _ = jax.jit(step)(before, make_batch())
+
+    def dtypes(state):
+        return jax.tree.map(lambda leaf: leaf.dtype.name, state)
+
+    assert dtypes(after) == dtypes(before)
+    assert set(jax.tree.leaves(dtypes(after.params))) == {"bfloat16"}
+    assert set(jax.tree.leaves(dtypes((after.averaged, after.optimizer[0])))) == {"float32"}
+    for old, momentum, new in zip(
+        *map(jax.tree.leaves, (before.params, after.optimizer[0], after.params)), strict=True
+    ):
+        expected = (old.astype(jnp.float32) - 0.1 * momentum).astype(jnp.bfloat16)
+        assert_close(new, expected, terms=1, dtype=jnp.bfloat16)
+    assert np.any(after.params["embedding"] != before.params["embedding"])
+    jax.tree.map(np.testing.assert_array_equal, after.averaged, after.params)
+
+
 @pytest.fixture(scope="module")
 def steps():
     """The first state, and the step on the whole batch and on four parts, with dropout."""

@@ -92,7 +92,7 @@ def state_after(workdir, config, step):
 
 
 def test_a_skipped_step_changes_nothing(corpus, tmp_path, capsys):
-    config = with_policy(corpus, "skip", num_steps=5, checkpoint_every_steps=1)
+    config = with_policy(corpus, "skip", num_steps=5)  # checkpoints after 4 and 5
     assert poisoned(5)(config, tmp_path).run()
     after, at_end = state_after(tmp_path, config, 5)
     before, position = state_after(tmp_path, config, 4)
@@ -133,7 +133,7 @@ def test_a_row_that_was_not_finite_restarts(corpus, tmp_path):
 
 
 def test_a_skipped_step_does_not_touch_the_metrics_of_the_others(corpus, tmp_path):
-    config = with_policy(corpus, "skip")
+    config = with_policy(corpus, "skip", checkpoint_every_steps=12)
     assert poisoned(7)(config, tmp_path).run()
     assert [line["nonfinite_steps"] for line in metrics(tmp_path) if line["split"] == "train"] == [
         0, 1, 0
@@ -256,7 +256,8 @@ def test_stop_says_why_and_saves_nothing_more(corpus, tmp_path):
 def test_many_in_a_row_stop_at_the_same_step_whenever_the_host_checks(
     eval_every_steps, corpus, tmp_path
 ):
-    config = with_policy(corpus, "skip", max_nonfinite_steps=3, eval_every_steps=eval_every_steps)
+    steps = {"eval_every_steps": eval_every_steps, "checkpoint_every_steps": 12}
+    config = with_policy(corpus, "skip", max_nonfinite_steps=3, **steps)
     with pytest.raises(UserError, match=r"step 8: .* Stopped after 3 steps in a row"):
         poisoned(3, 4, 6, 7, 8)(config, tmp_path).run()
 
@@ -274,7 +275,7 @@ def test_a_learning_rate_that_is_too_high(corpus, tmp_path):
 
 def test_saved_batches_are_limited(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("block_recurrent.training.nonfinite.MAX_SAVED_BATCHES", 2)
-    config = with_policy(corpus, "skip")
+    config = with_policy(corpus, "skip", checkpoint_every_steps=12)
     assert poisoned(3, 5, 9)(config, tmp_path).run()
     assert sorted(p.name for p in (tmp_path / "nonfinite").iterdir()) == [
         "step_3.npz",

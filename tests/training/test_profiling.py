@@ -17,7 +17,8 @@ SCOPES = {"embedding", "attention", "recurrence", "ffn", "loss", "optimizer"}
 
 
 def profiled_run(corpus, *steps, **train):
-    return tiny_run(corpus, num_steps=6, eval_every_steps=6, profile_steps=steps, **train)
+    lengths = {"num_steps": 6, "eval_every_steps": 6}
+    return tiny_run(corpus, **lengths | train, profile_steps=steps)
 
 
 def traces(workdir):
@@ -85,6 +86,12 @@ def test_a_run_that_stops_in_between_writes_what_it_has(corpus, tmp_path, capsys
     # It continues after the first of the steps, so there is no second profile.
     assert SharingTrainer(config, tmp_path).run()
     assert len(list(traces(tmp_path))) == 1 and "profiled" not in capsys.readouterr().out
+
+
+def test_an_evaluation_ends_the_profile(corpus, tmp_path):
+    config = profiled_run(corpus, 2, 5, eval_every_steps=3)
+    assert SharingTrainer(config, tmp_path).run()
+    assert [steps(events) for events in traces(tmp_path)] == [[2, 3]]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_small_corpora_are_evaluated_whole(corpus, tmp_path):
     assert load_standard_library(20)["held_out"].num_tokens < TrainConfig().eval_tokens
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6, 7, 12])
+@pytest.mark.parametrize("steps", [1, pytest.param(5, marks=pytest.mark.slow), 6, 12])
 def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, finished, tmp_path):
     config = tiny_run(corpus)
     assert not stop_in_step(steps)(config, tmp_path).run()
@@ -307,7 +307,7 @@ def starting_from(path, config):
 def test_a_run_starts_from_the_model_of_a_file(corpus, finished, tmp_path):
     config, model, _ = load_run(finished)
     save_model(tmp_path / "model", model)
-    trainer = Trainer(starting_from(tmp_path / "model", config), tmp_path / "run")
+    trainer = SharingTrainer(starting_from(tmp_path / "model", config), tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
         state, _ = trainer.start(checkpoints)
     assert int(state.step) == 0

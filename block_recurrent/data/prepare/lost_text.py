@@ -18,7 +18,7 @@ class LostText:
     """Compares texts with what their tokens decode to.
 
     Decoding everything would take up to half of the time of encoding. So of a shard's text after
-    the first 4 MiB, every 16th byte is compared, in whole pieces. All unknown tokens are counted.
+    the first 256 KiB, every 32nd byte is compared, in whole pieces. All unknown tokens are counted.
 
     Args:
       vocabulary: what made the tokens.
@@ -60,10 +60,10 @@ def check_lost_text(task: str, counts: Mapping[str, int], allowed: bool):
     if allowed or max(lost, unknown) <= NEGLIGIBLE_LOSS:
         return
     raise UserError(
-        f"the vocabulary does not keep the text of {task}: {lost:.2%} of the bytes do not come "
-        f"back from its tokens, of which {unknown:.2%} are unknown: use 'bytes', or train a "
-        "vocabulary on this text (python -m block_recurrent.train_tokenizer), or accept the loss "
-        "with prepare.allow_lossy_vocabulary = True; finished shards are kept"
+        f"the vocabulary does not keep the text of {task}: {lost:.2%} of its bytes do not come "
+        f"back from the tokens, and {unknown:.2%} of the tokens are unknown: use 'bytes', or "
+        "train a vocabulary on this text (python -m block_recurrent.train_tokenizer), or accept "
+        "the loss with prepare.allow_lossy_vocabulary = True; finished shards are kept"
     )
 
 

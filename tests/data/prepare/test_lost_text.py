@@ -69,6 +69,7 @@ def test_a_lossy_vocabulary_is_refused_unless_allowed(run, prepare, place, vocab
     assert err.startswith(
         "error: the vocabulary does not keep the text of text_files, split 'train': "
     )
+    assert "of its bytes do not come back from the tokens, and " in err
     assert "train_tokenizer" in err and "prepare.allow_lossy_vocabulary = True" in err
     out = prepare("store", *arguments, *ALLOWED)
     assert "shards are already complete" in out and " compared bytes lost" in out

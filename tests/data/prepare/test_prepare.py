@@ -11,7 +11,6 @@ from sentencepiece import SentencePieceProcessor
 
 import block_recurrent.evaluate
 from block_recurrent.config.data_options import DataConfig
-from block_recurrent.console.cli import run_main
 from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.prepare import plain_folder
 from books import BOOKS, TEXT, text_of
@@ -48,7 +47,7 @@ def test_pg19_bytes(prepare, pg19):
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_on_pg19(prepare, pg19, place, monkeypatch, capfd):
+def test_training_and_evaluation_on_pg19(prepare, pg19, place, run_command):
     """From TFDS through seqio and the store to a model, with the commands of the README."""
     prepare("store", data("pg19_bytes"), *bind(prepare__tfds_data_dir=pg19))
     files = [f"--gin_file=gin/{name}.gin" for name in ("brt_fixed_gate", "scale/tiny")]
@@ -64,11 +63,7 @@ def test_training_and_evaluation_on_pg19(prepare, pg19, place, monkeypatch, capf
     assert "step 2: held-out bits per byte" in result.stdout
 
     def evaluate(split: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evaluate", "--workdir=run", f"--split={split}"])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_main(block_recurrent.evaluate.main)
-        return exit.value.code, *capfd.readouterr()
+        return run_command(block_recurrent.evaluate.main, "--workdir=run", f"--split={split}")
 
     status, out, err = evaluate("test")
     assert (status, err) == (0, "")

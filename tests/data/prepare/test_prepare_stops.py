@@ -124,7 +124,7 @@ def test_kills_at_random_moments(place, prepare):
     """The moments are counted from the start of the work, which is later on a busy machine."""
     arguments = mine("slow_lines", prepare__num_processes=2)
     lock = place / "store.partial" / "lock"
-    for seconds in np.random.default_rng(0).uniform(0, 15, size=8):
+    for seconds in np.random.default_rng(0).uniform(0, 15, size=4):
         lock.unlink(missing_ok=True)
         process = start(place, *arguments)
         wait_until(lambda: lock.exists() or (place / "store").exists(), process)
@@ -190,9 +190,9 @@ def test_full_disk(place, run, prepare, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_a_document(place):
-    """Peak memory with a document of 50 MB and with one of 1 GB, as bytes."""
+    """Peak memory with a document of 50 MB and with one of 400 MB, as bytes."""
     peaks = []
-    for megabytes in (50, 1000):
+    for megabytes in (50, 400):
         folder = place / f"{megabytes}"
         folder.mkdir()
         (folder / "short.txt").write_text("short")

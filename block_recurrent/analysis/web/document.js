@@ -1,0 +1,83 @@
+// The document: its tokens, where they stand in the text, and how they are shaded.
+
+const SHADES = 12; // steps of a scale, on each side of zero
+
+function firstAbove(sorted, value) {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] > value) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+function percentile(count, value, share) {
+  const step = Math.max(1, Math.floor(count / 20000));
+  const sample = [];
+  for (let i = 0; i < count; i += step) sample.push(value(i));
+  return sample.sort((a, b) => a - b)[Math.floor(share * (sample.length - 1))] ?? 0;
+}
+
+class TextDocument {
+  constructor({ about, text, arrays }) {
+    Object.assign(this, about, { text, arrays });
+    this.count = arrays.lengths.shape[0];
+    this.blocks = Math.ceil(this.count / this.window);
+    this.starts = new Uint32Array(this.count + 1); // of each token, in the text
+    for (let t = 0; t < this.count; t++) this.starts[t + 1] = this.starts[t] + arrays.lengths.q[t];
+    this.shades = [
+      { name: "loss", label: "Loss", unit: "bits", diverging: false },
+      { name: "cleared", label: "Saved by memory", unit: "bits saved", diverging: true },
+      { name: "swapped", label: "Saved over another's", unit: "bits saved", diverging: true },
+    ].filter(({ name }) => name === "loss" || name in arrays);
+    for (const shade of this.shades) {
+      const size = (t) => Math.abs(this.value(shade.name, t));
+      shade.most = Math.max(percentile(this.count, size, 0.98), 0.01);
+    }
+  }
+  // The value that a token is shaded by, in bits.
+  value(shade, token) {
+    const loss = this.arrays.carried.at(token);
+    return shade === "loss" ? loss : this.arrays[shade].at(token) - loss;
+  }
+  // The mean loss of the tokens from … to − 1 with a memory.
+  meanOf(memory, from, to) {
+    let sum = 0;
+    for (let t = from; t < to; t++) sum += this.arrays[memory].at(t);
+    return sum / Math.max(1, to - from);
+  }
+  // The class of the token's colour: s1 … s12, m1 … m12 below zero, or none.
+  shadeClass(shade, token) {
+    const step = Math.round((SHADES * this.value(shade.name, token)) / shade.most);
+    if (!step) return "";
+    return (step < 0 ? "m" : shade.diverging ? "p" : "s") + Math.min(SHADES, Math.abs(step));
+  }
+  // The token that holds a letter of the text; letters belong to the token that completes them.
+  tokenAt(letter) {
+    return Math.min(this.count - 1, firstAbove(this.starts, letter) - 1);
+  }
+  piece(token) {
+    return this.text.slice(this.starts[token], this.starts[token + 1]);
+  }
+  excerpt(block, length = 60) {
+    const from = this.starts[block * this.window];
+    return visible(this.text.slice(from, from + length));
+  }
+  label(id) {
+    return this.labels[id] ?? `#${id}`;
+  }
+}
+
+// White space and control characters as signs that can be seen.
+function visible(text) {
+  return text
+    .replaceAll("\n", "↵")
+    .replaceAll("\t", "⇥")
+    .replace(/^ | $/g, "␣")
+    .replace(/[\u0000-\u001f\u007f]/g, "·");
+}
+
+const signed = (value, digits) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}%`;
