@@ -120,9 +120,6 @@ INTERVENE = "benchmarks/recall_interventions.py", "--json={kept}/interventions.j
 SCORE = "benchmarks/score_documents.py", "--json={kept}/documents.json"
 
 
-EXPORT = "-m", "block_recurrent.export", "--output=runs/memory_trunk.safetensors"
-
-
 def is_patched() -> bool:
     """Whether PATCH has been applied to the package."""
     check = ["git", "apply", "--reverse", "--check", PATCH]

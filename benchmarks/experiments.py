@@ -9,7 +9,7 @@ Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/result
 
 import argparse
 
-from experiment import EXPORT, INTERVENE, SCORE, Experiment, Model, evaluate
+from experiment import INTERVENE, SCORE, Experiment, Model, evaluate
 
 SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
 DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
@@ -34,10 +34,12 @@ RECALL_MODELS = (
 LONG = Model(
     "long", "Rec:fixed:skip, long filler", "brt_fixed_gate", ("data.recall_filler = (512, 2048)",)
 )
+SLIDE_5 = Model("sliding_window", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
+XL_5 = Model("transformer_xl", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
 TEXT_MODELS = (
     FIXED_SKIP,
-    Model("sliding_window", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,)),
-    Model("transformer_xl", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,)),
+    SLIDE_5,
+    XL_5,
     LSTM,
     FIXED_DUAL,
     LSTM_DUAL,
@@ -127,9 +129,7 @@ PARTS_STEPS = {
     "no_rotary": 365,
 }
 # Models that go on from the same trained sliding window.
-SLIDE_4 = Model("slide4", "sliding window, 4 layers", "sliding_window")
-SLIDE_5 = Model("slide5", "sliding window, 5 layers", "sliding_window", (FIVE_LAYERS,))
-XL_5 = Model("xl5", "Transformer-XL, 5 layers", "transformer_xl", (FIVE_LAYERS,))
+SLIDE_4 = Model("sliding_window_4", "sliding window, 4 layers", "sliding_window")
 EVERY_LAYER = Model(
     "every_layer",
     "Rec:fixed:skip, 8 states in every layer",
@@ -235,54 +235,42 @@ KERNEL = (
 TRUNK = "runs/memory_trunk.safetensors"
 # As many steps as take the time of 1,200 of SLIDE_5 (python benchmarks/experiment_time.py memory).
 MEMORY_STEPS = {
-    "slide5": 1200,
+    "sliding_window": 1200,
     "fixed_skip": 1200,
     "selective_skip": 1200,
     "every_layer": 1007,
-    "slide4": 1450,
-    "xl5": 1180,
+    "sliding_window_4": 1450,
+    "transformer_xl": 1180,
 }
 
 
-def kernel(group: str, model: Model, seed: int, steps: int, *bindings: str) -> Experiment:
+def kernel(
+    group: str, model: Model, seed: int, steps: int, then: Sequence[str], *bindings: str
+) -> Experiment:
     """The sources of a kernel, in long segments."""
     rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
     if model == XL_5:
         rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
-    every = (
-        "train.lanes = 256",
-        f"train.num_steps = {steps}",
-        f"train.eval_every_steps = {steps}",
-        "train.eval_tokens = 200_000",
-        f"train.checkpoint_every_steps = {steps}",
-        "train.sample_tokens = 0",
-        f"train.seed = {seed}",
-    )
-    files, then = ("data/text_files", "scale/small"), (SCORE if bindings else EXPORT,)
-    return Experiment(group, model, str(seed), files, (*KERNEL, *rows, *every, *bindings), then)
+    bindings = (*KERNEL, *rows, *short(steps, seed), "train.eval_tokens = 200_000", *bindings)
+    files = ("data/text_files", "scale/small")
+    return Experiment(group, model, str(seed), files, bindings, (then,))
 
 
 def memory_trunk() -> Experiment:
     """The sliding window that the runs of `memory` go on from."""
-    return kernel("memory_trunk", SLIDE_4, 0, 1500)
+    export = "-m", "block_recurrent.export", f"--output={TRUNK}"
+    return kernel("memory_trunk", SLIDE_4, 0, 1500, export)
 
 
-def memory(model: Model, seed: int) -> Experiment:
-    """Goes on from the trunk with a memory or a layer more, for the same time."""
-    return kernel(
-        "memory", model, seed, MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
-    )
+def memory(model: Model, seed: int, group: str = "memory", times: int = 1) -> Experiment:
+    """Goes on from the trunk with a memory or a layer more, so many times the same time."""
+    steps, start = times * MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
+    return kernel(group, model, seed, steps, SCORE, start)
 
 
 def memory_longer(model: Model, seed: int) -> Experiment:
     """`memory` for three times as long."""
-    return kernel(
-        "memory_longer",
-        model,
-        seed,
-        3 * MEMORY_STEPS[model.name],
-        f"train.initial_model = '{TRUNK}'",
-    )
+    return memory(model, seed, "memory_longer", 3)
 
 
 def gpu(model: Model, seed: int) -> Experiment:

@@ -24,6 +24,8 @@ from typing import Any
 from gpu_parts import FULL, TOY, Command, Inputs, parts
 from report import table
 
+from block_recurrent.files.writing import atomic_write
+
 LUCIDRAINS = "block_recurrent_transformer_pytorch"
 MACHINE = "import json, report; print(json.dumps(report.machine()))"
 SHOWN = 30  # last lines of what a program without a table has printed
@@ -107,9 +109,8 @@ def write(session: dict[str, Any], folder: Path):
         ("session.json", json.dumps(session, indent=1)),
         ("session.md", page(session)),
     ):
-        new = folder / f"{name}.new"
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(folder / name)
+        with atomic_write(folder / name) as file:
+            file.write(f"{text}\n".encode())
 
 
 def has_lucidrains(python: str) -> bool:

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from block_recurrent.files.writing import atomic_write
+
 
 def machine() -> dict:
     """The processor, its cores, the accelerators, and the versions of the libraries."""
@@ -61,6 +63,5 @@ def write(name: str, rows: list[dict], path: str | None, **details) -> None:
     """
     if path:
         content = {"benchmark": name, "machine": machine(), "rows": rows, **details}
-        new = Path(f"{path}.new")
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        new.replace(path)
+        with atomic_write(Path(path)) as file:
+            file.write(f"{json.dumps(content, indent=1)}\n".encode())

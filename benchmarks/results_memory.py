@@ -6,7 +6,6 @@ replacement, the same ones for both models.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,16 +14,16 @@ from experiment import Experiment, Model
 from experiments import MEMORY_MODELS, SLIDE_4, SLIDE_5
 from results_runs import (
     COLORS,
-    GREY,
+    columns,
     microseconds_per_token,
     num_parameters,
     read_json,
     runs,
     table,
 )
-from score_documents import DISTANCES, POSITIONS
+from score_documents import DISTANCES, POSITIONS, directory_of
 
-from block_recurrent.reporting.plots import Axes, Figure, legend_above, new_figure
+from block_recurrent.reporting.plots import GREY, Axes, Figure, legend_above, new_figure
 
 DRAWS = 4000
 
@@ -55,23 +54,22 @@ class Difference(NamedTuple):
 
 
 @functools.cache
-def documents(experiment: Experiment) -> list[dict]:
+def documents(experiment: Experiment) -> dict[str, dict]:
     """The documents, in the order of their names."""
-    content = read_json(experiment.kept / "documents.json")
-    return [content[name] for name in sorted(content)]
+    return dict(sorted(read_json(experiment.kept / "documents.json").items()))
 
 
 def directories(experiment: Experiment) -> np.ndarray:
     """The number of the directory of each document, in the same order."""
-    names = sorted(read_json(experiment.kept / "documents.json"))
-    return np.unique([name.rpartition("-")[0] for name in names], return_inverse=True)[1]
+    names = map(directory_of, documents(experiment))
+    return np.unique(list(names), return_inverse=True)[1]
 
 
 def scores(
     model: Model, chosen: Callable[[dict], tuple[float, float]], group: str = "memory"
 ) -> Scores:
     """Scores of a model; `chosen` gives the bits and the count of a document."""
-    each = [[chosen(one) for one in documents(run)] for run in runs(group, model)]
+    each = [[chosen(one) for one in documents(run).values()] for run in runs(group, model)]
     values = np.array(each, float)
     return Scores(values[..., 0], values[0, :, 1], directories(runs(group, model)[0]))
 
@@ -96,18 +94,26 @@ def mean(one: Scores) -> float:
     return float(one.bits.mean(axis=0).sum() / one.counts.sum())
 
 
+@functools.cache
+def draws(seeds: int, num_directories: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each draw has each seed and each directory, ``[DRAWS, …]``."""
+    rng = np.random.default_rng(0)
+
+    def count(size: int) -> np.ndarray:
+        return np.bincount(rng.integers(size, size=size), minlength=size)
+
+    drawn = [(count(seeds), count(num_directories)) for _ in range(DRAWS)]
+    return tuple(map(np.array, zip(*drawn, strict=True)))
+
+
 def difference(one: Scores, other: Scores) -> Difference:
     """How many more bits `one` has per count, over the seeds that both have."""
     seeds = min(len(one.bits), len(other.bits))
     bits = one.bits[:seeds] - other.bits[:seeds]
     summed = np.stack([np.bincount(one.directories, each) for each in bits])
     counts = np.bincount(one.directories, one.counts)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        rows = rng.integers(seeds, size=seeds)
-        columns = rng.integers(len(counts), size=len(counts))
-        drawn.append(summed[rows][:, columns].mean(axis=0).sum() / counts[columns].sum())
+    of_seeds, of_directories = draws(seeds, len(counts))
+    drawn = (of_seeds @ summed * of_directories).sum(axis=1) / seeds / (of_directories @ counts)
     value = summed.mean(axis=0).sum() / counts.sum()
     return Difference(float(value), *map(float, np.quantile(drawn, (0.025, 0.975))))
 
@@ -138,10 +144,8 @@ def memory_table(group: str) -> str:
     return table(header, rows)
 
 
-def ranges(starts: Sequence[int]) -> list[str]:
-    """The names of bins."""
-    names = [f"{a:,} – {b - 1:,}" for a, b in itertools.pairwise(starts)]
-    return [*names, f"from {starts[-1]:,}"]
+def names_of(starts: Sequence[int]) -> list[str]:
+    return columns((*starts, 2**31))
 
 
 def binned_table(header: Sequence[str], bins: Sequence[Callable]) -> str:
@@ -158,12 +162,12 @@ def binned_table(header: Sequence[str], bins: Sequence[Callable]) -> str:
 
 def positions_table() -> str:
     bins = [at_position(index) for index in range(len(POSITIONS))]
-    return binned_table(["bits per byte", *ranges(POSITIONS)], bins)
+    return binned_table(["bits per byte", *names_of(POSITIONS)], bins)
 
 
 def identifiers_table() -> str:
     bins = [of_identifiers(index) for index in range(1 + len(DISTANCES))]
-    return binned_table(["bits per identifier", "new", *ranges(DISTANCES)], bins)
+    return binned_table(["bits per identifier", "new", *names_of(DISTANCES)], bins)
 
 
 def memory_figure() -> Figure:
@@ -171,8 +175,8 @@ def memory_figure() -> Figure:
     figure, [[left, right]] = new_figure(1, 2, panel=(3.7, 2.9))
     positions = [at_position(index) for index in range(len(POSITIONS))]
     identifiers = [of_identifiers(index) for index in range(1 + len(DISTANCES))]
-    plot_differences(left, positions, ranges(POSITIONS))
-    plot_differences(right, identifiers, ["new", *ranges(DISTANCES)])
+    plot_differences(left, positions, names_of(POSITIONS))
+    plot_differences(right, identifiers, ["new", *names_of(DISTANCES)])
     left.set_xlabel("position in the document, tokens")
     left.set_ylabel("bits per byte")
     right.set_xlabel("tokens since it last occurred")
@@ -198,8 +202,8 @@ def plot_differences(ax: Axes, bins: Sequence[Callable], names: Sequence[str]):
 def memory_fields() -> dict[str, str]:
     """What the page's section on long documents says."""
     [trunk], one = runs("memory_trunk", SLIDE_4), runs("memory", SLIDE_5)[0]
-    train, names = one.config.train, read_json(one.kept / "documents.json")
-    longest = max(sum(document["bytes"]) for document in names.values())
+    train, scored = one.config.train, documents(one)
+    longest = max(sum(document["bytes"]) for document in scored.values())
     return {
         "memory_width": str(trunk.config.model.embedding_size),
         "memory_window": str(one.config.model.window_length),
@@ -207,8 +211,8 @@ def memory_fields() -> dict[str, str]:
         "memory_rows": str(train.batch_size),
         "memory_segment": str(train.segment_length),
         "memory_lanes": str(train.lanes),
-        "memory_documents": str(len(names)),
-        "memory_directories": str(len({name.rpartition("-")[0] for name in names})),
+        "memory_documents": str(len(scored)),
+        "memory_directories": str(len(set(map(directory_of, scored)))),
         "memory_bytes": f"{longest:,}",
         "trunk_steps": f"{trunk.config.train.num_steps:,}",
         "memory_table": memory_table("memory"),

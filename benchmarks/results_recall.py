@@ -9,7 +9,6 @@ from experiment import Experiment
 from experiments import FIXED_SKIP, GATE_MODELS, LONG, RECALL_MODELS
 from results_runs import (
     COLORS,
-    GREY,
     by_distance,
     columns,
     mean_between,
@@ -23,7 +22,7 @@ from results_runs import (
     table,
 )
 
-from block_recurrent.reporting.plots import Axes, Figure, legend_above, new_figure, token_axis
+from block_recurrent.reporting.plots import GREY, Axes, Figure, legend_above, new_figure, token_axis
 
 BOUNDS = (
     0,

@@ -28,13 +28,10 @@ COLORS = {
     "selective_skip": "#8B4513",
     "fixed_dual": "#56B4E9",
     "feedback": "#000000",
-    "slide4": "#E69F00",
-    "slide5": "#E69F00",
-    "xl5": "#D55E00",
+    "sliding_window_4": "#E69F00",
     "every_layer": "#009E73",
     "long": "#000000",
 }
-GREY = "#777777"
 
 
 def read_json(path: Path) -> Any:

@@ -15,7 +15,6 @@ from experiments import (
 )
 from results_runs import (
     COLORS,
-    GREY,
     by_distance,
     columns,
     differences,
@@ -33,7 +32,7 @@ from results_runs import (
     worth_of,
 )
 
-from block_recurrent.reporting.plots import Figure, legend_above, new_figure
+from block_recurrent.reporting.plots import GREY, Figure, legend_above, new_figure
 
 GATES_BOUNDS = (0, 512, 2048, 8192, 2**31)
 

@@ -38,6 +38,11 @@ PER_DIRECTORY = 3
 IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z0-9_]{4,}")
 
 
+def directory_of(name: str) -> str:
+    """The directory of the kernel that a document comes from, as in its name."""
+    return Path(name).name.rpartition("-")[0]
+
+
 def choose(names: Sequence[str], part: str) -> list[int]:
     """The documents of a part, 'tuning' or 'test'."""
 
@@ -46,7 +51,7 @@ def choose(names: Sequence[str], part: str) -> list[int]:
 
     directories = defaultdict(list)
     for index, name in enumerate(names):
-        directories[Path(name).name.rpartition("-")[0]].append(index)
+        directories[directory_of(name)].append(index)
     chosen = []
     for directory, indices in directories.items():
         if (part == "tuning") == (digest(directory)[1] % 4 == 0):

@@ -57,7 +57,7 @@ def load_context(path: str | Path, state: DecodingState) -> list[int]:
       state: what `load_state` read from it; of a file without `context`, the result is the tokens
         in the current block of the first row.
     """
-    context = _read(path)[0][CONTEXT]
+    context = _read(path, ("length", CONTEXT))[0][CONTEXT]
     if context.size:
         return context.tolist()
     in_first_block = int(state.length[0]) <= state.block.shape[1]
@@ -86,11 +86,13 @@ def load_state(path: str | Path, generator: Generator) -> DecodingState:
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def _read(path: Path) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """The arrays of the file, and the description of the model that made them."""
+def _read(
+    path: str | Path, names: Sequence[str] | None = None
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Arrays of the file, by default all, and the description of the model that made them."""
     try:
         with safe_open(path, "flax") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in names or file.keys()}
             description = json.loads(file.metadata()[MODEL])
         arrays["length"].shape[0], arrays[CONTEXT]
     except OSError as error:

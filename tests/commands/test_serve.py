@@ -41,6 +41,18 @@ def test_mistakes(arguments, message, monkeypatch, tmp_path):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
+def test_the_extra_is_missing(monkeypatch):
+    for name in list(sys.modules):
+        if name.startswith(("block_recurrent.serving.", "starlette")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    with pytest.raises(UserError) as error:
+        run(monkeypatch, "--host=example.org")
+    message = str(error.value)
+    assert message.startswith("serving needs starlette")
+    assert message.endswith("pip install 'block_recurrent[serve]'")
+
+
 def test_a_port_that_is_taken(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

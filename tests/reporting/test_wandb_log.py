@@ -66,6 +66,7 @@ def history(run) -> list[dict]:
     return [{key: v for key, v in line.items() if not key.startswith("_")} for line in lines]
 
 
+@pytest.mark.slow
 def test_the_same_numbers_and_texts_as_one_run_over_a_restart(tmp_path):
     for step in (10, 20):
         with WandbLog("blocks", tmp_path, dataclasses.asdict(RunConfig())) as log:

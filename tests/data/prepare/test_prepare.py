@@ -159,6 +159,7 @@ def test_parts_of_a_tfds_split(prepare, pg19):
     assert texts == {text_of(book).encode() for book in BOOKS["train"]}
 
 
+@pytest.mark.slow
 def test_a_mixture_becomes_stores_with_weights(prepare):
     out = prepare("store", *mine("both"))
     metadata = json.loads(Path("store/store.json").read_text())

@@ -5,9 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 from preparing import ONE_PROCESS, TEXTS, bind, contents, data, mine
 
 
+@pytest.mark.slow
 def test_verify(run, place, prepare):
     prepare("both", *mine("both"))
     assert run("--output=both", "--verify") == (0, "both: every file is as it was written\n", "")
