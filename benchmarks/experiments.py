@@ -50,8 +50,9 @@ SHORT = "train.num_steps = 400"
 MANY = "train.lanes = 256"
 ONE_PER_ROW = "train.lanes = None"
 LEARNING_RATES = (0.06, 0.12, 0.24)
+LOW_RATES = (0.015, 0.03)  # for the LSTM alone
 BEST_RATE = 0.12  # of those, for all models except:
-BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
+BEST_RATES = {"lstm": 0.03, "lstm_dual": 0.06, "transformer_xl": 0.24}
 LAYERS_13 = "BlockRecurrentTransformer.num_layers = 13"
 ROTARY = Model(
     "rotary",
@@ -313,6 +314,7 @@ EXPERIMENTS = [
     *(parts(model, seed) for model in PARTS for seed in range(3)),
     *(parts_large(model, seed) for model in PARTS for seed in range(3)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
+    *(tuning(LSTM, rate) for rate in LOW_RATES),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
     memory_trunk(),
     *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
