@@ -148,8 +148,10 @@ def measure_sessions(args, kind: str, count: int) -> dict:
             return answer.raise_for_status().json()
 
         first, before = create(0), server.resident_mib()
+        began, cpu = time.perf_counter(), server.cpu_seconds()
         for number in range(1, count):
             create(number)
+        took, cpu = time.perf_counter() - began, server.cpu_seconds() - cpu
         grown = server.resident_mib() - before
         body = {"max_tokens": 1}
         began = time.perf_counter()
@@ -159,6 +161,8 @@ def measure_sessions(args, kind: str, count: int) -> dict:
         return {
             "what": f"{count:,} {kind} sessions",
             "KiB per session": first["bytes"] / 1024,
+            "created per second": (count - 1) / took,
+            "cpu ms for each": 1000 * cpu / (count - 1),
             "memory, MiB": grown,
             "disk, MiB": on_disk / 2**20,
             "seconds to go on": seconds,

@@ -22,8 +22,8 @@ from block_recurrent.serving.limits import Limits
 
 DESCRIPTION = """\
 Serves a checkpoint of a run or a model file over HTTP: OpenAI's completions API, and sessions of
-constant size for long documents. By default, serves the small model included in the package, and
-only to programs on this machine."""
+constant size for long documents. Its page at / shows what the memory does in a text. By default,
+serves the small model included in the package, and only to programs on this machine."""
 NOTES = """\
 Ctrl-C or SIGTERM stops the server: it finishes the requests that have begun, and writes the
 sessions to --sessions. A second Ctrl-C ends these requests as well.
@@ -38,7 +38,7 @@ LIMITS = {
     "rows": "continuations generated at the same time; the others wait",
     "max_requests": "requests at the same time, including those that wait",
     "max_body": "bytes of a request",
-    "max_prompt_tokens": "tokens of all prompts of a request",
+    "max_prompt_tokens": "tokens of all prompts of a request, and of an answer with echo or scores",
     "max_tokens": "tokens of a continuation",
     "max_seconds": "seconds for a request, including its waiting",
     "max_sessions": "sessions, in memory or on disk",
@@ -101,7 +101,8 @@ def main():
         from block_recurrent.serving.server import Server, listen
     except ModuleNotFoundError as error:
         raise UserError(
-            f"serving needs {error.name}: pip install 'block_recurrent[serve]'"
+            f"serving needs {error.name}: install this package with its extra [serve], as in "
+            "pip install -e '.[serve]'"
         ) from error
     token = read_token(arguments.token_file) if arguments.token_file else None
     if token is None and not is_loopback(arguments.host):
@@ -116,8 +117,10 @@ def main():
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, server.stop)
         address, port = listener.getsockname()[:2]
-        address = f"[{address}]" if ":" in address else address
-        print(f"serving {service.name} at http://{address}:{port}/v1", flush=True)
+        address = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        has_page = bool(service.generator.config.recurrent_layers)
+        page = f" and, for browsers, {address}/" if has_page else ""
+        print(f"serving {service.name} at {address}/v1{page}", flush=True)
         server.run()
 
 

@@ -24,6 +24,7 @@ SCRIPTS = (
     "details.js",
     "memory.js",
 )
+STYLES = ("text.css", "memory.css")
 
 
 def memory_page(
@@ -41,15 +42,52 @@ def memory_page(
     return html_page(
         title,
         (WEB / "memory.html").read_text(encoding="utf-8"),
-        styles=[WEB / "text.css", WEB / "memory.css"],
-        scripts=[WEB / name for name in SCRIPTS],
+        styles=[WEB / name for name in STYLES],
+        scripts=[WEB / name for name in (*SCRIPTS, "whole.js")],
         data=page_data(model, config, vocabulary, reading),
     )
 
 
-def page_data(model: str, config: ModelConfig, vocabulary: Vocabulary, reading: Reading) -> str:
-    """The data of the page, as `pack` writes it."""
-    pieces = text_pieces(reading.tokens, vocabulary)
+def live_page(title: str, *, needs_token: bool) -> str:
+    """The page of a server, on which one gives a text that the server's model reads.
+
+    Args:
+      title: heading of the page.
+      needs_token: whether it asks for the token that the server wants with every request.
+    """
+    names = ["token.html"] if needs_token else []
+    return html_page(
+        title,
+        *(
+            (WEB / name).read_text(encoding="utf-8")
+            for name in (*names, "live.html", "memory.html")
+        ),
+        styles=[WEB / name for name in (*STYLES, "live.css")],
+        scripts=[WEB / name for name in (*SCRIPTS, "live.js")],
+        asks_server=True,
+    )
+
+
+def page_data(
+    model: str,
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    reading: Reading,
+    before: Integer[np.ndarray, " M"] | None = None,
+    *,
+    ended: bool = True,
+) -> str:
+    """The data of the page, or of a part of it, as `pack` writes it.
+
+    Args:
+      model: which model read the text.
+      config: configuration of the model.
+      vocabulary: vocabulary of the model.
+      reading: what it read.
+      before: the tokens before those of `reading`, if it is not the beginning of the text.
+      ended: whether the text ends with `reading`.
+    """
+    pieces = text_pieces(reading.tokens, vocabulary, before, ended=ended)
     arrays = {
         "lengths": integers(np.array([utf16_length(piece) for piece in pieces])),
         "tokens": integers(reading.tokens),
@@ -83,16 +121,24 @@ def pack_layer(layer: LayerReading) -> dict[str, Packed]:
     }
 
 
-def text_pieces(tokens: Integer[np.ndarray, " T"], vocabulary: Vocabulary) -> list[str]:
-    """What each token adds to the text.
+def text_pieces(
+    tokens: Integer[np.ndarray, " T"],
+    vocabulary: Vocabulary,
+    before: Integer[np.ndarray, " M"] | None = None,
+    *,
+    ended: bool = True,
+) -> list[str]:
+    """What each token adds to the text after the tokens `before`.
 
-    A character whose bytes are in several tokens belongs to the last of them.
+    A character whose bytes are in several tokens belongs to the last of them. At the end of the
+    text, bytes that are only the beginning of one become U+FFFD.
     """
     if isinstance(vocabulary, OtherVocabulary):
         return [f"{token} " for token in tokens.tolist()]
-    stream = TextStream(vocabulary)
+    stream = TextStream(vocabulary, () if before is None else before)
     pieces = [stream.add([token]) for token in tokens.tolist()]
-    pieces[-1] += stream.end()
+    if ended:
+        pieces[-1] += stream.end()
     return pieces
 
 

@@ -83,7 +83,7 @@ class Reader:
             layers = {index: summarize(activity, is_text) for index, activity in activities.items()}
             return (-chosen / jnp.log(2), predicted, jnp.exp(top), layers), after
 
-        self._step = jax.jit(step, donate_argnums=1)
+        self._step = jax.jit(step)
 
     def __call__(
         self,
@@ -99,24 +99,44 @@ class Reader:
           after_block: called with the number of tokens read so far.
         """
         window = self.model.config.window_length
-        length = len(tokens)
-        count = -(-length // window)
-        targets = to_blocks(tokens, count, window)
-        inputs = [to_blocks(inputs_of(tokens), count, window)] * 2
-        other_blocks = count
-        if other is not None:
-            other_blocks = len(other) // window
-            inputs += [inputs[0], to_blocks(inputs_of(other), count, window)]
-        inputs = np.stack(inputs, axis=1)
-        state, found = self.model.initial_state(inputs.shape[1]), []
-        for block in range(count):
-            is_text = np.arange(block * window, (block + 1) * window) < length
-            step, state = self._step(
-                self.params, state, inputs[block], targets[block], is_text, block < other_blocks
-            )
+        state, found = self.start(has_other=other is not None), []
+        for block in range(-(-len(tokens) // window)):
+            step, state = self.read_block(state, tokens, block, other)
             found.append(step)
-            after_block(min((block + 1) * window, length))
-        return collect(jax.device_get(found), np.asarray(tokens, np.int32))
+            after_block(min((block + 1) * window, len(tokens)))
+        return collect(jax.device_get(found), tokens)
+
+    def start(self, *, has_other: bool = False) -> ModelState:
+        """The state before a text: two rows, or four with another document."""
+        return self.model.initial_state(4 if has_other else 2)
+
+    def read_block(
+        self,
+        state: ModelState,
+        tokens: Integer[np.ndarray, " T"],
+        block: int,
+        other: Integer[np.ndarray, " M"] | None = None,
+    ) -> tuple[tuple, ModelState]:
+        """Read one block of a text.
+
+        Args:
+          state: the state before the block.
+          tokens: the text. If it ends inside the block, the state afterwards is of no use.
+          block: number of the block.
+          other: as in `__call__`.
+
+        Returns:
+          What `collect` puts together, and the state after the block.
+        """
+        window = self.model.config.window_length
+        first = block * window
+        inputs = [block_at(tokens[:-1], first - 1, window)] * 2
+        if other is not None:
+            inputs += [inputs[0], block_at(other[:-1], first - 1, window)]
+        targets = block_at(tokens, first, window)
+        is_text = np.arange(first, first + window) < len(tokens)
+        goes_on = other is None or block < len(other) // window
+        return self._step(self.params, state, np.stack(inputs), targets, is_text, goes_on)
 
 
 def set_memories(model: BlockRecurrentTransformer, state: ModelState) -> ModelState:
@@ -160,16 +180,16 @@ def inputs_of(tokens: Integer[np.ndarray, " T"]) -> Integer[np.ndarray, " T"]:
     return np.concatenate([[PADDING], tokens[:-1]])
 
 
-def to_blocks(tokens: Integer[np.ndarray, " T"], count: int, window: int) -> Int[np.ndarray, "N W"]:
-    """The tokens in so many blocks: cut off, or filled up at the end."""
-    blocks = np.full(count * window, PADDING, np.int32)
-    tokens = tokens[: len(blocks)]
-    blocks[: len(tokens)] = tokens
-    return blocks.reshape(count, window)
+def block_at(tokens: Integer[np.ndarray, " T"], first: int, window: int) -> Int[np.ndarray, " W"]:
+    """The tokens from one index on, with padding before the text and after it."""
+    block, start = np.full(window, PADDING, np.int32), max(first, 0)
+    part = tokens[start : first + window]
+    block[start - first : start - first + len(part)] = part
+    return block
 
 
-def collect(steps: list[tuple], tokens: Int[np.ndarray, " T"]) -> Reading:
-    """Puts the blocks together."""
+def collect(steps: list[tuple], tokens: Integer[np.ndarray, " T"]) -> Reading:
+    """Puts consecutive blocks together, with their tokens."""
     bits, predicted, probabilities, layers = zip(*steps, strict=True)
     length = len(tokens)
 
@@ -184,4 +204,6 @@ def collect(steps: list[tuple], tokens: Int[np.ndarray, " T"]) -> Reading:
             joined(fields.states), joined(fields.weights), *map(np.stack, fields[2:])
         )
     memories = dict(zip(MEMORIES, rows, strict=False))
-    return Reading(tokens, memories, joined(predicted), joined(probabilities), readings)
+    return Reading(
+        np.asarray(tokens, np.int32), memories, joined(predicted), joined(probabilities), readings
+    )

@@ -15,13 +15,14 @@ UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
 
 def losses(groups: Sequence[Group], comparable: bool) -> list[Chart]:
-    """Held-out bits per byte over steps and over training time.
+    """Held-out bits per byte over steps and, where it is known, over training time.
 
     Args:
-      groups: at least one of their runs has been evaluated.
+      groups: the runs; without an evaluation that gave a number, there are no charts.
       comparable: whether all bits per byte can be compared.
     """
-    points = [point for group in groups for run in group.runs for point in run.points]
+    all_points = [point for group in groups for run in group.runs for point in run.points]
+    points = [point for point in all_points if math.isfinite(point.bits_per_byte)]
     times = [point.seconds for point in points if math.isfinite(point.seconds)]
     long = max(times, default=0.0) / 2
     unit = max((name for name in UNITS if UNITS[name] <= long), key=UNITS.get, default="seconds")
@@ -34,7 +35,8 @@ def losses(groups: Sequence[Group], comparable: bool) -> list[Chart]:
                 bits = [point.bits_per_byte for point in shown]
                 lines.append(Line(run.name, x, bits, style, marker))
     label = "held-out bits per byte" + ("" if comparable else ", not comparable")
-    return [
+    charts = [
         Chart(CAPTION.format(STEP), STEP, label, by_step),
         Chart(CAPTION.format(TIME), f"training time, {unit}", label, by_time),
     ]
+    return charts[: bool(points) + bool(times)]

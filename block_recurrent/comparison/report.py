@@ -93,10 +93,9 @@ class Comparison:
     def page(self) -> str:
         """The comparison as a self-contained HTML page."""
         parts = [html_table(run_table(self.runs))]
-        if any(run.points for run in self.runs):
-            letters = set(text_letters(self.runs))
-            comparable = len(letters) == 1 and not any(run.lossy for run in self.runs)
-            parts += [chart.html() for chart in losses(self.groups, comparable)]
+        letters = set(text_letters(self.runs))
+        comparable = len(letters) == 1 and not any(run.lossy for run in self.runs)
+        parts += [chart.html() for chart in losses(self.groups, comparable)]
         if self.has_seeds:
             parts += [f"<h2>{SEEDS}</h2>", html_table(group_table(self.groups))]
         described = [*self._described(), *notes(self.runs)]

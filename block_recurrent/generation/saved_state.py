@@ -38,15 +38,57 @@ def save_state(
     Raises:
       UserError: the file cannot be written.
     """
-    arrays = _leaves_by_path(state) | {CONTEXT: jnp.asarray(context, jnp.int32)}
-    header = {MODEL: json.dumps(_describe_model(generator))}
-    try:
-        with atomic_write(Path(path)) as file:
-            file.write(save(arrays, metadata=header))
-    except OSError as error:
-        raise UserError(
-            f"cannot write the state {path} ({error.strerror}): name another file"
-        ) from error
+    StateFormat(generator).save(path, state, context)
+
+
+def load_state(path: str | Path, generator: Generator) -> DecodingState:
+    """Load a state that was saved with the same model.
+
+    Raises:
+      UserError: the file cannot be read, or belongs to another model.
+    """
+    return StateFormat(generator).load(path)
+
+
+class StateFormat:
+    """Writes and reads many states of one model, whose parameters are looked at only once.
+
+    Args:
+      generator: what makes the states. Its parameters must not be changed.
+    """
+
+    def __init__(self, generator: Generator):
+        self._generator, self._model = generator, _describe_model(generator)
+        self._abstract: dict[int, DecodingState] = {}  # by number of rows
+
+    def save(self, path: str | Path, state: DecodingState, context: Sequence[int] = ()):
+        """See `save_state`."""
+        arrays = _leaves_by_path(state) | {CONTEXT: jnp.asarray(context, jnp.int32)}
+        header = {MODEL: json.dumps(self._model)}
+        try:
+            with atomic_write(Path(path)) as file:
+                file.write(save(arrays, metadata=header))
+        except OSError as error:
+            raise UserError(
+                f"cannot write the state {path} ({error.strerror}): name another file"
+            ) from error
+
+    def load(self, path: str | Path) -> DecodingState:
+        """See `load_state`."""
+        arrays, description = _read(path)
+        _check_model(path, description, self._model)
+        rows = arrays["length"].shape[0]
+        if rows not in self._abstract:
+            self._abstract[rows] = jax.eval_shape(lambda: self._generator.start(rows))
+        expected = _leaves_by_path(self._abstract[rows])
+        for name, leaf in expected.items():
+            if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (
+                leaf.shape,
+                leaf.dtype,
+            ):
+                raise UserError(f"{path} is not a saved state, or is damaged: save it again")
+        leaves = [arrays[name] for name in expected]
+        return jax.tree.unflatten(jax.tree.structure(self._abstract[rows]), leaves)
 
 
 def load_context(path: str | Path, state: DecodingState) -> list[int]:
@@ -63,27 +105,6 @@ def load_context(path: str | Path, state: DecodingState) -> list[int]:
     in_first_block = int(state.length[0]) <= state.block.shape[1]
     begin = 1 if in_first_block else 0  # without `BEGIN`, which is no token of the text
     return np.asarray(state.block)[0, begin : int(state.unread[0]) + 1].tolist()
-
-
-def load_state(path: str | Path, generator: Generator) -> DecodingState:
-    """Load a state that was saved with the same model.
-
-    Raises:
-      UserError: the file cannot be read, or belongs to another model.
-    """
-    arrays, description = _read(path)
-    _check_model(path, description, _describe_model(generator))
-    rows = arrays["length"].shape[0]
-    abstract = jax.eval_shape(lambda: generator.start(rows))
-    expected = _leaves_by_path(abstract)
-    for name, leaf in expected.items():
-        if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (
-            leaf.shape,
-            leaf.dtype,
-        ):
-            raise UserError(f"{path} is not a saved state, or is damaged: save it again")
-    leaves = [arrays[name] for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def _read(

@@ -22,10 +22,11 @@ def html_page(
     styles: Sequence[Path] = (),
     scripts: Sequence[Path] = (),
     data: str = "",
+    asks_server: bool = False,
 ) -> str:
     """A page with a heading and a switch between light and dark.
 
-    Its content security policy allows no address, and no script but those given here.
+    Its content security policy allows no script but those given here, and no address.
 
     Args:
       title: the heading, as text.
@@ -33,6 +34,7 @@ def html_page(
       styles: style sheets besides those of all pages.
       scripts: scripts besides those of all pages. They run in this order at the end of the page.
       data: text in base64 that the scripts find in the element with the id "data".
+      asks_server: whether the policy lets the scripts ask the server that the page comes from.
     """
     script = _contents((*SCRIPTS, *scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -40,6 +42,7 @@ def html_page(
     return template.substitute(
         title=html.escape(title),
         digest=digest,
+        connect="; connect-src 'self'" if asks_server else "",
         style=_contents((*STYLES, *styles)),
         body="".join(parts),
         data=data,

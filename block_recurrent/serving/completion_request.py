@@ -118,6 +118,25 @@ def parse_completion(content: dict[str, Any], limits: Limits) -> CompletionReque
     return request
 
 
+def check_answer_size(
+    request: CompletionRequest, prompts: list[Int[np.ndarray, " length"]], limits: Limits
+):
+    """Refuses answers whose echoes and log-probabilities would take too much memory.
+
+    Raises:
+      UserError: they would have more tokens than a request's prompts can have.
+    """
+    echoed = sum(map(len, prompts)) if request.echo else 0
+    scored = len(prompts) * request.max_tokens if request.logprobs is not None else 0
+    size = request.n * (echoed + scored)
+    if size > limits.max_prompt_tokens:
+        raise UserError(
+            f"echo and logprobs: the answer would have up to {size:,} tokens: this server "
+            f"returns at most {limits.max_prompt_tokens:,} (--max_prompt_tokens); send fewer or "
+            "shorter prompts, or reduce n or max_tokens"
+        )
+
+
 def pick_seed(request: CompletionRequest) -> int:
     """The seed for the engine: 32 bits of the request's, or a new one."""
     return secrets.randbits(32) if request.seed is None else request.seed % 2**32

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from block_recurrent.serving.api_errors import ApiError, Json
-from block_recurrent.serving.completion_request import parse_completion
+from block_recurrent.serving.completion_request import check_answer_size, parse_completion
 from block_recurrent.serving.completions import Completion
 from block_recurrent.serving.service import Service
 
@@ -33,6 +33,7 @@ def completion_routes(service: Service) -> list[Route]:
             await held.enter_async_context(service.slot())
             asked = parse_completion(await service.content(request), service.limits)
             prompts = await service.prompts(asked.prompt, asked.n)
+            check_answer_size(asked, prompts, service.limits)
             completion = Completion(asked, prompts, service.vocabulary, service.names)
             return await service.answer(request, completion, held)
 

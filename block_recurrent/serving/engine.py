@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import queue
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -50,13 +50,20 @@ class Written(NamedTuple):
     end: Literal["stop", "length"] | None
 
 
+class Returned(NamedTuple):
+    """A `Call` has been made: what its function returned, or the error that it raised."""
+
+    value: Any
+    error: Exception | None = None
+
+
 class Failed(NamedTuple):
     """The engine has stopped because of an error."""
 
     message: str
 
 
-Event = PromptRead | Written | Failed
+Event = PromptRead | Written | Returned | Failed
 
 
 @dataclasses.dataclass(eq=False)
@@ -98,6 +105,31 @@ class Work:
         return self.cancelled or choice in self.stopped
 
 
+@dataclasses.dataclass(eq=False)
+class Call:
+    """Another use of the model: a function that is called in turn with the reading of prompts.
+
+    Attributes:
+      function: computes for about as long as reading `READ_AT_ONCE` tokens takes. If it raises an
+        exception, the engine goes on.
+      send: called in the engine's thread with the one `Returned`.
+      cancelled: as in `Work`.
+    """
+
+    function: Callable[[], Any]
+    send: Callable[[Event], None]
+    cancelled: bool = False
+
+    def step(self) -> int:
+        """Calls it, and returns the number of tokens that could have been read instead."""
+        try:
+            event = Returned(self.function())
+        except Exception as error:
+            event = Returned(None, error)
+        self.send(event)
+        return READ_AT_ONCE
+
+
 class Continuation(NamedTuple):
     """A continuation that waits for a row, with the state after its prompt, or has one."""
 
@@ -129,14 +161,16 @@ class Engine:
         self.rows = Rows(generator, rows, (end_token,))
         self.reader = Reader(generator, PrefixCache(cache_bytes))
         self._end_token = end_token
-        self._new: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._reading: collections.deque[tuple[Work, Reading]] = collections.deque()
+        self._new: queue.SimpleQueue[Work | Call | None] = queue.SimpleQueue()
+        self._reading: collections.deque[tuple[Work, Reading] | tuple[Call, Call]] = (
+            collections.deque()
+        )
         self._waiting: collections.deque[Continuation] = collections.deque()
         self._writers: list[Continuation | None] = [None] * rows
         self._begun: tuple[DecodingState | None, Writing | None] = None, None
         self._stopping, self._failure = False, None
 
-    def submit(self, work: Work):
+    def submit(self, work: Work | Call):
         """Add work, from any thread. Its events begin soon."""
         self._new.put(work)
         if self._failure:  # after `put`: `run` sends it to what was put before
@@ -180,6 +214,8 @@ class Engine:
                 return True
             if work is None:
                 self._stopping = True
+            elif isinstance(work, Call):
+                self._reading.append((work, work))
             elif not work.cancelled:
                 reading = Reading(self.reader, work.tokens, work.state, scored=work.prompt_scored)
                 self._go_on(work, reading)
@@ -198,9 +234,11 @@ class Engine:
         """Reads a little of the prompts, in turns."""
         spent = 0
         while self._reading and spent < READ_AT_ONCE:
-            work, reading = self._reading.popleft()
+            work, reading = self._reading[0]  # where it is found if this step fails
             spent += reading.step()
-            self._go_on(work, reading)
+            self._reading.popleft()
+            if not isinstance(work, Call):
+                self._go_on(work, reading)
 
     def _go_on(self, work: Work, reading: Reading):
         """Puts a prompt among those to read, or, if all of it was read, what follows it."""
@@ -217,6 +255,7 @@ class Engine:
                 work, choice, state = self._waiting.popleft()
                 if work.is_over(choice):
                     continue
+                writer = self._writers[row] = Continuation(work, choice, None)
                 if self._begun[0] is not state:  # else it is another choice of the same prompt
                     self._begun = state, self.rows.begin(state)
                 length = int(np.asarray(state.length)[0])
@@ -231,7 +270,6 @@ class Engine:
                     top_p=work.top_p,
                     scored=work.scored,
                 )
-                writer = self._writers[row] = Continuation(work, choice, None)
 
     def _write(self):
         if not any(self._writers):
@@ -254,7 +292,7 @@ class Engine:
         self._writers[row] = None
         self.rows.release(row)
 
-    def _all_work(self) -> set[Work]:
+    def _all_work(self) -> set[Work | Call]:
         pending = [*self._reading, *self._waiting, *filter(None, self._writers)]
         found = {each[0] for each in pending}
         while not self._new.empty():

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,24 +25,26 @@ class Gate:
     Args:
       app: what is behind the gate.
       token: what every request must carry; None: everybody on this machine may ask.
+      public: paths for which the token is not needed.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None):
-        self._app, self._has_token = app, token is not None
+    def __init__(self, app: ASGIApp, token: str | None, public: Collection[str] = ()):
+        self._app, self._has_token, self._public = app, token is not None, public
         self._digest = _digest(f"Bearer {token}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
-        refusal = self._refusal(Headers(scope=scope)) if scope["type"] == "http" else None
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal:
             await refusal.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _refusal(self, headers: Headers) -> ApiError | None:
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin and _part(origin, "netloc") != host:
             return ApiError(403, "requests from other web pages are refused", code="origin")
-        if self._has_token:
+        if self._has_token and scope["path"] not in self._public:
             given = _digest(headers.get("authorization", ""))
             if not hmac.compare_digest(given, self._digest):  # in constant time
                 return ApiError(
@@ -49,7 +52,7 @@ class Gate:
                     "the API key is missing or wrong: send the token of the server's --token_file",
                     code="invalid_api_key",
                 )
-        elif not is_loopback(_part(f"//{host}", "hostname") or ""):
+        if not self._has_token and not is_loopback(_part(f"//{host}", "hostname") or ""):
             return ApiError(403, f"this server is not {host!r}: use its address", code="host")
         return None
 

@@ -17,7 +17,8 @@ class Limits:
       rows: continuations that are written at the same time; the others wait.
       max_requests: requests that are answered at the same time, with those that wait.
       max_body: bytes of a request.
-      max_prompt_tokens: tokens of all prompts of a request.
+      max_prompt_tokens: tokens of all prompts of a request, and of an answer with echoes or
+        log-probabilities.
       max_tokens: tokens that each continuation can ask for.
       max_seconds: time for a request, with its waiting.
       max_sessions: sessions that exist, in memory or on disk.

@@ -14,6 +14,7 @@ from block_recurrent.serving.api_errors import ERROR_ANSWERS
 from block_recurrent.serving.completion_routes import completion_routes
 from block_recurrent.serving.event_stream import GRACE
 from block_recurrent.serving.gate import Gate
+from block_recurrent.serving.page_routes import PUBLIC, page_routes
 from block_recurrent.serving.service import Service
 from block_recurrent.serving.session_routes import session_routes
 
@@ -40,8 +41,12 @@ class Server:
         seconds = service.limits.max_seconds + GRACE
         _drop_slow_readers(listener, seconds)
         self.app = Starlette(
-            routes=[*completion_routes(service), *session_routes(service)],
-            middleware=[Middleware(Gate, token=token)],
+            routes=[
+                *completion_routes(service),
+                *session_routes(service),
+                *page_routes(service, needs_token=token is not None),
+            ],
+            middleware=[Middleware(Gate, token=token, public=PUBLIC)],
             exception_handlers=ERROR_ANSWERS,
         )
         self._http = uvicorn.Server(

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from block_recurrent.data.vocabularies import Vocabulary
 from block_recurrent.generation.generator import Generator
 from block_recurrent.serving.admission import Slots, read_body
-from block_recurrent.serving.api_errors import ClientGone, Json, as_api_error
+from block_recurrent.serving.api_errors import Json
 from block_recurrent.serving.completion_request import parse_json, read_prompts
 from block_recurrent.serving.completions import (
     Completion,
@@ -22,7 +22,7 @@ from block_recurrent.serving.completions import (
     whole_choices,
 )
 from block_recurrent.serving.engine import Engine
-from block_recurrent.serving.event_stream import DONE, EventStream, event
+from block_recurrent.serving.event_stream import EventStream
 from block_recurrent.serving.limits import Limits
 from block_recurrent.serving.prefix_cache import state_bytes
 from block_recurrent.serving.session_files import SessionFiles
@@ -109,19 +109,12 @@ class Service:
 
     async def _events(
         self, request: Request, completion: Completion, finish: Finish | None
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         answer = new_answer(self.name)
-        try:
-            async with self.work(request) as work:
-                async for index, piece in completion.pieces(work):
-                    if piece.end and finish:
-                        await finish(work)
-                    yield event(answer | {"choices": [choice_content(index, piece)]})
-        except ClientGone:
-            return
-        except Exception as error:
-            yield event(as_api_error(error).content())
-            return
+        async with self.work(request) as work:
+            async for index, piece in completion.pieces(work):
+                if piece.end and finish:
+                    await finish(work)
+                yield answer | {"choices": [choice_content(index, piece)]}
         if completion.request.sends_usage:
-            yield event(answer | {"choices": [], "usage": completion.usage.content()})
-        yield DONE
+            yield answer | {"choices": [], "usage": completion.usage.content()}

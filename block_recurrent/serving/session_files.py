@@ -11,7 +11,7 @@ from block_recurrent.errors import UserError
 from block_recurrent.files.lock import LockedError, file_lock
 from block_recurrent.generation.decoding import DecodingState
 from block_recurrent.generation.generator import Generator
-from block_recurrent.generation.saved_state import load_context, load_state, save_state
+from block_recurrent.generation.saved_state import StateFormat, load_context
 
 CURRENT, SAVED = ".safetensors", ".saved.safetensors"
 
@@ -27,7 +27,7 @@ class SessionFiles:
     """
 
     def __init__(self, folder: Path, generator: Generator):
-        self.folder, self._generator = folder, generator
+        self.folder, self._format = folder, StateFormat(generator)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["SessionFiles"]:
@@ -36,12 +36,16 @@ class SessionFiles:
         Raises:
           UserError: another server uses the folder, or it cannot be written.
         """
+        with contextlib.ExitStack() as stack:
+            self._open(stack)
+            yield self
+
+    def _open(self, stack: contextlib.ExitStack):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with file_lock(self.folder / "lock"):
-                for unfinished in self.folder.glob("*.tmp"):
-                    unfinished.unlink()
-                yield self
+            stack.enter_context(file_lock(self.folder / "lock"))
+            for unfinished in self.folder.glob("*.tmp"):
+                unfinished.unlink()
         except LockedError as error:
             raise UserError(
                 f"--sessions={self.folder} is used by {error}: name another folder"
@@ -66,7 +70,7 @@ class SessionFiles:
         Raises:
           UserError: it cannot be written. The file is then the one before.
         """
-        save_state(self.folder / (name + CURRENT), state, self._generator, context)
+        self._format.save(self.folder / (name + CURRENT), state, context)
 
     def read(self, name: str, suffix: str = CURRENT) -> tuple[DecodingState, list[int]]:
         """The state in a file, and the last tokens of its text.
@@ -75,7 +79,7 @@ class SessionFiles:
           UserError: the file is damaged, or belongs to another model.
         """
         path = self.folder / (name + suffix)
-        state = load_state(path, self._generator)
+        state = self._format.load(path)
         return state, load_context(path, state)
 
     def keep(self, name: str):

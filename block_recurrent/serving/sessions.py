@@ -57,6 +57,7 @@ class Sessions:
     def __init__(self, files: SessionFiles, vocabulary: Vocabulary, limits: Limits, size: int):
         self._files, self._vocabulary, self._limits = files, vocabulary, limits
         self.size = size
+        self._on_device: dict[str, Session] = {}
         self._all = collections.OrderedDict(
             (name, Session(name, num_tokens=count, is_written=True))
             for name, count in files.found().items()
@@ -95,7 +96,7 @@ class Sessions:
             )
         session = Session(f"session-{secrets.token_hex(12)}", context=self._context(context))
         self._set_state(session, state)
-        self._all[session.name] = session
+        self._all[session.name] = self._on_device[session.name] = session
         return session
 
     @contextlib.asynccontextmanager
@@ -112,6 +113,8 @@ class Sessions:
                 await self._make_room()
                 session.state, session.context = await _in_thread(self._files.read, name)
             self._all.move_to_end(name)
+            self._on_device.pop(name, None)
+            self._on_device[name] = session  # at the end: the one used last
             yield session
 
     def change(self, session: Session, state: DecodingState, tokens: Sequence[int]):
@@ -155,6 +158,7 @@ class Sessions:
             await _in_thread(self._files.remove, name)
             session.is_deleted = True
             del self._all[name]
+            self._on_device.pop(name, None)
 
     async def write_all(self):
         """Writes all sessions that are not on disk, after the last request.
@@ -196,14 +200,14 @@ class Sessions:
 
     async def _make_room(self):
         """Lets idle sessions leave the device, so that one more can be there."""
-        on_device = [each for each in self._all.values() if each.state is not None]
-        idle = [each for each in on_device if not each.lock.locked()]
-        for session in idle[: max(0, len(on_device) + 1 - self._limits.device_sessions)]:
+        idle = [each for each in self._on_device.values() if not each.lock.locked()]
+        for session in idle[: max(0, len(self._on_device) + 1 - self._limits.device_sessions)]:
             if session.lock.locked() or session.is_deleted:  # since the one before was written
                 continue
             async with session.lock:
                 await self._write(session)
                 session.state = None
+                self._on_device.pop(session.name, None)
 
 
 async def _in_thread(function, *arguments) -> Any:

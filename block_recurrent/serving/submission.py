@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import numpy as np
 
 from block_recurrent.serving.api_errors import ApiError, ClientGone
-from block_recurrent.serving.engine import Engine, Event, Failed, PromptRead, Work
+from block_recurrent.serving.engine import Call, Engine, Event, Failed, PromptRead, Returned, Work
 
 MAX_LENGTH = 2**31 - 1  # tokens of a document, counted in 32 bits
 
@@ -29,7 +30,7 @@ class Submissions:
 
     def __init__(self, engine: Engine, receive: Callable[[], Awaitable], max_seconds: int):
         self._engine, self._receive, self._max_seconds = engine, receive, max_seconds
-        self._works: list[Work] = []
+        self._works: list[Work | Call] = []
         self._events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
 
     async def __aenter__(self) -> "Submissions":
@@ -92,6 +93,21 @@ class Submissions:
         async for number, event in self.events():
             if number == index and isinstance(event, PromptRead):
                 return event
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """The result of a function that the engine calls, when nothing else is being done.
+
+        Raises what the function raises. See `Call`.
+        """
+        index = len(self._works)
+        call = Call(function, functools.partial(self._send, index))
+        self._works.append(call)
+        self._engine.submit(call)
+        async for number, event in self.events():
+            if number == index and isinstance(event, Returned):
+                if event.error:
+                    raise event.error
+                return event.value
 
     def _send(self, index: int, event: Event):
         """Called in the engine's thread."""

@@ -1,8 +1,6 @@
 """The page of a text in a real browser, without a display."""
 
-import os
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -11,14 +9,10 @@ from block_recurrent.analysis.packing import pack
 from block_recurrent.analysis.page import memory_page, pack_layer
 from block_recurrent.analysis.reading import Reader
 from block_recurrent.data.vocabularies import ByteVocabulary
+from browsers import launched, needs_browser, opened
 from tiny import TINY, variant_model
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)}"),
-]
+pytestmark = needs_browser
 W = TINY.window_length
 LINES = [f"{index}: the naïve state of 雪 is carried <b>on</b>\n" for index in range(60)]
 TEXT = "".join(LINES)
@@ -33,13 +27,8 @@ def reading():
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which root cannot have
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=sandbox)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +42,10 @@ def address(reading, tmp_path_factory):
 @pytest.fixture
 def page(browser, address):
     """The page, in which nothing may go wrong and which may ask for nothing."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme="light")
-    problems, requests = [], []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(address)
-    page.wait_for_selector("[data-ready]")
-    yield page
-    page.close()
-    assert problems == [] and requests == [address]
+    with opened(browser, address) as (page, requests):
+        page.wait_for_selector("[data-ready]")
+        yield page
+    assert requests == [address]
 
 
 def at(token):

@@ -50,7 +50,7 @@ def test_the_extra_is_missing(monkeypatch):
         run(monkeypatch, "--host=example.org")
     message = str(error.value)
     assert message.startswith("serving needs starlette")
-    assert message.endswith("pip install 'block_recurrent[serve]'")
+    assert message.endswith("pip install -e '.[serve]'")
 
 
 def test_a_port_that_is_taken(monkeypatch):
@@ -68,7 +68,8 @@ def test_a_server_from_start_to_stop(tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
         line = process.stdout.readline()
-        name, url = re.fullmatch(r"serving (\w+) at (http://127\.0\.0\.1:\d+/v1)\n", line).groups()
+        pattern = r"serving (\w+) at ((http\S+)/v1) and, for browsers, \3/\n"
+        name, url, _ = re.fullmatch(pattern, line).groups()
         assert name == "stdlib"
         session = httpx.post(f"{url}/sessions", json={"prompt": "class Queue:"}, timeout=60).json()
         asked = {"prompt": "import ", "max_tokens": 300, "stream": True, "seed": 3}

@@ -277,6 +277,16 @@ def test_a_run_that_has_just_begun(compare, run, tmp_path):
     assert (status, err) == (0, "") and not charts((tmp_path / "page.html").read_text())
 
 
+def test_only_charts_that_show_something(run, tmp_path):
+    write_run(tmp_path / "untimed", lines=[{"step": 5, "split": "train", "tokens_per_second": 0}])
+    metrics = tmp_path / "untimed" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("tokens_per_second", "other"))
+    write_run(tmp_path / "overflowed", (None, None))
+    for name, shown in (("untimed", ["step"]), ("overflowed", [])):
+        assert run(name, "--html=page.html")[0] == 0
+        assert [chart["x_label"] for chart in charts((tmp_path / "page.html").read_text())] == shown
+
+
 def test_help(run):
     status, out, err = run("--help")
     assert (status, err) == (0, "") and "\nexamples:\n  python -m block_recurrent.compare" in out

@@ -18,8 +18,8 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
     "fault, times, processes",
     [
-        (stops.killed, 3, 1),
-        (stops.killed_while_saving, 4, 1),
+        (stops.killed, 2, 1),
+        (stops.killed_while_saving, 2, 1),
         (stops.killed_while_saving, 1, 2),
         (stops.killed_while_evaluating, 1, 1),
         (stops.terminated, 1, 1),

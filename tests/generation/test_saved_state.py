@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from block_recurrent import Generator, UserError, load_state, save_state
 from block_recurrent.data.vocabularies import ByteVocabulary
-from block_recurrent.generation.saved_state import load_context
+from block_recurrent.generation.saved_state import StateFormat, load_context
 from block_recurrent.generation.text_stream import TextStream
 from tiny import TINY, make_model, make_tokens, variant_model
 
@@ -112,3 +112,13 @@ def test_unwritable_folder(one, saved):
     path, state = saved
     with pytest.raises(UserError, match="cannot write the state .*: name another file"):
         save_state(path / "below", state, one)
+
+
+def test_the_parameters_are_looked_at_once_for_many_states(tmp_path):
+    one, path = Generator(variant_model("fixed_skip")), tmp_path / "state.safetensors"
+    state, form = one.read(one.start(), [make_tokens(1, W)[0]]), StateFormat(one)
+    form.save(path, state)
+    form.load(path)
+    one.params = None
+    form.save(path, state)
+    assert jax.tree.all(jax.tree.map(np.array_equal, form.load(path), state))

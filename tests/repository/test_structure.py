@@ -15,7 +15,7 @@ GIN = Path(__file__).parents[2] / "gin"
 # A room, which is a subpackage or a module, imports only rooms that stand before it.
 ROOMS = """
     errors types fields freed_memory files console ops model interop config data parallel reporting
-    generation serving evaluation analysis training comparison train evaluate analyze export
+    generation evaluation analysis serving training comparison train evaluate analyze export
     generate prepare_data train_tokenizer compare serve __main__
 """.split()
 

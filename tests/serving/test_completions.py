@@ -189,6 +189,11 @@ def test_many_clients_at_once(client, generator):
         ({"prompt": 7}, "prompt: give text, a list of tokens, or a list of either"),
         ({"prompt": [3, 260]}, "a prompt contains token 260: the model's tokens are 0 to 259"),
         ({"prompt": [[3], "a", 1.5]}, "prompt: give text, a list of tokens, or a list of either"),
+        (
+            {"prompt": ["a" * 99] * 2, "n": 26, "echo": True},
+            "would have up to 5,148 tokens: this",
+        ),
+        ({"n": 2, "logprobs": 0, "max_tokens": 2501}, "would have up to 5,002 tokens: this"),
         ({"prompt": "a" * 5001}, "the prompt has 5,001 tokens: this server reads at most 5,000"),
         ({"prompt": ["a"] * 65, "n": 2}, "65 prompts with n = 2: a request can have at most 128"),
         ({"frequency_penalty": 0.5}, "frequency_penalty = 0.5: not supported by this server"),
@@ -258,7 +263,7 @@ def test_too_many_requests_are_refused(server):
 
 def test_a_slow_reader_keeps_nobody_waiting(server, client):
     """It has read nothing when another request is answered."""
-    asked = ENDLESS | {"stream": True, "n": 2, "logprobs": 5}
+    asked = ENDLESS | {"stream": True, "n": 1, "logprobs": 5}
     url = f"{server.address}/v1/completions"
     with httpx.stream("POST", url, json=asked):
         assert ask(client, max_tokens=5, temperature=0).choices

@@ -11,7 +11,7 @@ import block_recurrent.serving.engine
 import block_recurrent.serving.reading
 import block_recurrent.serving.rows
 from block_recurrent import Generator, Sampling
-from block_recurrent.serving.engine import Engine, Failed, Work, Written
+from block_recurrent.serving.engine import Call, Engine, Failed, Returned, Work, Written
 from block_recurrent.serving.prefix_cache import PrefixCache, block_keys
 from block_recurrent.serving.reading import Reader, Reading
 from tiny import TINY, assert_same_numbers, forward, make_tokens, variant_model
@@ -234,15 +234,16 @@ def test_what_is_stopped_leaves_its_row():
     assert len(found) == 5
 
 
-def test_an_error_reaches_everybody_who_waits(monkeypatch):
+@pytest.mark.parametrize("part, name", [("reader", "read"), ("rows", "begin"), ("rows", "write")])
+def test_an_error_reaches_everybody_who_waits(part, name, monkeypatch):
     one, found = Engine(generator(), rows=1, end_token=END), []
 
     def fail():
         raise MemoryError("no more")
 
-    monkeypatch.setattr(one.rows, "write", fail)
-    for _ in range(3):  # one in the row, two wait
-        one.submit(Work(np.zeros(3, np.int32), found.append, choices=1, num_tokens=10))
+    monkeypatch.setattr(getattr(one, part), name, lambda *_: fail())
+    for _ in range(3):  # one is read or has the row, two wait
+        one.submit(Work(np.zeros(3 * W, np.int32), found.append, choices=1, num_tokens=10))
     with pytest.raises(MemoryError):
         one.run()
     failed = [event for event in found if isinstance(event, Failed)]
@@ -251,3 +252,16 @@ def test_an_error_reaches_everybody_who_waits(monkeypatch):
     ] * 3
     one.submit(Work(np.zeros(3, np.int32), found.append))
     assert found[-1] == failed[0]
+
+
+def test_an_error_of_another_use_of_the_model_stops_only_that():
+    one, found, error = engine(), [], ValueError("not this")
+
+    def fail():
+        raise error
+
+    one.submit(Call(fail, found.append))
+    one.submit(Call(lambda: 3, found.append))
+    one.stop()
+    one.run()
+    assert found == [Returned(None, error), Returned(3)]

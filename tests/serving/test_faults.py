@@ -146,6 +146,12 @@ def with_sessions(folder, test, **limits):
     asyncio.run(body())
 
 
+def test_an_error_while_serving_is_not_blamed_on_the_folder(tmp_path):
+    with pytest.raises(BrokenPipeError), SessionFiles(tmp_path, generator()).opened():
+        raise BrokenPipeError
+    assert not list(tmp_path.iterdir()), "it is not locked any more"
+
+
 def test_a_session_deleted_while_others_leave_the_memory_stays_deleted(monkeypatch, tmp_path):
     async def test(files, sessions):
         state, loop, write = generator().start(), asyncio.get_running_loop(), files.write

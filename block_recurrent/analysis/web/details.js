@@ -18,7 +18,7 @@ class Details {
     return (this.strong[layer] ??= (() => {
       const change = this.data.arrays[`change_${layer}`];
       return Array.from({ length: change.columns }, (_, state) =>
-        percentile(change.shape[0], (block) => change.at(block, state), 0.9),
+        percentile(change.rows, (block) => change.at(block, state), 0.9),
       );
     })());
   }

@@ -21,17 +21,42 @@ function percentile(count, value, share) {
 }
 
 class TextDocument {
-  constructor({ about, text, arrays }) {
-    Object.assign(this, about, { text, arrays });
-    this.count = arrays.lengths.shape[0];
-    this.blocks = Math.ceil(this.count / this.window);
-    this.starts = new Uint32Array(this.count + 1); // of each token, in the text
-    for (let t = 0; t < this.count; t++) this.starts[t + 1] = this.starts[t] + arrays.lengths.q[t];
+  // The content is what `unpack` returns.
+  constructor(content) {
+    this.starts = new Uint32Array(1); // of each token, in the text
+    this.begin(content);
     this.shades = [
       { name: "loss", label: "Loss", unit: "bits", diverging: false },
       { name: "cleared", label: "Saved by memory", unit: "bits saved", diverging: true },
       { name: "swapped", label: "Saved over another's", unit: "bits saved", diverging: true },
-    ].filter(({ name }) => name === "loss" || name in arrays);
+    ].filter(({ name }) => name === "loss" || name in this.arrays);
+  }
+  // Takes another text of the same model.
+  begin({ about, text, arrays }) {
+    Object.assign(this, about, { text, arrays });
+    this.measure(0);
+  }
+  // Replaces the text from a token on, the first of a block.
+  put(first, { about, text, arrays }) {
+    Object.assign(this.labels, about.labels);
+    this.text = this.text.slice(0, this.starts[first]) + text;
+    for (const [name, values] of Object.entries(arrays)) {
+      const isByBlock = QUANTITIES.some((quantity) => name.startsWith(`${quantity.name}_`));
+      this.arrays[name].put(isByBlock ? first / this.window : first, values);
+    }
+    this.measure(first);
+  }
+  measure(first) {
+    const { lengths } = this.arrays;
+    this.count = lengths.rows;
+    this.blocks = Math.ceil(this.count / this.window);
+    const starts = new Uint32Array(this.count + 1);
+    starts.set(this.starts.subarray(0, first + 1));
+    for (let t = first; t < this.count; t++) starts[t + 1] = starts[t] + lengths.q[t];
+    this.starts = starts;
+  }
+  // Fits the scales of the shades to all that has been read.
+  fitShades() {
     for (const shade of this.shades) {
       const size = (t) => Math.abs(this.value(shade.name, t));
       shade.most = Math.max(percentile(this.count, size, 0.98), 0.01);

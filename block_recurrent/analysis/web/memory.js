@@ -49,7 +49,7 @@ function facts(data) {
   }
   document
     .getElementById("facts")
-    .append(
+    .replaceChildren(
       element("span", { textContent: data.model }),
       ...items.map(([value, label]) =>
         element("span", {}, element("b", { textContent: value }), ` ${label}`),
@@ -57,6 +57,7 @@ function facts(data) {
     );
 }
 
+// Returns what looks for the matches again.
 function addSearch(data, text, overview, choose) {
   const query = document.getElementById("query");
   const output = document.getElementById("hits");
@@ -66,10 +67,8 @@ function addSearch(data, text, overview, choose) {
     const starts = [];
     if (escaped) for (const match of data.text.matchAll(new RegExp(escaped, "gi"))) starts.push(match.index);
     text.matches = { starts, length: query.value.length };
-    current = -1;
     output.textContent = escaped ? `${COUNT.format(starts.length)} found` : "";
     overview.markFound(starts.map((start) => data.tokenAt(start)));
-    text.render();
   };
   const move = (step) => {
     const { starts } = text.matches;
@@ -78,74 +77,104 @@ function addSearch(data, text, overview, choose) {
     output.textContent = `${COUNT.format(current + 1)} of ${COUNT.format(starts.length)}`;
     choose(data.tokenAt(starts[current]));
   };
-  query.addEventListener("input", find);
+  query.addEventListener("input", () => {
+    current = -1;
+    find();
+    text.render();
+  });
   document.getElementById("search").addEventListener("submit", (event) => {
     event.preventDefault();
     move(1);
   });
   document.getElementById("previous").addEventListener("click", () => move(-1));
+  return find;
 }
 
-async function start() {
-  const data = new TextDocument(await unpack(document.getElementById("data").textContent));
-  let held = null;
-  const details = new Details(data, {
-    go: (token) => choose(token),
-    written: (block) => {
-      text.written = block;
+class MemoryPage {
+  constructor(data) {
+    this.data = data;
+    this.held = null;
+    this.details = new Details(data, {
+      go: (token) => this.choose(token),
+      written: (block) => {
+        this.text.written = block;
+        this.text.render();
+      },
+    });
+    this.text = new TextView(data, {
+      point: (token) => {
+        if (this.held === null && token !== null) this.details.show(token, this.overview.layer);
+      },
+      choose: (token, aloud) => this.choose(token, aloud),
+      scroll: () => this.overview.markSeen(...this.text.range()),
+    });
+    this.overview = new Overview(data, {
+      go: (token) => this.choose(Math.min(data.count - 1, Math.max(0, token))),
+    });
+    addShades();
+    this.addControls();
+    this.find = addSearch(data, this.text, this.overview, (token) => this.choose(token));
+    document.addEventListener("theme", () => drawTextScale(this.text.shade));
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.release();
+    });
+    this.update();
+  }
+  addControls() {
+    const { data, overview, text } = this;
+    const layer = document.getElementById("layer");
+    layer.append(...data.layers.map((index) => element("option", { textContent: index })));
+    layer.addEventListener("change", () => {
+      overview.layer = layer.value;
+      overview.draw();
+      if (this.held !== null) this.choose(this.held);
+    });
+    document.getElementById("layer-label").hidden = data.layers.length < 2;
+    overview.layer = layer.value;
+    data.fitShades();
+    radios("quantities", QUANTITIES, (quantity) => {
+      overview.map.quantity = quantity;
+      overview.draw();
+    });
+    radios("shades", data.shades, (shade) => {
+      text.shade = overview.shade = shade;
+      drawTextScale(shade);
       text.render();
-    },
-  });
-  const choose = (token, aloud = false) => {
-    held = text.chosen = token;
+      overview.draw();
+    });
+  }
+  choose(token, aloud = false) {
+    const { text, details, overview } = this;
+    this.held = text.chosen = token;
     details.show(token, overview.layer);
     overview.show(token);
     text.written = null;
     text.show(token);
     if (aloud) document.getElementById("spoken").textContent = details.spoken(token);
-  };
-  const text = new TextView(data, {
-    point: (token) => {
-      if (held === null && token !== null) details.show(token, overview.layer);
-    },
-    choose,
-    scroll: () => overview.markSeen(...text.range()),
-  });
-  const overview = new Overview(data, {
-    go: (token) => choose(Math.min(data.count - 1, Math.max(0, token))),
-  });
-  const layer = document.getElementById("layer");
-  layer.append(...data.layers.map((index) => element("option", { textContent: index })));
-  layer.addEventListener("change", () => {
-    overview.layer = layer.value;
-    overview.draw();
-    if (held !== null) choose(held);
-  });
-  document.getElementById("layer-label").hidden = data.layers.length < 2;
-  overview.layer = layer.value;
-  addShades();
-  facts(data);
-  radios("quantities", QUANTITIES, (quantity) => {
-    overview.map.quantity = quantity;
-    overview.draw();
-  });
-  radios("shades", data.shades, (shade) => {
-    text.shade = overview.shade = shade;
-    drawTextScale(shade);
-    text.render();
-    overview.draw();
-  });
-  addSearch(data, text, overview, choose);
-  document.addEventListener("theme", () => drawTextScale(text.shade));
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || held === null) return;
-    held = text.chosen = null;
-    details.clear();
-    text.render();
-  });
-  text.layout();
-  overview.markSeen(...text.range());
-  root.dataset.ready = "true";
+  }
+  release() {
+    if (this.held === null) return;
+    this.held = this.text.chosen = null;
+    this.details.clear();
+    this.text.render();
+  }
+  // Shows another document from its beginning.
+  begin() {
+    this.held = this.text.chosen = this.text.written = null;
+    this.details.clear();
+    this.overview.range = [0, this.overview.blocks];
+    this.update();
+  }
+  // Shows what the document has become.
+  update() {
+    const { data, text, overview, details } = this;
+    data.fitShades();
+    details.strong = {};
+    facts(data);
+    drawTextScale(text.shade);
+    this.find();
+    text.update();
+    overview.update();
+    overview.markSeen(...text.range());
+  }
 }
-
-start();

@@ -5,7 +5,8 @@ const AXIS = 58; // pixels to the left of the chart and of the map
 class Overview {
   // events: { go(token) }
   constructor(data, events) {
-    Object.assign(this, { data, events, range: [0, data.blocks], seen: [0, 0], found: [] });
+    const { blocks } = data;
+    Object.assign(this, { data, events, blocks, range: [0, blocks], seen: [0, 0], found: [] });
     this.plots = document.getElementById("plots");
     this.chart = new MemoryChart(this);
     this.map = new StateMap(this);
@@ -15,6 +16,14 @@ class Overview {
   }
   get width() {
     return Math.max(50, this.plots.clientWidth - AXIS);
+  }
+  // Shows a document that has changed: the same part of it, or all of it as before.
+  update() {
+    const [from, to] = this.range;
+    const isWhole = to - from === this.blocks;
+    this.blocks = this.data.blocks;
+    if (isWhole) this.zoom(0, this.blocks);
+    else this.zoom(from, to);
   }
   // Shows these blocks, at least eight.
   zoom(from, to) {

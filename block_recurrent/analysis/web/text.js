@@ -41,6 +41,11 @@ class TextView {
     this.box.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.layout()).observe(this.box);
   }
+  // Shows a text that has changed.
+  update() {
+    this.columns = null;
+    this.layout();
+  }
   layout() {
     const probe = this.lines.appendChild(element("span", { textContent: "0".repeat(50) }));
     const columns = Math.max(

@@ -3,12 +3,27 @@
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array };
 
 class Values {
-  constructor(described, q) {
-    Object.assign(this, described, { q, columns: described.shape[1] ?? 1 });
+  constructor({ shape, scale, power }, q) {
+    Object.assign(this, { scale, power, q, columns: shape[1] ?? 1 });
+  }
+  get rows() {
+    return this.q.length / this.columns;
   }
   at(row, column = 0) {
     const q = this.q[row * this.columns + column];
     return this.scale * (this.power === 2 ? q * q : q);
+  }
+  // Replaces the rows from one on by others, which may have another scale.
+  put(row, values) {
+    const from = row * this.columns;
+    const size = from + values.q.length;
+    if (!(size <= this.room?.length)) {
+      const room = new Float32Array(2 * size);
+      for (let i = 0; i < from; i++) room[i] = this.at(0, i);
+      Object.assign(this, { room, scale: 1, power: 1 });
+    }
+    for (let i = from; i < size; i++) this.room[i] = values.at(0, i - from);
+    this.q = this.room.subarray(0, size);
   }
 }
 

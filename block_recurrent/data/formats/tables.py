@@ -136,6 +136,7 @@ def _import_pyarrow(name: str):
         import pyarrow.ipc
     except ImportError as error:
         raise UserError(
-            f"{name} needs pyarrow ({error}): pip install 'block_recurrent[parquet]'"
+            f"{name} needs pyarrow ({error}): install this package with its extra [parquet], "
+            "as in pip install -e '.[parquet]'"
         ) from error
     return pyarrow

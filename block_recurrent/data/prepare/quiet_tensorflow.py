@@ -26,8 +26,8 @@ def import_tensorflow():
                     tf.config.set_visible_devices([], kind)
     except ImportError as error:
         raise UserError(
-            f"prepare_data needs TensorFlow and seqio ({error}): "
-            "pip install 'block_recurrent[data]'"
+            f"prepare_data needs TensorFlow and seqio ({error}): install this package with its "
+            "extra [data], as in pip install -e '.[data]'"
         ) from error
     tf.get_logger().setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

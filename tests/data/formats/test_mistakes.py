@@ -344,7 +344,7 @@ def test_pyarrow_is_needed_for_tables_only(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     write(tmp_path, {"a.jsonl": json_lines(), "f.parquet": FILES["f.parquet"]})
     assert message_of(tmp_path).startswith("f.parquet needs pyarrow (import of pyarrow halted")
-    assert message_of(tmp_path).endswith(": pip install 'block_recurrent[parquet]'")
+    assert message_of(tmp_path).endswith(" pip install -e '.[parquet]'")
     assert documents_of(tmp_path, glob="*.jsonl") == ([text.encode() for text in TEXTS], 0)
 
 

@@ -94,7 +94,7 @@ def test_missing_packages(refuse, monkeypatch):
     monkeypatch.setitem(sys.modules, "seqio", None)
     message = refuse(data("pg19_bytes"))
     assert message.startswith("prepare_data needs TensorFlow and seqio (import of seqio halted")
-    assert message.endswith("): pip install 'block_recurrent[data]'")
+    assert message.endswith(" pip install -e '.[data]'")
 
 
 def test_missing_tfds_datasets(refuse, place):
