@@ -138,7 +138,13 @@ EVERY_LAYER = Model(
     "brt_fixed_gate",
     ("RECURRENT_LAYERS = (0, 1, 2, 3)", "BlockRecurrentTransformer.num_states = 8"),
 )
-MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, XL_5)
+WIDE = Model(
+    "window_128",
+    "sliding window, 4 layers, windows of 128",
+    "sliding_window",
+    ("WINDOW_LENGTH = 128",),
+)
+MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, WIDE, XL_5)
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -242,6 +248,7 @@ MEMORY_STEPS = {
     "selective_skip": 1200,
     "every_layer": 1007,
     "sliding_window_4": 1450,
+    "window_128": 1256,
     "transformer_xl": 1180,
 }
 
