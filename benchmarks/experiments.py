@@ -108,7 +108,7 @@ MODERN_IN_TIME = Model(
     "brt_modern",
     ("train.num_steps = 2_230",),
 )
-DEFAULT_MODELS = (FIXED_SKIP, SELECTIVE_SKIP, SLIDE_5, MODERN, MODERN_IN_TIME)
+DEFAULT_MODELS = (FIXED_SKIP, SELECTIVE_SKIP, MODERN, MODERN_IN_TIME)
 # The modern configuration without each of its parts.
 PARTS = (
     FIXED_SKIP,

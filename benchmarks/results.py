@@ -10,6 +10,7 @@ from pathlib import Path
 import results_time
 from experiment import KEPT
 from experiments import (
+    BEST_RATE,
     CHANGES,
     DEFAULT_MODELS,
     FIXED_SKIP,
@@ -23,7 +24,6 @@ from experiments import (
     PATCHED,
     ROTARY,
     SELECTIVE_SKIP,
-    SLIDE_5,
     TEXT_MODELS,
 )
 from results_lanes import lanes_figure, lanes_table, parts_table, rates_table, relative_time
@@ -112,8 +112,8 @@ def page() -> str:
         tuning_table=tuning_table("tuning", TEXT_MODELS, (*LOW_RATES, *LEARNING_RATES)),
         text_table=compared_table("text", TEXT_MODELS),
         text_lanes=text.train.lanes,
+        changes_rate=BEST_RATE,
         changes_table=compared_table("changes", PATCHED),
-        scratch_table=compared_table("default", (SLIDE_5, FIXED_SKIP)),
         gpu_layers=gpu.model.num_layers,
         gpu_width=gpu.model.embedding_size,
         gpu_window=gpu.model.window_length,

@@ -39,11 +39,16 @@ def worst_share(times: TimesToLevel) -> float:
 
 
 def shares_table(times: TimesToLevel) -> str:
-    lines = []
-    for steps, seeds in sorted(times.items()):
-        at = ", ".join(f"{time:.0f}" if time else "never" for time, _ in seeds)
-        lines.append([f"{steps:,}", at, ", ".join(f"{share:.2f}" for _, share in seeds)])
-    return table(["steps of ours", "seconds, by seed", "share of their time"], lines)
+    return table(
+        [
+            {
+                "steps of ours": f"{steps:,}",
+                "seconds, by seed": ", ".join(f"{t:.0f}" if t else "never" for t, _ in seeds),
+                "share of their time": ", ".join(f"{share:.2f}" for _, share in seeds),
+            }
+            for steps, seeds in sorted(times.items())
+        ]
+    )
 
 
 def numbers() -> dict[str, str]:
