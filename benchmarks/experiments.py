@@ -138,13 +138,21 @@ EVERY_LAYER = Model(
     "brt_fixed_gate",
     ("RECURRENT_LAYERS = (0, 1, 2, 3)", "BlockRecurrentTransformer.num_states = 8"),
 )
-WIDE = Model(
-    "window_128",
-    "sliding window, 4 layers, windows of 128",
-    "sliding_window",
-    ("WINDOW_LENGTH = 128",),
+MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, XL_5)
+# The same with windows of 128, and how long these take.
+STATES_128 = Model(
+    "states_128",
+    "Rec:fixed:skip, 128 states",
+    "brt_fixed_gate",
+    ("BlockRecurrentTransformer.num_states = 128",),
 )
-MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, WIDE, XL_5)
+WIDE_MODELS = (SLIDE_5, FIXED_SKIP, STATES_128, SLIDE_4)
+WIDE_STEPS = {
+    "sliding_window": 1200,
+    "fixed_skip": 1316,
+    "states_128": 1190,
+    "sliding_window_4": 1440,
+}
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -248,7 +256,6 @@ MEMORY_STEPS = {
     "selective_skip": 1200,
     "every_layer": 1007,
     "sliding_window_4": 1450,
-    "window_128": 1256,
     "transformer_xl": 1180,
 }
 
@@ -256,10 +263,12 @@ MEMORY_STEPS = {
 def kernel(
     group: str, model: Model, seed: int, steps: int, then: Sequence[str], *bindings: str
 ) -> Experiment:
-    """The sources of a kernel, in long segments."""
+    """The sources of a kernel, in segments of 8 windows."""
     rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
     if model == XL_5:
         rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
+    if group == "memory_128":
+        rows = "WINDOW_LENGTH = 128", "SEGMENT_LENGTH = 1024", "BATCH_SIZE = 2"
     bindings = (*KERNEL, *rows, *short(steps, seed), "train.eval_tokens = 200_000", *bindings)
     files = ("data/text_files", "scale/small")
     return Experiment(group, model, str(seed), files, bindings, (then,))
@@ -275,6 +284,12 @@ def memory(model: Model, seed: int, group: str = "memory", times: int = 1) -> Ex
     """Goes on from the trunk with a memory or a layer more, so many times the same time."""
     steps, start = times * MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
     return kernel(group, model, seed, steps, SCORE, start)
+
+
+def memory_128(model: Model, seed: int) -> Experiment:
+    """`memory` with windows four times as long."""
+    start = f"train.initial_model = '{TRUNK}'"
+    return kernel("memory_128", model, seed, WIDE_STEPS[model.name], SCORE, start)
 
 
 def memory_longer(model: Model, seed: int) -> Experiment:
@@ -325,6 +340,7 @@ EXPERIMENTS = [
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
     memory_trunk(),
     *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
+    *(memory_128(model, seed) for model in WIDE_MODELS for seed in (1, 2, 3)),
     *(memory_longer(model, seed) for model in (SLIDE_5, FIXED_SKIP, SLIDE_4) for seed in (1,)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
