@@ -46,21 +46,13 @@ TEXT_MODELS = (
     LSTM_DUAL,
     Model("feedback", "Feedback:fixed:skip", "brt_feedback"),
 )
-# The same number of tokens per step, from more documents.
-ROWS = [
-    Model(
-        f"rows{rows}",
-        f"Rec:fixed:skip, {rows} segments of {segment}",
-        "brt_fixed_gate",
-        (f"train.segment_length = {segment}", f"train.batch_size = {rows}"),
-    )
-    for rows, segment in ((32, 64), (64, 32))
-]
 SHORT = "train.num_steps = 400"
-ONE_PER_ROW = "train.lanes = None"  # as all models were trained before there were lanes
+MANY = "train.lanes = 256"
+ONE_PER_ROW = "train.lanes = None"
 LEARNING_RATES = (0.06, 0.12, 0.24)
+LOW_RATES = (0.015, 0.03)  # for the LSTM alone
 BEST_RATE = 0.12  # of those, for all models except:
-BEST_RATES = {"fixed_dual": 0.06, "feedback": 0.06, "lstm": 0.06}
+BEST_RATES = {"lstm": 0.03, "lstm_dual": 0.06, "transformer_xl": 0.24}
 LAYERS_13 = "BlockRecurrentTransformer.num_layers = 13"
 ROTARY = Model(
     "rotary",
@@ -89,13 +81,15 @@ CHANGES = (
         )
     ),
 )
-# Variants that need PATCH.
+# Variants that need PATCH, and two that do not.
+GATED = "BlockRecurrentTransformer.gated_ffn = True"
 PATCHED = (
     FIXED_SKIP,
+    Model("gated", "Rec:fixed:skip, gated feed-forward (SwiGLU)", "brt_fixed_gate", (GATED,)),
+    ROTARY,
     *(
         Model(change, f"Rec:fixed:skip, {label}", "brt_fixed_gate", change=change)
         for change, label in (
-            ("gated", "gated feed-forward (SwiGLU)"),
             ("squared", "squared ReLU"),
             ("shared_keys", "one head of keys and values"),
             ("slow_gate", "gates begin at σ(2)"),
@@ -145,6 +139,20 @@ EVERY_LAYER = Model(
     ("RECURRENT_LAYERS = (0, 1, 2, 3)", "BlockRecurrentTransformer.num_states = 8"),
 )
 MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, XL_5)
+# The same with windows of 128, and how long these take.
+STATES_128 = Model(
+    "states_128",
+    "Rec:fixed:skip, 128 states",
+    "brt_fixed_gate",
+    ("BlockRecurrentTransformer.num_states = 128",),
+)
+WIDE_MODELS = (SLIDE_5, FIXED_SKIP, STATES_128, SLIDE_4)
+WIDE_STEPS = {
+    "sliding_window": 1200,
+    "fixed_skip": 1316,
+    "states_128": 1190,
+    "sliding_window_4": 1440,
+}
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
 
@@ -185,41 +193,22 @@ def parts(model: Model, seed: int) -> Experiment:
 
 def tuning(model: Model, learning_rate: float) -> Experiment:
     """A short run to choose the learning rate."""
-    bindings = (SHORT, ONE_PER_ROW, f"optimizer.learning_rate = {learning_rate}")
+    bindings = (SHORT, MANY, f"optimizer.learning_rate = {learning_rate}")
     return Experiment("tuning", model, f"{learning_rate}", ("scale/mini",), bindings)
 
 
 def text(model: Model, seed: int) -> Experiment:
-    """Python's standard library."""
+    """Python's standard library, at the best learning rate."""
     rate = BEST_RATES.get(model.name, BEST_RATE)
-    bindings = (ONE_PER_ROW, f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
+    bindings = (MANY, f"optimizer.learning_rate = {rate}", f"train.seed = {seed}")
     return Experiment("text", model, str(seed), ("scale/mini",), bindings)
 
 
-def at_best_rate(
-    group: str, model: Model, seed: int, *bindings: str, files: Sequence[str] = ("scale/mini",)
-) -> Experiment:
-    """Text, at the learning rate that is best for most models."""
-    rate = f"optimizer.learning_rate = {BEST_RATE}"
-    bindings = (*bindings, ONE_PER_ROW, rate, f"train.seed = {seed}")
-    return Experiment(group, model, str(seed), files, bindings)
-
-
-def wide(model: Model, seed: int) -> Experiment:
-    """Windows four times as long."""
-    sizes = "WINDOW_LENGTH = 128", "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
-    return at_best_rate("wide", model, seed, *sizes, SHORT)
-
-
 def change(model: Model, seed: int) -> Experiment:
-    """A short run with the patched package."""
-    return at_best_rate("changes", model, seed, SHORT)
-
-
-def change_longer(model: Model, seed: int) -> Experiment:
-    """`change` with four times as many steps."""
-    steps = "train.num_steps = 1600", "train.log_every_steps = 80"
-    return at_best_rate("changes_longer", model, seed, *steps)
+    """A short run of a variant beyond the paper."""
+    rate = f"optimizer.learning_rate = {BEST_RATE}"
+    bindings = (SHORT, MANY, rate, f"train.seed = {seed}")
+    return Experiment("changes", model, str(seed), ("scale/mini",), bindings)
 
 
 def lanes(number: int) -> Experiment:
@@ -274,10 +263,12 @@ MEMORY_STEPS = {
 def kernel(
     group: str, model: Model, seed: int, steps: int, then: Sequence[str], *bindings: str
 ) -> Experiment:
-    """The sources of a kernel, in long segments."""
+    """The sources of a kernel, in segments of 8 windows."""
     rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
     if model == XL_5:
         rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
+    if group == "memory_128":
+        rows = "WINDOW_LENGTH = 128", "SEGMENT_LENGTH = 1024", "BATCH_SIZE = 2"
     bindings = (*KERNEL, *rows, *short(steps, seed), "train.eval_tokens = 200_000", *bindings)
     files = ("data/text_files", "scale/small")
     return Experiment(group, model, str(seed), files, bindings, (then,))
@@ -293,6 +284,12 @@ def memory(model: Model, seed: int, group: str = "memory", times: int = 1) -> Ex
     """Goes on from the trunk with a memory or a layer more, so many times the same time."""
     steps, start = times * MEMORY_STEPS[model.name], f"train.initial_model = '{TRUNK}'"
     return kernel(group, model, seed, steps, SCORE, start)
+
+
+def memory_128(model: Model, seed: int) -> Experiment:
+    """`memory` with windows four times as long."""
+    start = f"train.initial_model = '{TRUNK}'"
+    return kernel("memory_128", model, seed, WIDE_STEPS[model.name], SCORE, start)
 
 
 def memory_longer(model: Model, seed: int) -> Experiment:
@@ -339,17 +336,16 @@ EXPERIMENTS = [
     *(parts(model, seed) for model in PARTS for seed in range(3)),
     *(parts_large(model, seed) for model in PARTS for seed in range(3)),
     *(tuning(model, rate) for model in TEXT_MODELS for rate in LEARNING_RATES),
-    *(tuning(model, BEST_RATE) for model in ROWS),
+    *(tuning(LSTM, rate) for rate in LOW_RATES),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
-    *(wide(model, seed) for model in (FIXED_SKIP, ROTARY) for seed in range(3)),
     memory_trunk(),
     *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
+    *(memory_128(model, seed) for model in WIDE_MODELS for seed in (1, 2, 3)),
     *(memory_longer(model, seed) for model in (SLIDE_5, FIXED_SKIP, SLIDE_4) for seed in (1,)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),
     *(change(model, seed) for model in PATCHED for seed in range(3)),
-    *(change_longer(model, seed) for model in PATCHED[:2] for seed in range(3)),
 ]
 
 

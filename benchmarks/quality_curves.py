@@ -13,6 +13,8 @@ import numpy as np
 import scipy.stats
 
 OURS, THEIRS = "ours", "lucidrains"
+# By number of steps and seed: seconds to a level, and these as a share of the time of theirs.
+TimesToLevel = dict[int, list[tuple[float | None, float]]]
 
 
 def last(run: dict) -> float:
@@ -20,13 +22,23 @@ def last(run: dict) -> float:
     return run["curve"][-1][1]
 
 
-def of(runs: Iterable[dict], program: str) -> list[dict]:
-    """The runs of a program at its best learning rate, by the mean over the seeds."""
-    by_rate = {}
+def groups(runs: Iterable[dict], program: str) -> list[list[dict]]:
+    """The runs of a program that differ in nothing but the seed; the best group first.
+
+    Best are the most seeds, and with as many the lowest mean.
+    """
+    found = {}
     for run in runs:
         if run["program"] == program:
-            by_rate.setdefault(run["learning_rate"], []).append(run)
-    return min(by_rate.values(), key=lambda seeds: statistics.mean(map(last, seeds)))
+            found.setdefault((run["learning_rate"], run["num_steps"]), []).append(run)
+    return sorted(
+        found.values(), key=lambda group: (-len(group), statistics.mean(map(last, group)))
+    )
+
+
+def of(runs: Iterable[dict], program: str) -> list[dict]:
+    """The runs of a program at its best learning rate and number of steps, by seed."""
+    return groups(runs, program)[0]
 
 
 def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None:
@@ -47,14 +59,17 @@ def level(runs: Sequence[dict]) -> float:
     return statistics.mean(map(last, of(runs, THEIRS)))
 
 
-def times_to_level(runs: Sequence[dict]) -> list[tuple[float | None, float]]:
-    """Ours, for each seed: the seconds to `level`, and these as a share of the time of theirs.
-
-    A run that does not get there has None and infinity.
-    """
+def times_to_level(runs: Sequence[dict]) -> TimesToLevel:
+    """When ours, at its best learning rate, is at `level`: None and infinity if it never is."""
     theirs = statistics.mean(run["curve"][-1][0] for run in of(runs, THEIRS))
-    times = [crossing(run["curve"], level(runs)) for run in of(runs, OURS)]
-    return [(time, math.inf if time is None else time / theirs) for time in times]
+    rate = of(runs, OURS)[0]["learning_rate"]
+    found = {}
+    for group in groups(runs, OURS):
+        if group[0]["learning_rate"] == rate:
+            times = [crossing(run["curve"], level(runs)) for run in group]
+            shares = [math.inf if time is None else time / theirs for time in times]
+            found[group[0]["num_steps"]] = list(zip(times, shares, strict=True))
+    return found
 
 
 def bits_per_byte(run: dict) -> float:

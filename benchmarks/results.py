@@ -10,6 +10,7 @@ from pathlib import Path
 import results_time
 from experiment import KEPT
 from experiments import (
+    BEST_RATE,
     CHANGES,
     DEFAULT_MODELS,
     FIXED_SKIP,
@@ -18,9 +19,10 @@ from experiments import (
     GPU_RATES,
     LEARNING_RATES,
     LONG,
+    LOW_RATES,
     MODERN,
+    PATCHED,
     ROTARY,
-    ROWS,
     SELECTIVE_SKIP,
     TEXT_MODELS,
 )
@@ -38,7 +40,6 @@ from results_recall import (
 from results_runs import differences, final, minutes, num_parameters, runs, spread
 from results_text import (
     best,
-    changes_table,
     compared_table,
     gates_by_distance,
     text_figure,
@@ -60,7 +61,6 @@ def page() -> str:
     long_low, long_high = long.config.data.recall_filler
     low, high = recall.data.recall_filler
     tokens = text.train.batch_size * text.train.segment_length
-    changes_longer = runs("changes_longer", FIXED_SKIP)[0].config
     gates = runs("gates", FIXED_SKIP)[0].config
     gates_tokens = gates.train.batch_size * gates.train.segment_length
     gpu = runs("gpu", FIXED_SKIP)[0].config
@@ -109,15 +109,11 @@ def page() -> str:
         text_all=f"{tokens * text.train.num_steps / 1e6:.2f}",
         tuning_steps=tuning.train.num_steps,
         tuning_all=f"{tokens * tuning.train.num_steps / 1e6:.2f}",
-        tuning_table=tuning_table("tuning", (*TEXT_MODELS, *ROWS), LEARNING_RATES),
-        text_table=text_table("text", TEXT_MODELS),
-        differences=differences("text", *TEXT_MODELS[:2]),
-        text_first=f"{final(runs('text', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
-        changes_table=changes_table("changes"),
-        changes_longer_table=changes_table("changes_longer"),
-        changes_longer_steps=f"{changes_longer.train.num_steps:,}",
-        changes_before=f"{final(runs('tuning', FIXED_SKIP)[1], 'bits_per_byte'):.3f}",
-        changes_first=f"{final(runs('changes', FIXED_SKIP)[0], 'bits_per_byte'):.3f}",
+        tuning_table=tuning_table("tuning", TEXT_MODELS, (*LOW_RATES, *LEARNING_RATES)),
+        text_table=compared_table("text", TEXT_MODELS),
+        text_lanes=text.train.lanes,
+        changes_rate=BEST_RATE,
+        changes_table=compared_table("changes", PATCHED),
         gpu_layers=gpu.model.num_layers,
         gpu_width=gpu.model.embedding_size,
         gpu_window=gpu.model.window_length,
@@ -140,7 +136,6 @@ def page() -> str:
         lanes_tokens=f"{lanes.train.batch_size * lanes.train.segment_length:,}",
         **memory_fields(),
         rotary_gpu=f"{final(runs('gpu_short', ROTARY)[0], 'bits_per_byte'):.3f}",
-        wide_differences=differences("wide", ROTARY, FIXED_SKIP),
         **results_time.numbers(),
     )
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from experiment import Experiment, Model
-from experiments import MEMORY_MODELS, SLIDE_4, SLIDE_5
+from experiment import KEPT, Experiment, Model
+from experiments import MEMORY_MODELS, SLIDE_4, SLIDE_5, WIDE_MODELS
 from results_runs import (
     COLORS,
     columns,
@@ -120,17 +120,19 @@ def difference(one: Scores, other: Scores) -> Difference:
 
 def trained(group: str = "memory") -> list[Model]:
     """The models with runs; the first of them is the one that others are compared with."""
-    return [model for model in MEMORY_MODELS if runs(group, model)]
+    models = WIDE_MODELS if group == "memory_128" else MEMORY_MODELS
+    return [model for model in models if runs(group, model)]
 
 
 def memory_table(group: str) -> str:
     """Cost, bits per byte and difference to the model with a layer more."""
     header = ["model", "parameters", "time of a step", "steps", "seeds", "bits per byte"]
     header += ["difference", "by seed", "better on"]
+    timed = group if (KEPT / group / "step_time.json").exists() else "memory"
     reference, rows = scores(SLIDE_5, whole, group), []
     for model in trained(group):
         one, found = runs(group, model)[0], scores(model, whole, group)
-        time = microseconds_per_token("memory", model) / microseconds_per_token("memory", SLIDE_5)
+        time = microseconds_per_token(timed, model) / microseconds_per_token(timed, SLIDE_5)
         row = [model.label, f"{num_parameters(one):,}", f"{time:.2f}"]
         row += [f"{one.config.train.num_steps:,}", str(len(found.bits)), f"{mean(found):.3f}"]
         if model == SLIDE_5:

@@ -10,7 +10,6 @@ from experiments import (
     GATES_IN_SHORT_RUNS,
     GRU_SKIP,
     LEARNING_RATES,
-    PATCHED,
     TEXT_MODELS,
 )
 from results_runs import (
@@ -81,7 +80,8 @@ def compared_table(group: str, models: Sequence[Model]) -> str:
     header = ["model", "seeds", "bits per byte", "difference by seed", "mean", "worth of the state"]
     first, rows = models[0], []
     for model in models:
-        seeds = runs(group, model)
+        if not (seeds := runs(group, model)):
+            continue
         bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
         against = ["–"] * 2
         if model != first:
@@ -112,16 +112,6 @@ def gates_by_distance() -> str:
         ["difference", *(spread(each, "+.3f") for each in differences)],
     ]
     return table(["bits per token", "in training", *columns(GATES_BOUNDS)], rows)
-
-
-def changes_table(group: str) -> str:
-    rows = []
-    for model in PATCHED:
-        if seeds := runs(group, model):
-            bits = spread((final(one, "bits_per_byte") for one in seeds), ".3f")
-            against = "–" if model == FIXED_SKIP else differences(group, model, FIXED_SKIP)
-            rows.append([model.label, bits, against, worth_of(seeds)])
-    return table(["model", "bits per byte", "difference by seed", "worth of the state"], rows)
 
 
 def text_figure() -> Figure:

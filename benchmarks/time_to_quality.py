@@ -11,8 +11,10 @@ a Python environment of its own:
 
 Both train on the bytes of the same corpus, with the same number of layers, width, heads, window and
 state vectors, and the same number of parameters within 5%: the FFN of the other one is fitted. Ours
-trains as gin/brt_fixed_gate.gin says. The other one trains as the train.py of its repository does,
-with as many tokens per update as ours, at each of several learning rates.
+trains as gin/brt_fixed_gate.gin says, once for each of several numbers of steps, since its learning
+rate falls until the last one. The other one trains as the train.py of its repository does, with as
+many tokens per update as ours, at each of several learning rates. Seeds after the first train at
+the best rate of the first.
 
 Each program runs in its own process with the same number of threads. They take turns after slices
 of a few seconds of training, so that a busy machine disturbs all alike. Between slices they score
@@ -23,9 +25,10 @@ setup and compilation, which are reported beside it. At the end, each scores mor
 import argparse
 import dataclasses
 import functools
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -46,8 +49,8 @@ def rates(text: str) -> list[float]:
     return [float(rate) for rate in text.split(",")]
 
 
-def seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
+def integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def count(text: str) -> int:
@@ -63,9 +66,10 @@ def parse() -> argparse.Namespace:
     add("--lucidrains_python", required=True, type=Path, metavar="PATH", help="with its package")
     add("--corpus", type=Path, metavar="DIR", default=CORPORA / "linux-6.1")
     add("--minutes", type=float, default=8.0, help="of training, for each program")
+    add("--num_steps", type=integers, metavar="N,…", help="of ours; default: as in the gin file")
     add("--learning_rates", type=rates, metavar="X,…", help="of ours; default: as in the gin file")
     add("--their_learning_rates", type=rates, metavar="X,…", default=[3e-4, 1e-3, 3e-3])
-    add("--seeds", type=seeds, metavar="N,…", default=[0])
+    add("--seeds", type=integers, metavar="N,…", default=[0])
     add("--gin_bindings", action="append", type=str, metavar="A.b=1", default=[], help="of ours")
     add("--threads", help="of each program; default: all")
     add("--clock", choices=["wall", "processor"], type=str, default="wall", help="of training")
@@ -76,7 +80,11 @@ def parse() -> argparse.Namespace:
     add("--final_documents", help="to score at the end; default: all that are held out")
     add("--final_document_bytes", help="of each of those; default: all")
     add("--json", type=Path, metavar="FILE", help="where to write the result")
-    return parser.parse_args()
+    args = parser.parse_args()
+    _, default = config(args)
+    args.num_steps = args.num_steps or [default.train.num_steps]
+    args.learning_rates = args.learning_rates or [default.optimizer.learning_rate]
+    return args
 
 
 def config(args: argparse.Namespace, *bindings: str) -> tuple[list[str], RunConfig]:
@@ -91,8 +99,17 @@ def config(args: argparse.Namespace, *bindings: str) -> tuple[list[str], RunConf
     return bindings, load(GIN_FILES, bindings)
 
 
-def contenders(args: argparse.Namespace) -> list[Contender]:
-    """All programs of the comparison: ours, then theirs. Their specs have all that makes them."""
+def contenders(
+    args: argparse.Namespace, seed: int, rates: Sequence[float], their_rates: Sequence[float]
+) -> list[Contender]:
+    """The programs that train with a seed: ours, then theirs. Their specs have all that makes them.
+
+    Args:
+      args: of the command.
+      seed: of all.
+      rates: learning rates of ours.
+      their_rates: of the other one.
+    """
     common = {
         "corpus": str(args.corpus.resolve()),
         "threads": args.threads,
@@ -101,21 +118,26 @@ def contenders(args: argparse.Namespace) -> list[Contender]:
         "rows": args.documents,
         "some": [args.documents, args.document_bytes],
         "all": [args.final_documents, args.final_document_bytes],
+        "seed": seed,
     }
     _, default = config(args)
     _, params = abstract_model(default.model)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     found = []
-    for seed in args.seeds:
-        for rate in args.learning_rates or [default.optimizer.learning_rate]:
-            bindings, _ = config(args, f"train.seed = {seed}", f"optimizer.learning_rate = {rate}")
-            own = {"gin_files": GIN_FILES, "bindings": bindings}
-            spec = common | own | {"seed": seed, "learning_rate": rate}
-            found.append(ours("ours", spec, worker="ours_training"))
-        for rate in args.their_learning_rates:
-            spec = common | theirs(default, parameters) | {"seed": seed, "learning_rate": rate}
-            worker, python = WORKERS / "lucidrains_training.py", str(args.lucidrains_python)
-            found.append(Contender("lucidrains", worker, spec, python=python))
+    for rate, steps in itertools.product(rates, args.num_steps):
+        bindings, _ = config(
+            args,
+            f"train.seed = {seed}",
+            f"train.num_steps = {steps}",
+            f"optimizer.learning_rate = {rate}",
+        )
+        own = {"gin_files": GIN_FILES, "bindings": bindings}
+        spec = common | own | {"learning_rate": rate, "num_steps": steps}
+        found.append(ours("ours", spec, worker="ours_training"))
+    for rate in their_rates:
+        spec = common | theirs(default, parameters) | {"learning_rate": rate, "num_steps": None}
+        worker, python = WORKERS / "lucidrains_training.py", str(args.lucidrains_python)
+        found.append(Contender("lucidrains", worker, spec, python=python))
     return found
 
 
@@ -153,9 +175,9 @@ def start(contender: Contender) -> tuple[Worker, dict]:
         reason = str(error).strip().splitlines()[-1]
         message = f"{contender.name} does not start with {contender.python}: {reason}"
         raise UserError(message) from error
-    kept = {name: contender.spec[name] for name in ("seed", "learning_rate")}
+    kept = {name: contender.spec[name] for name in ("seed", "learning_rate", "num_steps")}
     facts = {name: fact for name, fact in worker.facts.items() if name != "first_call_seconds"}
-    clocks = {"wall_seconds": 0.0, "processor_seconds": 0.0}
+    clocks = {"wall_seconds": 0.0, "processor_seconds": 0.0, "steps": 0, "scored_steps": 0}
     return worker, {"program": worker.name} | kept | facts | clocks | {"curve": []}
 
 
@@ -163,7 +185,10 @@ def train(workers: list[Worker], runs: list[dict], args: argparse.Namespace) -> 
     """Trains all, in turns. Adds to `runs` the time that was used, and the curves."""
     slices = max(1, round(60 * args.minutes / args.slice))
     for index, what in turns(len(workers), slices, args.slices_per_score):
-        answer, run = workers[index].run(what), runs[index]
+        worker, run = workers[index], runs[index]
+        if run["steps"] == run["num_steps"] and run["scored_steps"] == run["steps"]:
+            continue
+        answer = worker.run(what)
         if what == "train":
             run["wall_seconds"] += answer["seconds"]
             run["processor_seconds"] += answer["cpu_seconds"]
@@ -171,6 +196,7 @@ def train(workers: list[Worker], runs: list[dict], args: argparse.Namespace) -> 
         else:
             bits = sum(answer["bits"]) / sum(answer["bytes"])
             run["curve"].append([round(run["trained_seconds"], 2), round(bits, 4)])
+            run["scored_steps"] = run["steps"]
             name = f"{run['program']}, learning rate {run['learning_rate']}, seed {run['seed']}"
             print(f"{run['trained_seconds']:7.1f} s {bits:7.4f} bits per byte  {name}", flush=True)
 
@@ -183,6 +209,27 @@ def score(workers: list[Worker], runs: list[dict]) -> None:
             answer = worker.run("all")
             bits = [round(each, 1) for each in answer["bits"]]
             run["final"] = {"bytes": answer["bytes"], "bits": bits}
+
+
+def compare(contenders: Iterable[Contender], args: argparse.Namespace) -> list[dict]:
+    """Trains and scores all. Returns what is kept of each."""
+    workers, runs = map(list, zip(*map(start, contenders), strict=True))
+    train(workers, runs, args)
+    score(workers, runs)
+    for worker in workers:
+        worker.close()
+    return runs
+
+
+def compare_seeds(args: argparse.Namespace) -> list[dict]:
+    """The first seed at all learning rates, then the others at the best of each program."""
+    first, *others = args.seeds
+    runs = compare(contenders(args, first, args.learning_rates, args.their_learning_rates), args)
+    best, their_best = ([of(runs, program)[0]["learning_rate"]] for program in (OURS, THEIRS))
+    if others:
+        every = [one for seed in others for one in contenders(args, seed, best, their_best)]
+        runs += compare(every, args)
+    return runs
 
 
 def limit_threads(threads: int | None) -> int:
@@ -205,16 +252,14 @@ def main() -> None:
         raise UserError(f"{args.corpus} has no folder held_out: see benchmarks/fetch_corpus.py")
     check_output("json", args.json)
     args.threads = limit_threads(args.threads)
-    started = [start(contender) for contender in contenders(args)]
-    workers, runs = map(list, zip(*started, strict=True))
-    train(workers, runs, args)
-    score(workers, runs)
-    for worker in workers:
-        worker.close()
+    runs = compare_seeds(args)
     paths = ("lucidrains_python", "corpus", "json")
     settings = {name: value for name, value in vars(args).items() if name not in paths}
     report("time_to_quality", rows(runs), args.json, settings=settings, runs=runs)
-    shares = ", ".join(f"{share:.2f}" for _, share in times_to_level(runs))
+    print(f"\ntheirs end with {level(runs):.3f} bits per byte; ours has them after")
+    for steps, times in times_to_level(runs).items():
+        shares = ", ".join(f"{share:.2f}" for _, share in times)
+        print(f"{shares} of their time, in trainings of {steps} steps")
     more, *interval = difference(runs)
     print(f"\nours has their last {level(runs):.3f} bits per byte after {shares} of their time")
     print(f"theirs minus ours at the end: {more:.3f} bits per byte, 95% interval {interval}")
