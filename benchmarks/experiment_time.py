@@ -3,7 +3,8 @@
     XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python benchmarks/experiment_time.py recall
 
 On a CPU it is processor time, which other programs on the machine disturb less; with one thread, as
-there, the clock of an idle machine says the same. On a GPU it is time by the clock.
+there, the clock of an idle machine says the same. On a GPU it is time by the clock. Models of
+several groups take turns as well.
 """
 
 import argparse
@@ -42,19 +43,27 @@ def stepper(experiment: Experiment) -> Callable[[], float]:
 def main():
     keep_freed_memory()  # as the program does
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("group", choices=sorted({one.group for one in EXPERIMENTS}))
+    groups = sorted({one.group for one in EXPERIMENTS})
+    parser.add_argument("groups", nargs="+", choices=groups, metavar="GROUP")
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
-    chosen = [one for one in EXPERIMENTS if one.group == arguments.group and one.is_there]
-    models = {one.model.name: one for one in chosen}
-    steppers = {name: stepper(experiment) for name, experiment in models.items()}
-    rounds = [{name: timed() for name, timed in steppers.items()} for _ in range(arguments.rounds)]
-    seconds = {name: statistics.median(each[name] for each in rounds) for name in models}
-    for name, median in seconds.items():
-        print(f"{name:<20}{median:.3f} s")
-    content = {"machine": machine(), "rounds": arguments.rounds, "seconds_a_step": seconds}
-    path = KEPT / arguments.group / "step_time.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    chosen = [one for one in EXPERIMENTS if one.group in arguments.groups and one.is_there]
+    models = {(one.group, one.model.name): one for one in chosen}
+    steppers = {model: stepper(experiment) for model, experiment in models.items()}
+    rounds = [
+        {model: timed() for model, timed in steppers.items()} for _ in range(arguments.rounds)
+    ]
+    for group in arguments.groups:
+        seconds = {
+            name: statistics.median(each[in_group, name] for each in rounds)
+            for in_group, name in models
+            if in_group == group
+        }
+        for name, median in seconds.items():
+            print(f"{group + '/' + name:<32}{median:.3f} s")
+        content = {"machine": machine(), "rounds": arguments.rounds, "seconds_a_step": seconds}
+        path = KEPT / group / "step_time.json"
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

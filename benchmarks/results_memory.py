@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from experiment import KEPT, Experiment, Model
-from experiments import MEMORY_MODELS, SLIDE_4, SLIDE_5, WIDE_MODELS
+from experiments import FIXED_SKIP, MEMORY_MODELS, SLIDE_4, SLIDE_5, WIDE_MODELS
 from results_runs import (
     COLORS,
     columns,
@@ -20,6 +20,7 @@ from results_runs import (
     read_json,
     runs,
     table,
+    worth_of,
 )
 from score_documents import DISTANCES, POSITIONS, directory_of
 
@@ -201,6 +202,24 @@ def plot_differences(ax: Axes, bins: Sequence[Callable], names: Sequence[str]):
     ax.set_xticks(range(len(names)), [name.replace(" – ", "–\n") for name in names], fontsize=7)
 
 
+def wide_fields() -> dict[str, str]:
+    """How the sliding window with 5 layers and long windows compares with that with short ones."""
+    near = of_identifiers(1)
+    long, short = runs("memory_128", SLIDE_5)[0].config, runs("memory", SLIDE_5)[0].config
+    seconds = [microseconds_per_token(group, SLIDE_5) for group in ("memory_128", "memory")]
+    return {
+        "wide_window": str(long.model.window_length),
+        "wide_rows": str(long.train.batch_size),
+        "wide_segment": f"{long.train.segment_length:,}",
+        "wide_times": str(long.model.window_length // short.model.window_length),
+        "wide_cost": f"{seconds[0] / seconds[1]:.2f}",
+        "wide_gain": str(difference(scores(SLIDE_5, whole, "memory_128"), scores(SLIDE_5, whole))),
+        "wide_near": f"{mean(scores(SLIDE_5, near, 'memory_128')):.1f}",
+        "short_near": f"{mean(scores(SLIDE_5, near)):.1f}",
+        "wide_worth": worth_of(runs("memory_128", FIXED_SKIP)),
+    }
+
+
 def memory_fields() -> dict[str, str]:
     """What the page's section on long documents says."""
     [trunk], one = runs("memory_trunk", SLIDE_4), runs("memory", SLIDE_5)[0]
@@ -219,6 +238,8 @@ def memory_fields() -> dict[str, str]:
         "trunk_steps": f"{trunk.config.train.num_steps:,}",
         "memory_table": memory_table("memory"),
         "memory_longer_table": memory_table("memory_longer"),
+        "wide_table": memory_table("memory_128"),
+        **wide_fields(),
         "positions_table": positions_table(),
         "identifiers_table": identifiers_table(),
     }

@@ -10,6 +10,7 @@ from experiments import (
     GATES_IN_SHORT_RUNS,
     GRU_SKIP,
     LEARNING_RATES,
+    LOW_RATES,
     TEXT_MODELS,
 )
 from results_runs import (
@@ -127,7 +128,9 @@ def text_figure() -> Figure:
         for one in runs("text", model):
             plot_worth(right, one, **style)
     left.set_xscale("log")
-    left.set_xticks(LEARNING_RATES, [f"{rate:g}" for rate in LEARNING_RATES])
+    rates = (*LOW_RATES, *LEARNING_RATES)
+    left.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    left.set_ylim(2.1, 2.6)  # without the highest losses of the LSTM
     left.minorticks_off()
     left.set_xlabel("learning rate")
     left.set_ylabel("bits per byte")

@@ -44,7 +44,7 @@ def shares_table(times: TimesToLevel) -> str:
             {
                 "steps of ours": f"{steps:,}",
                 "seconds, by seed": ", ".join(f"{t:.0f}" if t else "never" for t, _ in seeds),
-                "share of their time": ", ".join(f"{share:.2f}" for _, share in seeds),
+                "share of their time": ", ".join(f"{part:.2f}" if t else "–" for t, part in seeds),
             }
             for steps, seeds in sorted(times.items())
         ]
@@ -104,5 +104,5 @@ def figure() -> Figure:
     ax.set_xlabel("minutes of training")
     ax.set_ylabel("held-out bits per byte")
     ax.set_xlim(left=0)
-    legend_above(drawing)
+    legend_above(drawing, columns=2)
     return drawing
