@@ -29,6 +29,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
+from gpu_parts import FULL  # noqa: E402
 from hlo import PARTS, Kernel, kernels, part_of  # noqa: E402
 from jax.experimental.topologies import get_topology_desc  # noqa: E402
 from report import table, write  # noqa: E402
@@ -57,17 +58,8 @@ runtime_version { major: 12 minor: 9 }
 dnn_version_info { major: 9 minor: 10 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-LARGE = {  # the model of docs/speed.md
-    "num_layers": 12,
-    "embedding_size": 1024,
-    "num_heads": 8,
-    "head_size": 128,
-    "mlp_dim": 4096,
-    "window_length": 512,
-    "num_states": 512,
-    "attention_kernel": "pallas",
-    "dtype": "bfloat16",
-}
+# The model of docs/speed.md.
+LARGE = FULL.model | {"attention_kernel": "pallas", "dtype": FULL.dtype}
 
 
 class OneGPU:

@@ -261,7 +261,6 @@ def main() -> None:
         shares = ", ".join(f"{share:.2f}" for _, share in times)
         print(f"{shares} of their time, in trainings of {steps} steps")
     more, *interval = difference(runs)
-    print(f"\nours has their last {level(runs):.3f} bits per byte after {shares} of their time")
     print(f"theirs minus ours at the end: {more:.3f} bits per byte, 95% interval {interval}")
 
 

@@ -11,21 +11,15 @@ import httpx
 import openai
 import pytest
 
-from block_recurrent import Generator, Sampling
+from block_recurrent import Sampling
 from block_recurrent.data.vocabularies import ByteVocabulary
 from loopback import NAME, running
-from tiny import variant_model
 
 END = ByteVocabulary.end_id
 LONG_SEED = 5  # of a continuation that does not end soon
 ENDLESS = {"prompt": "def main(", "max_tokens": 3000, "temperature": 0, "n": 3}
 PROMPT = "def main("
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(variant_model("fixed_skip"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from block_recurrent import Generator, Sampling
+from block_recurrent import Sampling
 from block_recurrent.analysis.reading import Reader
 from block_recurrent.data.vocabularies import ByteVocabulary
 from browsers import launched, needs_browser, opened
@@ -17,11 +17,6 @@ TOKEN = "a-token-of-16-letters"
 TEXT = "".join(f"{index}: the naïve state of 雪 is carried <b>on</b>\n" for index in range(40))
 WRITING = {"max_tokens": 40, "temperature": 0.5, "top_p": 0.9, "seed": 3}
 ENDLESS = "def main("  # at temperature 0
-
-
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(variant_model("fixed_skip"))
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,6 @@ WRITING = {"max_tokens": 40, "temperature": 0.5, "top_p": 0.9, "seed": 3}
 
 
 @pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(variant_model("fixed_skip"))
-
-
-@pytest.fixture(scope="module")
 def server(generator, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sessions")
     limits = dataclasses.asdict(LIMITS)

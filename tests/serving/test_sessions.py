@@ -17,14 +17,9 @@ from block_recurrent.data.vocabularies import ByteVocabulary
 from block_recurrent.errors import UserError
 from block_recurrent.serving.session_files import SAVED, SessionFiles
 from loopback import running
-from tiny import make_model, variant_model
+from tiny import make_model
 
 TEXT = "the state of a block is carried from one window to the next. " * 3
-
-
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(variant_model("fixed_skip"))
 
 
 @pytest.fixture(scope="module")
