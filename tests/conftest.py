@@ -5,6 +5,7 @@ import signal
 import sys
 import tempfile
 from importlib.metadata import version
+from unittest import mock
 
 import jaxtyping
 import pytest
@@ -71,6 +72,13 @@ def shape_checks(request):
     jaxtyping.config.update("jaxtyping_disable", unchecked)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_as_before():
+    """What a file's tests set, or the programs that they import, is not left to those after it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ from block_recurrent.model.feed_forward import FeedForward, RMSNorm
 from block_recurrent.model.full_attention import FullAttention
 from block_recurrent.model.recurrent_cell import RecurrentCell, scan_blocks
 from block_recurrent.ops.dropout import tiled_dropout
-from block_recurrent.ops.matmul import add_rows
 from block_recurrent.types import KV, LayerState
 
 
 class TransformerLayer(nnx.Module):
-    """x + attention(norm(x)), then x + FFN(norm(x)). With feedback, tokens also read the states."""
+    """x + attention(norm(x)), then x + FFN(norm(x)). With feedback, tokens also read the states.
+
+    The norms and the sums read x as rows ``[B·T, D]``. On a GPU, XLA adds x to a projection as part
+    of the product. If only the sum read x in this shape, XLA would first copy x for each sum.
+    """
 
     def __init__(
         self,
@@ -71,9 +74,11 @@ class TransformerLayer(nnx.Module):
         """
         keys = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
         with jax.named_scope("attention"):
-            h = tiled_dropout(self.attention_norm(x), self.dropout_rate, keys[0])
+            rows = x.reshape(-1, x.shape[-1])
+            h = self.attention_norm(rows).reshape(x.shape)
+            h = tiled_dropout(h, self.dropout_rate, keys[0])
             y, state = self.mix(h, state, starts, states, keys[1])
-            x = add_rows(x, y)
+            x = (rows + y.reshape(rows.shape)).reshape(x.shape)
         with jax.named_scope("ffn"):
             return self.feed_forward(x, keys[2]), state
 
@@ -81,8 +86,10 @@ class TransformerLayer(nnx.Module):
         self, x: Float[Array, "B T D"], dropout_key: Key[Array, ""] | None = None
     ) -> Float[Array, "B T D"]:
         """The second half: x + FFN(norm(x))."""
-        y = tiled_dropout(self.ffn(self.ffn_norm(x)), self.dropout_rate, dropout_key)
-        return add_rows(x, y)
+        rows = x.reshape(-1, x.shape[-1])
+        y = self.ffn(self.ffn_norm(rows)).reshape(x.shape)
+        y = tiled_dropout(y, self.dropout_rate, dropout_key)
+        return (rows + y.reshape(rows.shape)).reshape(x.shape)
 
     def mix(
         self,

@@ -1,4 +1,4 @@
-"""Matrix product, sum and ReLU, in ways that take less time or memory.
+"""Matrix product and ReLU, with custom gradients that take less time or memory.
 
 The functions passed to `defvjp` are plain JAX, so gradients can be differentiated again, in forward
 and reverse mode.
@@ -38,17 +38,6 @@ def _matmul_backward(residuals, gradient):
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def add_rows(x: Float[Array, "*axes D"], y: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
-    """x + y, for a residual stream x and the result y of a projection.
-
-    On a GPU, XLA adds x, in the shape of the product, as part of the product, and writes the sum
-    over it. If a gradient needs x later, XLA copies x first, unless it sees that x is also needed
-    in this shape: as rows ``[…, D]``, which the norms read too.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    return (rows + y.reshape(rows.shape)).reshape(x.shape)
 
 
 @jax.custom_vjp

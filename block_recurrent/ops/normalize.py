@@ -10,9 +10,8 @@ EPSILON = 1e-6
 
 
 def rms_normalize(x: Float[Array, "*axes D"], scale: Float[Array, " D"]) -> Float[Array, "*axes D"]:
-    """scale · x / √(mean(x²) + ε), in float32 (Zhang & Sennrich 2019). See also `add_rows`."""
-    rows = x.reshape(-1, x.shape[-1])
-    return _normalize(rows, scale.astype(jnp.float32), x.shape[-1]).reshape(x.shape)
+    """scale · x / √(mean(x²) + ε), in float32 (Zhang & Sennrich 2019)."""
+    return _normalize(x, scale.astype(jnp.float32), x.shape[-1])
 
 
 def l2_normalize(x: Float[Array, "*axes K"]) -> Float[Array, "*axes K"]:
