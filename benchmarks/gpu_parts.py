@@ -183,9 +183,12 @@ def parts(sizes: Sizes, inputs: Inputs, folder: Path) -> list[Part]:
         ),
         Part(
             "step",
-            "The training step, and that of another checkout",
+            "The training step, in a plain loop, and that of another checkout",
             100,
-            [program("step", "step_time.py", *train, low, *against, left_out=no_other)],
+            [
+                program("plain_loop", "step_time.py", *train, low, "--plain_loop"),
+                program("step", "step_time.py", *train, low, *against, left_out=no_other),
+            ],
         ),
         Part(
             "kernels",

@@ -77,6 +77,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         default=[],
         help="ours, with the batch in N parts",
     )
+    parser.add_argument(
+        "--plain_loop", action="store_true", help="ours, in the training loop of docs/modules.md"
+    )
     parser.add_argument("--meliad", type=Path, help="checkout of google-research/meliad")
     parser.add_argument("--lucidrains", action="store_true", help="with lucidrains' package")
     parser.add_argument("--lucidrains_python", help="a Python with lucidrains' package")
@@ -106,6 +109,8 @@ def contenders(args: argparse.Namespace, dtype: str) -> list[Contender]:
         found.append(ours(f"ours {dtype} on {devices} devices", spec | {"devices": devices}))
     for parts in args.microbatches:
         found.append(ours(f"ours {dtype} in {parts} parts", spec | {"microbatches": parts}))
+    if args.plain_loop:
+        found.append(ours(f"ours {dtype} in a plain loop", spec, worker="ours_plain"))
     if args.meliad:
         found.append(Contender(f"meliad {dtype}", WORKERS / "meliad.py", spec, args.meliad))
     if args.lucidrains or args.lucidrains_python:
