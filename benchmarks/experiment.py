@@ -107,7 +107,7 @@ class Experiment(NamedTuple):
         for program in self.then:
             words = [word.format(kept=self.kept) for word in program]
             line = [sys.executable, *words, f"--workdir={workdir}"]
-            subprocess.run(line, cwd=ROOT, check=True)
+            subprocess.run(line, cwd=ROOT, env=environment, check=True)
         shutil.copy(workdir / "metrics.jsonl", self.kept)
 
 

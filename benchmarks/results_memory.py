@@ -33,11 +33,13 @@ class Scores(NamedTuple):
     """What was counted in each document, and its bits with each seed.
 
     Attributes:
+      seeds: of the training
       bits: ``[seeds, documents]``
       counts: bytes, or identifiers; ``[documents]``
       directories: number of the directory of each document; ``[documents]``
     """
 
+    seeds: tuple[str, ...]
     bits: np.ndarray
     counts: np.ndarray
     directories: np.ndarray
@@ -70,9 +72,19 @@ def scores(
     model: Model, chosen: Callable[[dict], tuple[float, float]], group: str = "memory"
 ) -> Scores:
     """Scores of a model; `chosen` gives the bits and the count of a document."""
-    each = [[chosen(one) for one in documents(run).values()] for run in runs(group, model)]
+    found = runs(group, model)
+    each = [[chosen(one) for one in documents(run).values()] for run in found]
     values = np.array(each, float)
-    return Scores(values[..., 0], values[0, :, 1], directories(runs(group, model)[0]))
+    seeds = tuple(run.run for run in found)
+    return Scores(seeds, values[..., 0], values[0, :, 1], directories(found[0]))
+
+
+def paired(one: Scores, other: Scores) -> np.ndarray:
+    """How many more bits `one` has, with the seeds that both have: ``[seeds, documents]``."""
+    both = [seed for seed in one.seeds if seed in other.seeds]
+    return np.array(
+        [one.bits[one.seeds.index(seed)] - other.bits[other.seeds.index(seed)] for seed in both]
+    )
 
 
 def whole(document: dict) -> tuple[float, float]:
@@ -109,12 +121,12 @@ def draws(seeds: int, num_directories: int) -> tuple[np.ndarray, np.ndarray]:
 
 def difference(one: Scores, other: Scores) -> Difference:
     """How many more bits `one` has per count, over the seeds that both have."""
-    seeds = min(len(one.bits), len(other.bits))
-    bits = one.bits[:seeds] - other.bits[:seeds]
+    bits = paired(one, other)
     summed = np.stack([np.bincount(one.directories, each) for each in bits])
     counts = np.bincount(one.directories, one.counts)
-    of_seeds, of_directories = draws(seeds, len(counts))
-    drawn = (of_seeds @ summed * of_directories).sum(axis=1) / seeds / (of_directories @ counts)
+    of_seeds, of_directories = draws(len(bits), len(counts))
+    drawn = (of_seeds @ summed * of_directories).sum(axis=1)
+    drawn = drawn / len(bits) / (of_directories @ counts)
     value = summed.mean(axis=0).sum() / counts.sum()
     return Difference(float(value), *map(float, np.quantile(drawn, (0.025, 0.975))))
 
@@ -139,9 +151,9 @@ def memory_table(group: str) -> str:
         if model == SLIDE_5:
             rows.append([*row, "–", "–", "–"])
             continue
-        pairs = list(zip(found.bits, reference.bits, strict=False))
-        by_seed = ", ".join(f"{(a - b).sum() / found.counts.sum():+.3f}" for a, b in pairs)
-        better = np.mean([a - b for a, b in pairs], axis=0) < 0
+        bits = paired(found, reference)
+        by_seed = ", ".join(f"{each.sum() / found.counts.sum():+.3f}" for each in bits)
+        better = bits.mean(axis=0) < 0
         cells = [str(difference(found, reference)), by_seed, f"{better.sum()} of {len(better)}"]
         rows.append([*row, *cells])
     return table(header, rows)
