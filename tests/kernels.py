@@ -77,12 +77,14 @@ def fused(platform, *tiles):
 NAMES = ("out", "queries", "tokens", "carried", "bias")
 
 
-def assert_same(attention, inputs, expected=plain_attention, scale=1):
+def assert_same(attention, inputs, expected=plain_attention, logits=1):
+    """Asserts equality with `expected`. An error of the logits is a relative one of the weights."""
     d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), inputs[0].dtype)
     expected = run(expected, inputs, d_out)
     found = run(attention, inputs, d_out)
     for name, want, have in zip(NAMES, expected, found, strict=True):
-        assert_rounded(have, want, inputs[1].keys, scale, name)
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves((jnp.ones(()), want)))
+        assert_rounded(have, want, inputs[1].keys, logits * largest, name)
 
 
 def assert_rounded(found, expected, keys, scale=1, name=""):
