@@ -12,6 +12,7 @@ recurrence.
 
 All contenders take queries, keys and values as the projections return them, ``[B, T, H, K]``, and
 return the output in that layout. XLA's path transposes heads and length, which counts as its time.
+So does the normalization of queries and keys, which the fused kernels do on their own.
 
 cuDNN does not support the gradient of a learned bias at batch sizes above 1 (jax-ml/jax issues
 27184 and 30593), so it is compared only with rotary positions. It is given the segment as one
@@ -91,7 +92,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_inputs(args):
-    """Queries, tokens, the carried block, bias and dropout, as in the model."""
+    """Queries, their scale, tokens, the carried block, bias and dropout, as in the model."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -99,12 +100,12 @@ def make_inputs(args):
 
     shape = (args.batch, args.blocks * args.window, args.heads, args.head_size)
     block = (args.batch, args.window, args.heads, args.head_size)
-    queries = scaled_l2_normalize(normal(*shape), jnp.full(args.heads, 4.0))
-    tokens = KV(l2_normalize(normal(*shape)), normal(*shape))
+    queries, tokens = normal(*shape), KV(normal(*shape), normal(*shape))
+    scale = jnp.full(args.heads, 4.0)
     carried = KV(l2_normalize(normal(*block)), normal(*block))
     bias = jnp.asarray(rng.standard_normal((args.heads, args.window)), jnp.float32)
     mask = rng.random((args.heads, args.window, 2 * args.window)) < 0.95
-    return queries, tokens, carried, bias, jnp.asarray(mask, args.dtype) / 0.95
+    return queries, scale, tokens, carried, bias, jnp.asarray(mask, args.dtype) / 0.95
 
 
 class Group(NamedTuple):
@@ -131,9 +132,10 @@ def groups(args) -> dict[str, Group]:
     inputs = make_inputs(args)
 
     def group(with_bias, with_dropout):
-        def call(function, queries, tokens, carried, bias, dropout):
+        def call(function, *inputs):
+            *vectors, bias, dropout = inputs
             bias = bias if with_bias else None
-            return function(queries, tokens, carried, bias, dropout if with_dropout else None)
+            return function(*vectors, bias, dropout if with_dropout else None)
 
         functions = {"XLA": xla_attention}
         for name, bands in fused.items():
@@ -141,47 +143,59 @@ def groups(args) -> dict[str, Group]:
         if not (with_bias or with_dropout or args.interpret):
             functions["cuDNN"] = cudnn_attention
         functions = {name: functools.partial(call, each) for name, each in functions.items()}
-        return Group(functions, inputs, (0, 1, 3), args.blocks * window * window)
+        return Group(functions, inputs, (0, 1, 2, 4), args.blocks * window * window)
 
     return {
         "T5 bias, dropout": group(True, True),
         "T5 bias": group(True, False),
         "rotary": group(False, False),
-        "states": unmasked_group(inputs[0][:, :window], inputs[1], swept, args),
+        "states": unmasked_group(inputs[0][:, :window], *inputs[1:3], swept, args),
     }
 
 
-def unmasked_group(states, tokens, swept, args) -> Group:
-    """W states as queries, and the 2W keys of a single block."""
+def unmasked_group(states, scale, tokens, swept, args) -> Group:
+    """W states as queries, and the 2W keys of a single block, of unit length."""
     window = args.window
     keys, values = (x[:, : 2 * window] for x in tokens)
+    keys = l2_normalize(keys)
     fused = {"fused": choose_rectangles(window, 2 * window, args.dtype)}
     for tiles in swept:
         fused[name_of(tiles)] = Tilings(*[Rectangle(window, tiles, "gpu", keys=2 * window)] * 3)
 
-    def xla(*inputs):
+    def xla(queries, scale, *keys_values):
+        inputs = scaled_l2_normalize(queries, scale), *keys_values
         return attend(*(x.swapaxes(1, 2) for x in inputs)).swapaxes(1, 2)
 
-    def by_kernels(queries, keys, values, tilings):
-        return unmasked_attention(queries, KV(keys[None], values[None]), tilings)
+    def by_kernels(queries, scale, keys, values, tilings):
+        return unmasked_attention(queries, scale, KV(keys[None], values[None]), tilings)
+
+    def cudnn(queries, scale, *keys_values):
+        queries = scaled_l2_normalize(queries, scale)
+        return jax.nn.dot_product_attention(
+            queries, *keys_values, scale=1.0, implementation="cudnn"
+        )
 
     contenders = {"XLA": xla}
     for name, tilings in fused.items():
         contenders[name] = functools.partial(by_kernels, tilings=tilings)
     if not args.interpret:
-        contenders["cuDNN"] = functools.partial(
-            jax.nn.dot_product_attention, scale=1.0, implementation="cudnn"
-        )
-    return Group(contenders, (states, keys, values), (0, 1, 2), 2 * window * window)
+        contenders["cuDNN"] = cudnn
+    return Group(contenders, (states, scale, keys, values), (0, 1, 2, 3), 2 * window * window)
 
 
 def name_of(tiles: Tiles) -> str:
     return f"{tiles.queries}×{tiles.keys} w{tiles.warps} s{tiles.stages}"
 
 
-def xla_attention(queries, tokens, carried, bias, dropout):
+def normalized(queries, scale, tokens):
+    """Queries of length `scale`, and tokens with unit keys."""
+    return scaled_l2_normalize(queries, scale), KV(l2_normalize(tokens.keys), tokens.values)
+
+
+def xla_attention(queries, scale, tokens, carried, bias, dropout):
     """What `attention_kernel = 'xla'` computes."""
     window = carried.keys.shape[1]
+    queries, tokens = normalized(queries, scale, tokens)
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     queries, tokens = jax.tree.map(lambda x: to_blocks_of_heads(x, window), (queries, tokens))
     return from_blocks_of_heads(
@@ -189,14 +203,15 @@ def xla_attention(queries, tokens, carried, bias, dropout):
     )
 
 
-def fused_attention(queries, tokens, carried, bias, dropout, bands):
+def fused_attention(queries, scale, tokens, carried, bias, dropout, bands):
     """What `attention_kernel = 'pallas'` computes."""
-    return window_attention(queries, tokens, carried, None, bias, dropout, bands)
+    return window_attention(queries, scale, tokens, carried, None, bias, dropout, bands)
 
 
-def cudnn_attention(queries, tokens, carried, bias, dropout):
+def cudnn_attention(queries, scale, tokens, carried, bias, dropout):
     """A causal window over the whole segment; see the top of the file."""
     window = carried.keys.shape[1]
+    queries, tokens = normalized(queries, scale, tokens)
     keys, values = (
         jnp.concatenate([before, own], 1) for before, own in zip(carried, tokens, strict=True)
     )

@@ -161,7 +161,8 @@ class SlidingWindowAttention(nnx.Module):
     def project(self, x: Float[Array, "B T D"], block_length: int | None = None) -> Heads:
         """Projects a segment to queries, keys and values, by block.
 
-        Keys have unit length; queries are unit vectors times |scale|.
+        Keys have unit length; queries are unit vectors times |scale|. The fused kernels normalize
+        them on their own. What is not used is not computed, if the call is compiled.
         """
         length = block_length or self.window_length
         check_shape("x", x, "B", "T", self.embedding_size)
@@ -170,12 +171,18 @@ class SlidingWindowAttention(nnx.Module):
         def heads(linear):
             return to_heads(linear(x), self.num_heads)
 
-        queries, state_queries = scaled_l2_normalize(heads(self.query), self.scale[...]), None
+        queries, (keys, values), state_queries, _ = projections = Heads(
+            heads(self.query),
+            KV(heads(self.key), heads(self.value)),
+            heads(self.state_query) if self.read_states else None,
+        )
+        queries = scaled_l2_normalize(queries, self.scale[...])
         if self.read_states:
-            state_queries = scaled_l2_normalize(heads(self.state_query), self.state_scale[...])
-        tokens = KV(l2_normalize(heads(self.key)), heads(self.value))
+            state_queries = scaled_l2_normalize(state_queries, self.state_scale[...])
+        tokens = KV(l2_normalize(keys), values)
         return jax.tree.map(
-            lambda leaf: to_blocks_of_heads(leaf, length), Heads(queries, tokens, state_queries)
+            lambda leaf: to_blocks_of_heads(leaf, length),
+            Heads(queries, tokens, state_queries, projections),
         )
 
     def extend(self, tokens: KV, cache: KV, starts: Bool[Array, "B N"] | None) -> tuple[Window, KV]:
@@ -200,15 +207,21 @@ class SlidingWindowAttention(nnx.Module):
         """Attention of tokens to their window and, with `read_states`, to states; projected."""
         self.check_states(states, *heads.queries.shape[:2])
         check_dropout_key(dropout_key)
-        ops = {"kernel": self.kernel, "remat": self.remat}
         dropout = self.dropout(self.window_length, 2 * self.window_length, dropout_key)
+        bias, scale, state_scale = self.bias_up_to(self.window_length), None, None
+        if self.kernel == "pallas":
+            heads, scale = heads.projections, jnp.abs(self.scale[...])
+            state_scale = jnp.abs(self.state_scale[...]) if self.read_states else None
+            window = window._replace(tokens=heads.tokens)
         results = [
-            window_attention(
-                heads.queries, *window, self.bias_up_to(self.window_length), dropout, **ops
-            )
+            window_attention(heads.queries, *window, bias, dropout, scale=scale, remat=self.remat)
         ]
         if self.read_states:
-            results.append(unmasked_attention(heads.state_queries, *states, **ops))
+            results.append(
+                unmasked_attention(
+                    heads.state_queries, *states, scale=state_scale, remat=self.remat
+                )
+            )
         return self.output(merge_heads(*map(from_blocks_of_heads, results)))
 
     def check_states(self, states: KV | None, blocks: int, batch: int):

@@ -127,11 +127,15 @@ class RecurrentCell(nnx.Module):
 
     def attend(self, h: Float[Array, "B S D"], tokens: KV) -> tuple[KV, Float[Array, "B S HK2"]]:
         """Keys and values of the states, and the attention results `a` of the class docstring."""
-        queries, token_queries = self.queries(h)
         states = self.keys_values(h)
+        if self.kernel == "pallas":  # it normalizes the queries
+            queries = (rows.swapaxes(1, 2) for rows in self.project_queries(h))
+            scales = map(jnp.abs, self.scales)
+        else:
+            queries, scales = self.queries(h), (None, None)
         results = (
-            unmasked_attention(queries, *states, kernel=self.kernel),
-            unmasked_attention(token_queries, *tokens, kernel=self.kernel),
+            unmasked_attention(each, *read, scale=scale)
+            for each, read, scale in zip(queries, (states, tokens), scales, strict=True)
         )
         return states, merge_heads(*(result.swapaxes(1, 2) for result in results))
 
@@ -141,11 +145,17 @@ class RecurrentCell(nnx.Module):
 
     def queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], ...]:
         """Queries to the states and queries to the tokens, from normalized states with IDs."""
-        pairs = (self.query, self.scale), (self.token_query, self.token_scale)
-        rows = (
-            scaled_l2_normalize(to_heads(w(h), self.num_heads), scale[...]) for w, scale in pairs
-        )
+        rows = map(scaled_l2_normalize, self.project_queries(h), self.scales)
         return tuple(row.swapaxes(1, 2) for row in rows)
+
+    def project_queries(self, h: Float[Array, "B S D"]) -> tuple[Float[Array, "B S H K"], ...]:
+        """The queries before normalization."""
+        return tuple(to_heads(w(h), self.num_heads) for w in (self.query, self.token_query))
+
+    @property
+    def scales(self) -> tuple[Float[Array, " H"], ...]:
+        """The lengths of the queries, up to their sign."""
+        return self.scale[...], self.token_scale[...]
 
     def keys_values(self, h: Float[Array, "B S D"]) -> KV:
         """Keys and values ``[B, H, S, K]``, from normalized states with IDs."""

@@ -9,11 +9,19 @@ from block_recurrent.types import KV
 
 
 class Heads(NamedTuple):
-    """Queries, keys and values of the blocks; `state_queries` is None if no states are read."""
+    """Queries, keys and values of the blocks.
+
+    Attributes:
+      queries: unit vectors times |scale|.
+      tokens: keys of unit length, and values.
+      state_queries: like `queries`, for the states; None if no states are read.
+      projections: all of them before normalization.
+    """
 
     queries: Float[Array, "N B H W K"]
     tokens: KV
     state_queries: Float[Array, "N B H W K"] | None
+    projections: "Heads | None" = None
 
 
 class Window(NamedTuple):

@@ -17,6 +17,7 @@ from block_recurrent.ops.blocks import (
     with_previous_block,
 )
 from block_recurrent.ops.dot_product import attend, attend_with_remat
+from block_recurrent.ops.normalize import scaled_l2_normalize
 from block_recurrent.ops.positions import HIDDEN, by_relative_position, rotate
 from block_recurrent.types import KV
 
@@ -29,24 +30,28 @@ def window_attention(
     bias: Float[Array, "H R"] | None,
     dropout: Float[Array, "H W 2*W"] | None = None,
     *,
-    kernel: str = "xla",
+    scale: Float[Array, " H"] | None = None,
     remat: bool = False,
 ) -> Float[Array, "N B H W K"]:
     """Attention of every token to the W tokens before it, in all blocks at once.
 
+    XLA computes it from normalized queries and keys. The fused kernels, which are used if there is
+    a `scale`, normalize the queries and the keys of the segment themselves.
+
     Args:
-      queries: multiplied by the scale of the logits.
-      tokens: keys and values of the blocks, ``[N, B, H, W, K]``.
+      queries: unit vectors times the scale of the logits; for the fused kernels, of any length.
+      tokens: keys and values of the blocks, ``[N, B, H, W, K]``. The keys have unit length; for the
+        fused kernels, any.
       carried: keys and values of the block before the first, ``[B, H, W, K]``.
       starts: whether a block starts a document. Keys and values before it then count as zeros.
       bias: position bias by distance 1 … R ≤ W, multiplied by the scale. The bias of R also applies
         to greater distances. None: queries and keys are rotated instead (RoPE).
       dropout: multipliers of the weights of a block's queries over its 2W keys.
-      kernel: 'xla' or 'pallas'; see `choose_kernel`.
+      scale: scale of the logits, not negative; None: XLA.
       remat: recompute the weights in the backward pass. The fused kernels always do.
     """
-    if kernel == "pallas":
-        return _fused_window_attention(queries, tokens, carried, starts, bias, dropout)
+    if scale is not None:
+        return _fused_window_attention(queries, scale, tokens, carried, starts, bias, dropout)
     window = queries.shape[3]
     keys, values = (
         with_previous_block(own, before, starts)
@@ -66,21 +71,23 @@ def unmasked_attention(
     keys: Float[Array, "*blocks B H V K"],
     values: Float[Array, "*blocks B H V K"],
     *,
-    kernel: str = "xla",
+    scale: Float[Array, " H"] | None = None,
     remat: bool = False,
 ) -> Float[Array, "*blocks B H Q K"]:
     """Attention of every query to all keys, separately for each block.
 
     Args:
-      queries: multiplied by the scale of the logits.
-      keys: compared with the queries.
+      queries: as in `window_attention`.
+      keys: unit vectors, compared with the queries.
       values: averaged with the attention weights.
-      kernel: 'xla' or 'pallas'. XLA is used for sizes that the fused kernels do not support.
+      scale: as in `window_attention`. XLA is used for sizes that the fused kernels do not support.
       remat: recompute the weights in the backward pass; see `window_attention`.
     """
-    lengths = {"queries": queries.shape[-2], "keys": keys.shape[-2]}
-    if kernel == "pallas" and _unmet_requirement(lengths, queries.shape[-1]) is None:
-        return _fused_unmasked_attention(queries, keys, values)
+    if scale is not None:
+        lengths = {"queries": queries.shape[-2], "keys": keys.shape[-2]}
+        if _unmet_requirement(lengths, queries.shape[-1]) is None:
+            return _fused_unmasked_attention(queries, scale, keys, values)
+        queries = scaled_l2_normalize(queries.swapaxes(-3, -2), scale).swapaxes(-3, -2)
     return _xla_attention(remat)(queries, keys, values)
 
 
@@ -178,7 +185,7 @@ def _xla_attention(remat: bool):
     return attend_with_remat if remat else attend
 
 
-def _fused_window_attention(queries, tokens, carried, starts, bias, dropout):
+def _fused_window_attention(queries, scale, tokens, carried, starts, bias, dropout):
     # Imported here: Pallas takes half a second, which only its users should wait for.
     from block_recurrent.ops.kernels.default_tiles import choose_bands
     from block_recurrent.ops.kernels.window_attention import window_attention
@@ -187,18 +194,18 @@ def _fused_window_attention(queries, tokens, carried, starts, bias, dropout):
     rows, tokens = jax.tree.map(from_blocks_of_heads, (queries, tokens))
     carried = jax.tree.map(lambda block: block.swapaxes(1, 2), carried)
     bands = choose_bands(window, queries.dtype)
-    y = window_attention(rows, tokens, carried, starts, bias, dropout, bands)
+    y = window_attention(rows, scale, tokens, carried, starts, bias, dropout, bands)
     return to_blocks_of_heads(y, window)
 
 
-def _fused_unmasked_attention(queries, keys, values):
+def _fused_unmasked_attention(queries, scale, keys, values):
     from block_recurrent.ops.kernels.default_tiles import choose_rectangles
     from block_recurrent.ops.kernels.window_attention import attention_by_head, unmasked_attention
 
     shape = queries.shape
     tilings = choose_rectangles(shape[-2], keys.shape[-2], queries.dtype)
     if queries.ndim == 4:
-        return attention_by_head(queries, KV(keys, values), tilings)
+        return attention_by_head(queries, scale, KV(keys, values), tilings)
     blocks = KV(keys.swapaxes(2, 3), values.swapaxes(2, 3))
-    y = unmasked_attention(from_blocks_of_heads(queries), blocks, tilings)
+    y = unmasked_attention(from_blocks_of_heads(queries), scale, blocks, tilings)
     return to_blocks_of_heads(y, shape[-2])

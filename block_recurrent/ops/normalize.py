@@ -30,6 +30,12 @@ def scaled_l2_normalize(
     return _normalize(x, scale, 1).astype(x.dtype)
 
 
+def inverse_length(x: Float[Array, "*axes D"], size: int = 1) -> Float[Array, "*axes 1"]:
+    """1 / √(Σx² / size + ε), in float32."""
+    square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return jax.lax.rsqrt(square / size + EPSILON)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _normalize(
     x: Float[Array, "*axes D"], scale: Float[Array, "*last #D"], size: int
@@ -43,8 +49,7 @@ def _normalize(
 
 
 def _forward(x, scale, size):
-    square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(square / size + EPSILON)
+    inverse = inverse_length(x, size)
     return x * (inverse * scale), (x, inverse, scale)
 
 

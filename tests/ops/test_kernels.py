@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from block_recurrent import KV, ModelConfig, UserError
+from block_recurrent import KV, ModelConfig, SlidingWindowAttention, UserError
 from block_recurrent.ops import attention
 from block_recurrent.ops.attention import choose_kernel
 from block_recurrent.ops.kernels.default_tiles import choose_bands, choose_rectangles
@@ -61,7 +61,7 @@ def test_output_and_gradients_equal_plain_attention(shape, platform):
 )
 def test_optional_inputs(absent, platform):
     inputs = list(make_inputs(2, 2, 2, 16, 16))
-    for index, name in enumerate(("starts", "bias", "dropout"), start=3):
+    for index, name in enumerate(("starts", "bias", "dropout"), start=4):
         if absent in (name, "all"):
             inputs[index] = None
     assert_same(fused(platform, *TILES), tuple(inputs))
@@ -70,14 +70,15 @@ def test_optional_inputs(absent, platform):
 @pytest.mark.parametrize("platform, reach", [("gpu", 16), ("gpu", 1), ("gpu", 40), ("tpu", 16)])
 def test_far_distances_share_a_bias(platform, reach):
     """The GPU kernels skip tiles of these distances in the gradient of the bias."""
-    queries, tokens, carried, starts, bias, dropout = make_inputs(2, 2, 2, 64, 16)
+    *vectors, starts, bias, dropout = make_inputs(2, 2, 2, 64, 16)
 
-    def spelled_out(queries, tokens, carried, starts, bias, dropout):
+    def spelled_out(*inputs):
+        *vectors, starts, bias, dropout = inputs
         shared = jnp.repeat(bias[:, -1:], 64 - reach, axis=1)
         bias = jnp.concatenate([bias, shared], axis=1)
-        return plain_attention(queries, tokens, carried, starts, bias, dropout)
+        return plain_attention(*vectors, starts, bias, dropout)
 
-    inputs = queries, tokens, carried, starts, bias[:, :reach], dropout
+    inputs = *vectors, starts, bias[:, :reach], dropout
     attention = fused(platform, (16, 8), (16, 8), (16, 8))
     assert_same(attention, inputs, expected=spelled_out)
 
@@ -89,11 +90,11 @@ def test_bfloat16():
 
 def test_unused_gradient_of_the_carried_block_is_not_computed():
     """In a model, no gradient flows into the state. Interpreted kernels show as while loops."""
-    queries, tokens, carried, *rest = make_inputs(2, 2, 2, 8, 16)
+    queries, scale, tokens, carried, *rest = make_inputs(2, 2, 2, 8, 16)
 
     def loops(*argnums):
         def loss(queries, tokens, carried):
-            return jnp.sum(fused("gpu", *TILES)(queries, tokens, carried, *rest))
+            return jnp.sum(fused("gpu", *TILES)(queries, scale, tokens, carried, *rest))
 
         gradient = jax.jit(jax.grad(loss, argnums))
         return gradient.lower(queries, tokens, carried).compile().as_text().count(" while(")
@@ -102,8 +103,8 @@ def test_unused_gradient_of_the_carried_block_is_not_computed():
 
 
 def test_large_logits_do_not_overflow():
-    queries, *rest = make_inputs(2, 1, 1, 16, 16)
-    assert_same(fused("gpu", *TILES), (queries * 100, *rest), logits=100)
+    queries, scale, *rest = make_inputs(2, 1, 1, 16, 16)
+    assert_same(fused("gpu", *TILES), (queries, scale * 100, *rest), logits=100)
 
 
 @pytest.mark.parametrize("window", [64, 512])
@@ -138,13 +139,13 @@ def test_unmasked_attention(shape, platform, dtype):
     d_out = jnp.asarray(np.random.default_rng(9).standard_normal(inputs[0].shape), dtype)
     run = jax.jit(unmasked_with_gradients, static_argnums=0)
     found, expected = run(attention, inputs, d_out), run(plain_unmasked_attention, inputs, d_out)
-    assert_rounded(found, expected, inputs[1].keys)
+    assert_rounded(found, expected, inputs[2].keys)
 
 
 def test_a_scan_does_not_store_the_keys_and_values_that_it_reads_again():
     def read(x, blocks):
         def step(x, block):
-            return x + attention.unmasked_attention(x, *block, kernel="pallas"), None
+            return x + attention.unmasked_attention(x, *block, scale=jnp.ones(2)), None
 
         return jax.lax.scan(step, x, blocks)[0]
 
@@ -216,7 +217,15 @@ def make_abstract(sizes, dtype, variant):
     carried = KV(*(jnp.zeros(block, dtype) for _ in range(2)))
     bias = None if variant == "rope" else jnp.zeros((heads, window))
     dropout = jnp.zeros((heads, window, 2 * window), dtype) if "dropout" in variant else None
-    inputs = (tokens.keys, tokens, carried, jnp.zeros((batch, blocks), bool), bias, dropout)
+    inputs = (
+        tokens.keys,
+        jnp.zeros(heads),
+        tokens,
+        carried,
+        jnp.zeros((batch, blocks), bool),
+        bias,
+        dropout,
+    )
     return inputs, tokens.keys
 
 
@@ -241,6 +250,30 @@ def test_a_model_gives_the_same_results_with_either_kernel(variant):
     assert_same_numbers(logits_and_gradient("pallas"), logits_and_gradient("xla"))
 
 
+def test_a_layer_gives_the_same_results_with_either_kernel():
+    """Over two segments, with a negative scale. The cache has unit keys."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 2, 16, 12)), jnp.float32)
+    starts = jnp.array([[False, True], [False, False]])
+
+    def results(kernel):
+        layer = SlidingWindowAttention(12, 2, 8, 8, kernel=kernel, rngs=nnx.Rngs(0))
+        graphdef, params = split(layer)
+        params["scale"] = jnp.array([-2.0, 3.0])
+
+        def loss(params, x):
+            layer = nnx.merge(graphdef, params)
+            first, cache = layer(x[0], layer.initial_cache(2), starts)
+            second, cache = layer(x[1], cache)
+            return jnp.square(first).mean() + jnp.square(second).mean(), (first, second, cache)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+
+    found, expected = results("pallas"), results("xla")
+    assert_same_numbers(found, expected)
+    cache = found[0][1][2]
+    np.testing.assert_allclose(jnp.square(cache.keys).sum(axis=-1), 1, rtol=1e-3)
+
+
 SHARDED = """
 import json, sys
 sys.path.insert(0, {tests!r})
@@ -255,11 +288,11 @@ attention = fused("gpu", *TILES)
 alone = run(attention, inputs, d_out)
 mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 put = lambda spec: lambda x: jax.device_put(x, NamedSharding(mesh, spec))
-queries, tokens, carried, starts, bias, dropout = inputs
+queries, scale, tokens, carried, starts, bias, dropout = inputs
 rows = (queries, tokens, carried, d_out)
 queries, tokens, carried, d_out = jax.tree.map(put(P("data", None, "tensor")), rows)
 starts = put(P("data"))(starts)
-split = (queries, tokens, carried, starts, bias, dropout)
+split = (queries, scale, tokens, carried, starts, bias, dropout)
 compiled = run.lower(attention, split, d_out).compile()
 shared = compiled(split, d_out)
 assert_rounded(shared, alone, tokens.keys)
@@ -270,9 +303,9 @@ run = jax.jit(unmasked_with_gradients, static_argnums=0)
 attention = rectangle("gpu", 16, 24, (8, 8), (16, 8), (8, 24))
 alone = run(attention, inputs, inputs[0])
 queries = put(P("data", None, "tensor"))(inputs[0])
-split = (queries, jax.tree.map(put(P(None, "data", None, "tensor")), inputs[1]))
+split = (queries, inputs[1], jax.tree.map(put(P(None, "data", None, "tensor")), inputs[2]))
 compiled = run.lower(attention, split, queries).compile()
-assert_rounded(compiled(split, queries), alone, inputs[1].keys)
+assert_rounded(compiled(split, queries), alone, inputs[2].keys)
 gathers |= "all-gather" in compiled.as_text()
 print(json.dumps([gathers, spec]))
 """

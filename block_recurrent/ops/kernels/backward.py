@@ -5,6 +5,9 @@ With P the weights, m the dropout multipliers and δ = Σ out · d_out for each 
     dP = m ∘ (d_out · vᵀ)        dS = P ∘ (dP − δ)
     d_values = (m ∘ P)ᵀ · d_out  d_keys = dSᵀ · q  d_queries = dS · k  d_strip = Σ dS
 
+Here q has its final length and k unit length. The gradients before normalization follow at the end
+of each program, from the sum that it holds in registers (`split_gradient`).
+
 Each sum is computed by one program, or by programs that run one after the other. There are no
 atomic additions, so results are reproducible.
 """
@@ -32,10 +35,12 @@ from block_recurrent.ops.kernels.tile import (
     dot,
     load_keep,
     load_key_tile,
+    split_gradient,
     tile_bias,
     tile_logits,
     tile_slice,
 )
+from block_recurrent.ops.normalize import inverse_length
 
 # A GPU splits the strip's gradient, a sum over blocks and batch rows, into this many parts, which
 # gives work to all its multiprocessors.
@@ -49,17 +54,21 @@ class PerQuery(NamedTuple):
       d_out: gradient of the output.
       log_sum: log2 Σ exp(logit).
       delta: Σ out · d_out.
+      factor: what the query is multiplied with to have its length.
     """
 
     d_out: Float[Array, "B T HK"]
     log_sum: Float[Array, "B H T 1"]
     delta: Float[Array, "B H T 1"]
+    factor: Float[Array, "B H T 1"]
 
 
 def d_queries(
     operands: Operands, per_query: PerQuery, tiling: Tiling, reach: int
-) -> tuple[Float[Array, "B T HK"], Float[Array, "H C Q V"] | None]:
-    """Gradients of the queries and of the strip, with the grid of the forward kernel.
+) -> tuple[Float[Array, "B T HK"], Float[Array, "B H T 1"], Float[Array, "H C Q V"] | None]:
+    """Gradients of the queries, of their lengths and of the strip.
+
+    The grid is that of the forward kernel.
 
     A TPU runs the programs of a head in order, so they can add up the strip's gradient in VMEM. A
     GPU does not, and computes it in another kernel (`_d_strip`).
@@ -74,30 +83,38 @@ def d_queries(
     size = operands.queries.shape[2] // heads
     by_grid = operands.strip is not None and tiling.platform == "tpu"
     shape = jax.ShapeDtypeStruct
-    gradient, strip = launch(
+    numbers = per_query_spec(tiling)
+    gradient, d_lengths, strip = launch(
         functools.partial(_d_queries_kernel, tiling=tiling),
         tiling,
         order=("parallel", "arbitrary", "arbitrary", "arbitrary"),
         grid=(heads, length // tiling.block, batch, tiling.num_query_tiles),
         in_specs=(
             operand_specs(operands, tiling, size),
-            PerQuery(query_tile_spec(tiling, size), per_query_spec(tiling), per_query_spec(tiling)),
+            PerQuery(query_tile_spec(tiling, size), numbers, numbers, numbers),
         ),
-        out_specs=(query_tile_spec(tiling, size), head_spec(operands.strip) if by_grid else None),
+        out_specs=(
+            query_tile_spec(tiling, size),
+            numbers,
+            head_spec(operands.strip) if by_grid else None,
+        ),
         out_shape=(
             shape(operands.queries.shape, operands.queries.dtype),
+            shape(per_query.log_sum.shape, jnp.float32),
             shape(operands.strip.shape, jnp.float32) if by_grid else None,
         ),
     )(operands, per_query)
     if operands.strip is not None and not by_grid:
         strip = _d_strip(operands, per_query, tiling, reach)
-    return gradient, strip
+    return gradient, d_lengths, strip
 
 
-def _d_queries_kernel(operands: Operands, per_query: PerQuery, out, strip, *, tiling: Tiling):
+def _d_queries_kernel(
+    operands: Operands, per_query: PerQuery, out, d_lengths, strip, *, tiling: Tiling
+):
     """Computes one tile of queries of one head, block and batch row."""
     queries, d_out = operands.queries[...], per_query.d_out[...]
-    log_sum, delta = per_query.log_sum[...], per_query.delta[...]
+    log_sum, delta, factor = (ref[...] for ref in per_query[1:])
     _, block, row, query_tile = program_ids(4, tiling)
     keep_past = load_keep(operands, block, row)
 
@@ -109,7 +126,7 @@ def _d_queries_kernel(operands: Operands, per_query: PerQuery, out, strip, *, ti
 
     def step(strip_tile, gradient):
         keys, values, keep, logits = load_key_tile(
-            operands, queries, query_tile, strip_tile, keep_past, tiling
+            operands, queries, factor, query_tile, strip_tile, keep_past, tiling
         )
         mask = None if operands.dropout is None else operands.dropout[strip_tile]
         _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
@@ -120,7 +137,10 @@ def _d_queries_kernel(operands: Operands, per_query: PerQuery, out, strip, *, ti
         return gradient + dot(d_logits.astype(keys.dtype), keys)
 
     start = jnp.zeros(queries.shape, jnp.float32)
-    out[...] = jax.lax.fori_loop(0, tiling.num_strip_tiles, step, start).astype(out.dtype)
+    gradient = jax.lax.fori_loop(0, tiling.num_strip_tiles, step, start)
+    unit = queries * inverse_length(queries)
+    gradient, d_lengths[...] = split_gradient(unit, gradient)
+    out[...] = (factor * gradient).astype(out.dtype)
 
 
 def _gradients(logits, d_out, values, mask, keep, log_sum, delta):
@@ -185,11 +205,9 @@ def _d_strip_kernel(operands: Operands, per_query: PerQuery, out, *, tiling: Ban
         queries, d_out = (
             ref[row, query_index, columns] for ref in (operands.queries, per_query.d_out)
         )
-        log_sum, delta = (
-            ref[row, head, query_index, :] for ref in (per_query.log_sum, per_query.delta)
-        )
+        log_sum, delta, factor = (ref[row, head, query_index, :] for ref in per_query[1:])
         values = operands.values[key_index]
-        logits = tile_logits(queries, operands.keys[key_index], keep, bias, None, tiling)
+        logits = tile_logits(queries, operands.keys[key_index], factor, keep, bias, None, tiling)
         _, d_logits = _gradients(logits, d_out, values, mask, keep, log_sum, delta)
         return gradient + d_logits
 
@@ -199,7 +217,11 @@ def _d_strip_kernel(operands: Operands, per_query: PerQuery, out, *, tiling: Ban
 
 
 def d_keys_values(
-    operands: Operands, per_query: PerQuery, tiling: Tiling, blocks: range
+    operands: Operands,
+    per_query: PerQuery,
+    inverse: Float[Array, "B H T 1"] | None,
+    tiling: Tiling,
+    blocks: range,
 ) -> tuple[Float[Array, "B M HK"], Float[Array, "B M HK"]]:
     """Gradients of keys and values, with one program per tile of keys.
 
@@ -208,6 +230,8 @@ def d_keys_values(
     Args:
       operands: what the forward kernel reads.
       per_query: of all queries.
+      inverse: 1 / √(Σ key² + ε) of the keys of `blocks` before normalization, for their gradients;
+        None: for those of the unit keys.
       tiling: tiles and platform.
       blocks: the blocks of keys whose gradients to compute. In a band, 0 is the carried block.
     """
@@ -221,7 +245,7 @@ def d_keys_values(
 
         whole = pl.BlockSpec((None, tiling.block, size), lambda h, n, b, c: (b, block(n), h))
         sums = pl.BlockSpec((None, None, tiling.block, 1), lambda h, n, b, c: (b, h, block(n), 0))
-        return whole, PerQuery(whole, sums, sums)
+        return whole, PerQuery(whole, sums, sums, sums)
 
     tile = tiling.key_tile_spec(size, batch, blocks.start)
     gradient = tiling.key_tile_spec(size, batch, 0)
@@ -236,17 +260,19 @@ def d_keys_values(
         in_specs=(
             tuple(map(seen_by, tiling.reader_offsets)),
             Operands(None, tile, tile, keep, strip, dropout),
+            None if inverse is None else tiling.per_key_spec(),
         ),
         out_specs=(gradient, gradient),
         out_shape=(jax.ShapeDtypeStruct(shape, operands.keys.dtype),) * 2,
     )(
         ((operands.queries, per_query),) * len(tiling.reader_offsets),
         operands._replace(queries=None),
+        inverse,
     )
 
 
 def _d_keys_values_kernel(
-    readers, operands: Operands, d_keys, d_values, *, tiling: Tiling, first: int, last: int
+    readers, operands: Operands, inverse, d_keys, d_values, *, tiling: Tiling, first: int, last: int
 ):
     """Computes one tile of keys of one head, block and batch row."""
     keys, values = operands.keys[...], operands.values[...]
@@ -263,22 +289,20 @@ def _d_keys_values_kernel(
             strip_tile = place(query_tile)
             bias = tile_bias(operands.strip, strip_tile, tiling)
             mask = None if operands.dropout is None else operands.dropout[query_tile, strip_tile]
-            logits = tile_logits(queries, keys, None, bias, strip_tile, tiling)
-            weights, d_logits = _gradients(
-                logits,
-                d_out,
-                values,
-                mask,
-                None,
-                per_query.log_sum[query_index],
-                per_query.delta[query_index],
-            )
+            log_sum, delta, factor = (ref[query_index] for ref in per_query[1:])
+            logits = tile_logits(queries, keys, factor, None, bias, strip_tile, tiling)
+            weights, d_logits = _gradients(logits, d_out, values, mask, None, log_sum, delta)
             d_values = d_values + dot(weights.astype(d_out.dtype), d_out, (0, 0))
-            return d_keys + dot(d_logits.astype(queries.dtype), queries, (0, 0)), d_values
+            d_logits = (d_logits * factor).astype(queries.dtype)
+            return d_keys + dot(d_logits, queries, (0, 0)), d_values
 
         seen = (block + offset >= 0) & (block + offset <= last)
         if operands.keep is not None and offset == 0:  # the next block may start a document
             seen &= operands.keep[jnp.minimum(block, last), row] != 0
         # Not `where`: Pallas' Triton backend would treat the two constants as booleans.
         carry = jax.lax.fori_loop(begin, begin + seen * (end - begin), step, carry)
-    d_keys[...], d_values[...] = (x.astype(d_keys.dtype) for x in carry)
+    gradient, values_gradient = carry
+    if inverse is not None:
+        gradient = inverse[...] * split_gradient(keys, gradient)[0]
+    d_keys[...] = gradient.astype(d_keys.dtype)
+    d_values[...] = values_gradient.astype(d_values.dtype)

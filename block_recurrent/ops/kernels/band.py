@@ -125,6 +125,11 @@ class Band(Tiling):
         tile, tiles = (None, self.tiles.keys, size), self.num_key_tiles
         return pl.BlockSpec(tile, lambda h, n, b, c: (b, (first + n) * tiles + c, h))
 
+    def per_key_spec(self) -> pl.BlockSpec:
+        """One number for each key of a tile, from ``[B, H, T, 1]``."""
+        tile, tiles = (None, None, self.tiles.keys, 1), self.num_key_tiles
+        return pl.BlockSpec(tile, lambda h, n, b, c: (b, h, n * tiles + c, 0))
+
     def mask_hidden(self, logits: Float[Array, "Q V"], strip_tile) -> Float[Array, "Q V"]:
         """Replaces the logits outside the band by HIDDEN."""
         row, column = self.strip_coordinates(strip_tile)

@@ -26,9 +26,9 @@ class Operands(NamedTuple):
     one head is a range of rows and K columns.
 
     Attributes:
-      queries: unit vectors times |scale|.
-      keys: of the carried block, followed by those of the segment, M = W + T. For a rectangle: the
-        keys of each block, ``[N·B, V, H·K]``.
+      queries: of any length. A factor for each of them gives the logits that they should have.
+      keys: unit vectors: of the carried block, followed by those of the segment, M = W + T. For a
+        rectangle: the keys of each block, ``[N·B, V, H·K]``.
       values: in the same layout as the keys.
       keep: 0 where a block starts a document, else 1. At 0, the keys and values of the previous
         block count as zeros.
@@ -110,16 +110,30 @@ def dot(a: Array, b: Array, contract: tuple[int, int] = (1, 0)) -> Float[Array, 
 def tile_logits(
     queries: Float[Array, "Q K"],
     keys: Float[Array, "V K"],
+    factor: Float[Array, "Q 1"],
     keep: Float[Array, ""] | None,
     bias: Float[Array, "Q V"] | None,
     strip_tile,
     tiling: Tiling,
 ) -> Float[Array, "Q V"]:
-    """(keep · (q · k) + bias) / ln 2, since exp2 is cheaper than exp; HIDDEN outside the band."""
-    logits = dot(queries, keys, (1, 1)) * (LOG2_E if keep is None else LOG2_E * keep)
+    """(factor · keep · (q · k) + bias) / ln 2, since exp2 is cheaper; HIDDEN outside the band."""
+    factor = LOG2_E * (factor if keep is None else factor * keep)
+    logits = dot(queries, keys, (1, 1)) * factor
     if bias is not None:
         return logits + bias
     return tiling.mask_hidden(logits, strip_tile)
+
+
+def split_gradient(
+    unit: Float[Array, "M K"], gradient: Float[Array, "M K"]
+) -> tuple[Float[Array, "M K"], Float[Array, "M 1"]]:
+    """Splits the gradient of c · u, for unit vectors u: its part across u, and its part along u.
+
+    The second is the gradient of c. With u = x / √(Σx² + ε), the first times c / √(Σx² + ε) is the
+    gradient of x.
+    """
+    along = jnp.sum(gradient * unit, axis=1, keepdims=True)
+    return gradient - unit * along, along
 
 
 def load_keep(operands: Operands, block, row) -> Float[Array, ""] | None:
@@ -130,6 +144,7 @@ def load_keep(operands: Operands, block, row) -> Float[Array, ""] | None:
 def load_key_tile(
     operands: Operands,
     queries: Float[Array, "Q K"],
+    factor: Float[Array, "Q 1"],
     query_tile,
     strip_tile,
     keep_past: Float[Array, ""] | None,
@@ -140,6 +155,7 @@ def load_key_tile(
     Args:
       operands: references.
       queries: the tile of queries.
+      factor: of the queries.
       query_tile: its index in the block.
       strip_tile: index of the tile of keys in the strip.
       keep_past: the result of `load_keep` for the block.
@@ -156,4 +172,4 @@ def load_key_tile(
     if keep_past is not None:
         keep = jnp.where(tiling.in_own_block(query_tile, strip_tile), 1.0, keep_past)
     bias = tile_bias(operands.strip, strip_tile, tiling)
-    return keys, values, keep, tile_logits(queries, keys, keep, bias, strip_tile, tiling)
+    return keys, values, keep, tile_logits(queries, keys, factor, keep, bias, strip_tile, tiling)
