@@ -9,39 +9,17 @@ several groups take turns as well.
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
+import sys
 
-import jax
-from experiment import KEPT, Experiment
+from contenders import Worker, in_turns, median, ours
+from experiment import KEPT, PATCH, is_patched
 from experiments import EXPERIMENTS
 from report import machine
 
-from block_recurrent.freed_memory import keep_freed_memory
-from block_recurrent.training.setup import Setup
-
-
-def stepper(experiment: Experiment) -> Callable[[], float]:
-    """A function that does a step and returns its seconds."""
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    setup = Setup(experiment.config)
-    batch, _ = setup.lanes.read(setup.lanes.initial_position())
-    batch = setup.layout.put(batch)
-    step, state = setup.compile_step(), setup.initial_state()
-
-    def timed() -> float:
-        nonlocal state
-        start = clock()
-        state, _ = jax.block_until_ready(step(state, batch))
-        return clock() - start
-
-    timed()
-    return timed
+STEP = "experiment_step"  # of benchmarks/workers
 
 
 def main():
-    keep_freed_memory()  # as the program does
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     groups = sorted({one.group for one in EXPERIMENTS})
     parser.add_argument("groups", nargs="+", choices=groups, metavar="GROUP")
@@ -49,18 +27,24 @@ def main():
     arguments = parser.parse_args()
     chosen = [one for one in EXPERIMENTS if one.group in arguments.groups and one.is_there]
     models = {(one.group, one.model.name): one for one in chosen}
-    steppers = {model: stepper(experiment) for model, experiment in models.items()}
-    rounds = [
-        {model: timed() for model, timed in steppers.items()} for _ in range(arguments.rounds)
+    if any(one.model.change for one in models.values()) and not is_patched():
+        sys.exit(f"error: some of these models need a patched package: git apply {PATCH}")
+    workers = [
+        Worker(ours(one.name, {"name": one.name, "change": one.model.change}, worker=STEP))
+        for one in models.values()
     ]
+    found = in_turns([(worker, "train") for worker in workers], arguments.rounds)
+    clock = "cpu_seconds" if workers[0].facts["platform"] == "cpu" else "seconds"
+    for worker in workers:
+        worker.close()
     for group in arguments.groups:
         seconds = {
-            name: statistics.median(each[in_group, name] for each in rounds)
-            for in_group, name in models
+            name: median(mine, clock)
+            for (in_group, name), mine in zip(models, found, strict=True)
             if in_group == group
         }
-        for name, median in seconds.items():
-            print(f"{group + '/' + name:<32}{median:.3f} s")
+        for name, each in seconds.items():
+            print(f"{group + '/' + name:<32}{each:.3f} s")
         content = {"machine": machine(), "rounds": arguments.rounds, "seconds_a_step": seconds}
         path = KEPT / group / "step_time.json"
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -146,11 +146,19 @@ STATES_128 = Model(
     "brt_fixed_gate",
     ("BlockRecurrentTransformer.num_states = 128",),
 )
-WIDE_MODELS = (SLIDE_5, FIXED_SKIP, STATES_128, SLIDE_4)
+# Tokens also read what the cell wrote in each of the last 16 blocks. Needs PATCH.
+LONG_TERM = Model(
+    "long_term",
+    "Rec:fixed:skip, with what it wrote in the last 16 blocks",
+    "brt_fixed_gate",
+    change="long_term",
+)
+WIDE_MODELS = (SLIDE_5, FIXED_SKIP, STATES_128, LONG_TERM, SLIDE_4)
 WIDE_STEPS = {
     "sliding_window": 1200,
     "fixed_skip": 1316,
     "states_128": 1190,
+    "long_term": 1190,
     "sliding_window_4": 1440,
 }
 GPU_RATES = (0.03, 0.06, 0.12)

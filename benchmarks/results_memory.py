@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from experiment import KEPT, Experiment, Model
-from experiments import FIXED_SKIP, MEMORY_MODELS, SLIDE_4, SLIDE_5, WIDE_MODELS
+from experiments import FIXED_SKIP, LONG_TERM, MEMORY_MODELS, SLIDE_4, SLIDE_5, WIDE_MODELS
 from results_runs import (
     COLORS,
     columns,
@@ -146,7 +146,8 @@ def memory_table(group: str) -> str:
     for model in trained(group):
         one, found = runs(group, model)[0], scores(model, whole, group)
         time = microseconds_per_token(timed, model) / microseconds_per_token(timed, SLIDE_5)
-        row = [model.label, f"{num_parameters(one):,}", f"{time:.2f}"]
+        parameters = "–" if model.change else f"{num_parameters(one):,}"  # of the patched package
+        row = [model.label, parameters, f"{time:.2f}"]
         row += [f"{one.config.train.num_steps:,}", str(len(found.bits)), f"{mean(found):.3f}"]
         if model == SLIDE_5:
             rows.append([*row, "–", "–", "–"])
@@ -219,16 +220,23 @@ def wide_fields() -> dict[str, str]:
     near = of_identifiers(1)
     long, short = runs("memory_128", SLIDE_5)[0].config, runs("memory", SLIDE_5)[0].config
     seconds = [microseconds_per_token(group, SLIDE_5) for group in ("memory_128", "memory")]
+    fixed, kept, five, four = (
+        scores(model, whole, "memory_128") for model in (FIXED_SKIP, LONG_TERM, SLIDE_5, SLIDE_4)
+    )
+    first = five._replace(seeds=five.seeds[:1], bits=five.bits[:1])  # from the trunk of `memory`
     return {
         "wide_window": str(long.model.window_length),
         "wide_rows": str(long.train.batch_size),
         "wide_segment": f"{long.train.segment_length:,}",
         "wide_times": str(long.model.window_length // short.model.window_length),
         "wide_cost": f"{seconds[0] / seconds[1]:.2f}",
-        "wide_gain": str(difference(scores(SLIDE_5, whole, "memory_128"), scores(SLIDE_5, whole))),
+        "wide_gain": str(difference(first, scores(SLIDE_5, whole))),
         "wide_near": f"{mean(scores(SLIDE_5, near, 'memory_128')):.1f}",
         "short_near": f"{mean(scores(SLIDE_5, near)):.1f}",
         "wide_worth": worth_of(runs("memory_128", FIXED_SKIP)),
+        "wide_four": str(difference(fixed, four)),
+        "long_term_worth": worth_of(runs("memory_128", LONG_TERM)),
+        "long_term_four": str(difference(kept, four)),
     }
 
 
