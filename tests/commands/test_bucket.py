@@ -135,6 +135,7 @@ def test_a_bucket_needs_its_client(monkeypatch):
     workdir_path("runs/name")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_in_a_bucket_equals_one_on_disk(bucket, tmp_path):
     """A run in the bucket is stopped, continued, evaluated and sampled from, without TensorFlow."""

@@ -402,6 +402,7 @@ def test_mistakes_in_the_arguments(program, refuse):
 # From the first step to the evaluation
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stop_and_the_same_command_again(place, run, monkeypatch):
     """SIGTERM saves and exits with 75. Then the run is continued, evaluated and sampled from."""

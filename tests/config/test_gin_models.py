@@ -1,6 +1,7 @@
 """Every shipped gin file at every scale builds and runs, as shapes; its number of parameters."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -100,13 +101,19 @@ def test_there_are_variants_and_scales():
 
 
 DEEPER = ("gin/scale/paper_13l.gin", "gin/scale/paper_24l.gin")  # than paper_12l, and no more
+QUICK = "gin/brt_fixed_gate.gin", "gin/scale/mini.gin"  # at every scale, and every variant there
 
 
 @pytest.mark.parametrize(
-    "scale",
-    [pytest.param(scale, marks=[pytest.mark.slow] if scale in DEEPER else []) for scale in SCALES],
+    "variant, scale",
+    [
+        pytest.param(
+            *pair,
+            marks=[pytest.mark.long] * (pair[1] in DEEPER or not set(pair) & set(QUICK)),
+        )
+        for pair in itertools.product(VARIANTS, SCALES)
+    ],
 )
-@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_at_every_scale(variant, scale):
     config = load([variant, scale], [])
     assert num_parameters(config.model) == counted_parameters(config.model)

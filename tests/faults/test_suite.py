@@ -18,10 +18,10 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
     "fault, times, processes",
     [
-        (stops.killed, 1, 1),
+        pytest.param(stops.killed, 1, 1, marks=pytest.mark.long),
         (stops.killed_while_saving, 1, 1),
-        (stops.killed_while_saving, 1, 2),
-        (stops.killed_while_evaluating, 1, 1),
+        pytest.param(stops.killed_while_saving, 1, 2, marks=pytest.mark.long),
+        pytest.param(stops.killed_while_evaluating, 1, 1, marks=pytest.mark.long),
         (stops.terminated, 1, 1),
         (storage.second_training, 1, 1),
     ],
@@ -30,15 +30,19 @@ def test_processes(fault, times, processes, place):
     assert fault(place, times, processes).whole
 
 
+@pytest.mark.long
 def test_host_lost(place):
     assert stops.host_lost(place, 1).whole
 
 
 @mounting
-@pytest.mark.parametrize("fault", [storage.disk_full, storage.read_only])
+@pytest.mark.parametrize(
+    "fault", [storage.disk_full, pytest.param(storage.read_only, marks=pytest.mark.long)]
+)
 def test_disk(fault, place):
     assert fault(place, 1).whole
 
 
+@pytest.mark.long
 def test_store_changed(tmp_path):
     assert storage.store_changed(tmp_path, 1).whole

@@ -90,12 +90,17 @@ SLOW_TO_COMPILE = {
     "feedback_two_recurrent_layers",
 }
 SLOW_TO_COMPILE |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}
+LIKE_OTHERS = {"two_recurrent_layers", "gru_single", "rope_feedback", "rope_full_attention"}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_COMPILE else [])
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)
+            + [pytest.mark.long] * (name in LIKE_OTHERS),
+        )
         for name in [*VARIANTS, *MORE]
     ],
 )

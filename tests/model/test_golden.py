@@ -13,12 +13,22 @@ from block_recurrent.interop.meliad import meliad_name, model_from_meliad
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "golden").glob("*.npz"))
 # Every model with every implementation of the attention. The fused kernels are interpreted on CPU,
-# which takes long to compile: one model always, the others with `-m slow`.
+# which takes long to compile: one model always, the others with `-m slow`. The gates do not
+# change the attention, so the kernels read one model of each configuration in `.ci/run`.
+SAME_ATTENTION = "gru_skip", "lstm_skip", "lstm_single"
+
+
+def marks(name, kernel):
+    if kernel == "xla" or name == "fixed_skip":
+        return []
+    return [pytest.mark.long if name in SAME_ATTENTION else pytest.mark.slow]
+
+
 RUNS = [
     pytest.param(
         (path, kernel),
         id=f"{path.stem}-{kernel}",
-        marks=[pytest.mark.slow] if kernel == "pallas" and path.stem != "fixed_skip" else [],
+        marks=marks(path.stem, kernel),
     )
     for kernel in ("xla", "pallas")
     for path in FILES

@@ -230,7 +230,14 @@ def make_abstract(sizes, dtype, variant):
 
 
 @pytest.mark.slow  # test_golden.py always runs fixed_skip with the kernels
-@pytest.mark.parametrize("variant", ["fixed_skip", "lstm_dual", "feedback", "modern"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "feedback",
+        "modern",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("fixed_skip", "lstm_dual")),
+    ],
+)
 def test_a_model_gives_the_same_results_with_either_kernel(variant):
     tokens, starts = make_tokens(2, 24), jnp.array([[True, False, True], [False, False, False]])
 

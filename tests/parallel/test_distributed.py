@@ -136,6 +136,7 @@ def test_two_processes_equal_one(config, alone):
     assert kept[0] == kept[1] and "12" in kept[0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_with_parts_of_segments_equal_one_device(config):
     """Without dropout, whose masks would repeat in these short parts."""
@@ -166,6 +167,7 @@ def test_two_processes_are_stopped_and_one_continues(config, alone):
     assert [line["step"] for line in trained] == [*range(5, 101, 5)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_are_stopped_during_an_evaluation(tmp_path):
     """SIGTERM to one process stops both after the same batch. They make up for it later."""

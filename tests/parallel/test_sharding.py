@@ -85,11 +85,18 @@ def test_data_fsdp_and_all_axes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lstm_dual", "feedback", "transformer_xl"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "feedback",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("lstm_dual", "transformer_xl")),
+    ],
+)
 def test_every_model_along_all_axes(variant):
     assert_equal_to_one_device(train(variant, meshes=(MIXED,)))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_lanes_that_take_turns_stay_on_the_devices_of_their_rows():
     results = train("turns", meshes=(DATA, MIXED))
@@ -99,8 +106,11 @@ def test_lanes_that_take_turns_stay_on_the_devices_of_their_rows():
 
 
 @pytest.mark.slow
-def test_segments_in_parts():
-    assert_equal_to_one_device(train("lstm_dual_parts", "modern_parts", meshes=("1,2,1,4",)))
+@pytest.mark.parametrize(
+    "variant", ["lstm_dual_parts", pytest.param("modern_parts", marks=pytest.mark.long)]
+)
+def test_segments_in_parts(variant):
+    assert_equal_to_one_device(train(variant, meshes=("1,2,1,4",)))
 
 
 @pytest.mark.slow
@@ -140,7 +150,7 @@ def test_what_cannot_be_split_into_parts_is_refused():
 
 @pytest.mark.slow
 def test_parts_of_a_batch_consist_of_rows_of_every_device():
-    results = train("microbatches", meshes=(DATA, FSDP, MIXED))
+    results = train("microbatches", meshes=(DATA, FSDP))
     data, fsdp = (results["microbatches"][mesh]["collectives"] for mesh in (DATA, FSDP))
     assert_equal_to_one_device(results)
     assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
@@ -148,6 +158,7 @@ def test_parts_of_a_batch_consist_of_rows_of_every_device():
         assert not any("in a loop" in name for name in collectives), "they move once per step"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_fused_kernels_run_on_the_rows_of_a_device():
     assert_equal_to_one_device(train("fused", meshes=("4,2,1",)))

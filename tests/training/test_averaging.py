@@ -97,7 +97,10 @@ def test_both_weights_are_evaluated(averaged, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("disturbed", [stop_in_step(4), in_evaluation(5, send_sigterm)])
+@pytest.mark.parametrize(
+    "disturbed",
+    [stop_in_step(4), pytest.param(in_evaluation(5, send_sigterm), marks=pytest.mark.long)],
+)
 def test_a_stop_and_the_rest_equal_an_undisturbed_run(disturbed, config, averaged, tmp_path):
     assert not poisoned(3, base=disturbed)(config, tmp_path).run()
     assert poisoned(3)(config, tmp_path).run()

@@ -51,7 +51,7 @@ def two_segments(model):
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in QUICK)) for kind in LARGER],
+    [pytest.param(kind, marks=[pytest.mark.long] * (kind not in QUICK)) for kind in LARGER],
 )
 def test_the_larger_model_computes_the_same(kind, small):
     model, path = small

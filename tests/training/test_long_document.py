@@ -31,8 +31,15 @@ def walk(graphdef, params, state, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("gate, configuration", [("fixed", "skip"), ("lstm", "dual")])
+@pytest.mark.parametrize(
+    "gate, configuration, dtype",
+    [
+        ("fixed", "skip", "bfloat16"),
+        ("lstm", "dual", "float32"),
+        pytest.param("fixed", "skip", "float32", marks=pytest.mark.long),
+        pytest.param("lstm", "dual", "bfloat16", marks=pytest.mark.long),
+    ],
+)
 def test_a_long_document_stays_finite_and_bounded(gate, configuration, dtype):
     model = make_model(gate=gate, configuration=configuration, dtype=dtype)
     graphdef, params = split(model)

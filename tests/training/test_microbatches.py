@@ -32,6 +32,7 @@ KINDS = {name: VARIANTS[name] for name in NAMES} | {
     "recurrent_dropout": {"feedback": True, "dropout_rate": 0.2},
     "lstm": {"layer": "lstm", "recurrent_layers": ()},
 }
+BRIEF = "fixed_skip", "recurrent_dropout", "lstm"
 
 
 def layout():
@@ -61,7 +62,10 @@ def make_memory(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.long] * (kind not in BRIEF)) for kind in KINDS],
+)
 def test_parts_equal_the_whole_batch(kind):
     """Gradients, losses and memory of every row, with dropout."""
     model = make_model(**{"dropout_rate": 0.1, "num_layers": 2} | KINDS[kind])
@@ -102,7 +106,7 @@ def test_the_program_does_not_grow_with_the_number_of_parts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "layer"])
+@pytest.mark.parametrize("remat", ["none", pytest.param("layer", marks=pytest.mark.long)])
 def test_the_memory_is_that_of_a_part(remat):
     def temporaries(microbatches):
         init, step = jitted_step(microbatches, remat=remat)

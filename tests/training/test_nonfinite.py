@@ -150,7 +150,10 @@ def test_a_line_without_a_finite_step_has_no_loss(corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adafactor", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "name",
+    ["muon", *(pytest.param(name, marks=pytest.mark.long) for name in ("adafactor", "adamw"))],
+)
 def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
     """Skipped steps are not updates, so they do not advance the schedule."""
     config = with_policy(corpus, "skip", num_steps=6, log_every_steps=1, eval_every_steps=6)
@@ -164,8 +167,15 @@ def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["skip", "roll_back"])
-@pytest.mark.parametrize("stop", [5, 7])
+@pytest.mark.parametrize(
+    "policy, stop",
+    [
+        ("roll_back", 5),
+        ("skip", 7),
+        pytest.param("skip", 5, marks=pytest.mark.long),
+        pytest.param("roll_back", 7, marks=pytest.mark.long),
+    ],
+)
 def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, corpus, tmp_path):
     config = with_policy(corpus, policy, keep_best=1)
     bad = 6, 7, 9

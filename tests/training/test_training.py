@@ -102,7 +102,9 @@ def test_small_corpora_are_evaluated_whole(corpus, tmp_path):
     assert load_standard_library(20)["held_out"].num_tokens < TrainConfig().eval_tokens
 
 
-@pytest.mark.parametrize("steps", [1, pytest.param(5, marks=pytest.mark.slow), 6, 12])
+@pytest.mark.parametrize(
+    "steps", [6, *(pytest.param(k, marks=pytest.mark.long) for k in (1, 5, 12))]
+)
 def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, finished, tmp_path):
     config = tiny_run(corpus)
     assert not stop_in_step(steps)(config, tmp_path).run()
@@ -113,7 +115,7 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, fin
     assert_same_end(tmp_path, finished, config)
 
 
-@pytest.mark.parametrize("steps", [6, 12])
+@pytest.mark.parametrize("steps", [12, pytest.param(6, marks=pytest.mark.long)])
 def test_a_stop_during_an_evaluation(steps, corpus, finished, tmp_path):
     """The run saves, ends at once, and makes up for the evaluation when it is continued."""
     config = tiny_run(corpus)
@@ -128,7 +130,7 @@ def test_a_stop_during_an_evaluation(steps, corpus, finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("evaluations", [6, 4])
+@pytest.mark.parametrize("evaluations", [6, pytest.param(4, marks=pytest.mark.long)])
 def test_a_crash_during_an_evaluation(evaluations, corpus, tmp_path):
     """What is due is saved before the evaluation, which is neither lost nor repeated."""
     config = tiny_run(corpus, eval_every_steps=evaluations, sample_tokens=8)
