@@ -77,7 +77,7 @@ def compiled_step(fields: dict, batch_size: int, length: int):
         mock.patch.object(jax, "devices", lambda *_: [OneGPU()]),
         mock.patch.object(jax, "device_count", lambda *_: 1),
     ):
-        config = ModelConfig(**fields | {"recurrent_layers": tuple(fields["recurrent_layers"])})
+        config = ModelConfig(**fields)
         graphdef, _ = abstract_model(config)
         layout = Layout(make_mesh(MeshConfig(), config, batch_size, topology.devices))
         optimizer = optax.adamw(1e-3)

@@ -127,8 +127,9 @@ def throughput(row: dict, contender: Contender, tokens: int) -> dict:
     result = {"tokens/s": tokens / row["train s"]}
     if contender.worker.stem == "ours":
         spec = contender.spec
-        fields = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
-        flops = result["tokens/s"] * model_flops(ModelConfig(**fields), spec["segment_length"])
+        flops = result["tokens/s"] * model_flops(
+            ModelConfig(**spec["model"]), spec["segment_length"]
+        )
         of_device = peak(jax.devices()[0].device_kind)
         result |= {"TFLOP/s": flops / 1e12, "MFU": of_device and flops / of_device}
     return result

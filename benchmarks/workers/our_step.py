@@ -25,8 +25,7 @@ class Workload:
         batch_size, length = spec["batch_size"], spec["segment_length"]
         devices = spec.get("devices", 1)
         jax.config.update("jax_num_cpu_devices", devices)  # before JAX looks for devices
-        model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
-        self.config = ModelConfig(**model)
+        self.config = ModelConfig(**spec["model"])
         self.graphdef, _ = abstract_model(self.config)
         mesh = make_mesh(MeshConfig(), self.config, batch_size, jax.devices()[:devices])
         self.layout = Layout(mesh)

@@ -39,8 +39,7 @@ def contexts(generator: Generator, spec: dict) -> tuple[dict, dict]:
 def main() -> None:
     keep_freed_memory()  # as the commands do
     spec = arguments()
-    model = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
-    config = ModelConfig(**model)
+    config = ModelConfig(**spec["model"])
     generator = Generator(BlockRecurrentTransformer(config, rngs=nnx.Rngs(0)))
     count, rows = spec["num_tokens"], spec["batch_size"]
     states, memory = contexts(generator, spec)

@@ -12,8 +12,8 @@ from block_recurrent import BlockRecurrentTransformer, ModelConfig
 
 def build(spec: dict):
     """The measure of a training step, and facts about it."""
-    fields = spec["model"] | {"recurrent_layers": tuple(spec["model"]["recurrent_layers"])}
-    model = BlockRecurrentTransformer(ModelConfig(**fields), rngs=nnx.Rngs(0))
+    config = ModelConfig(**spec["model"])
+    model = BlockRecurrentTransformer(config, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     optimizer = optax.adamw(1e-3)
@@ -30,7 +30,7 @@ def build(spec: dict):
         return optax.apply_updates(params, updates), optimizer_state, after, loss
 
     shape = spec["batch_size"], spec["segment_length"] + 1
-    tokens = np.random.default_rng(0).integers(0, fields["vocab_size"], shape, np.int32)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape, np.int32)
     carried = params, optimizer.init(params), model.initial_state(spec["batch_size"])
 
     def train():
