@@ -128,7 +128,7 @@ def test_when_a_loss_is_certain(progress, task, sizes, lost, is_certain):
     found.update()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_refusal_comes_before_all_is_written(processes, place, run, prepare, monkeypatch):
     """And what is finished is kept."""
     (place / "my.model").write_bytes(sentencepiece_model())

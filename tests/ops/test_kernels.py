@@ -49,7 +49,11 @@ SHAPES = {
 
 @pytest.mark.parametrize(
     "shape, platform",
-    [(shape, "gpu") for shape in SHAPES] + [("odd sizes", "tpu"), ("W 128", "tpu")],
+    [
+        *(pytest.param(name, "gpu", marks=pytest.mark.long) for name in ("one tile", "W 64")),
+        *((name, "gpu") for name in ("odd sizes", "one block", "W 128")),
+        *((name, "tpu") for name in ("odd sizes", "W 128")),
+    ],
 )
 def test_output_and_gradients_equal_plain_attention(shape, platform):
     sizes, *tiles = SHAPES[shape]
@@ -67,7 +71,14 @@ def test_optional_inputs(absent, platform):
     assert_same(fused(platform, *TILES), tuple(inputs))
 
 
-@pytest.mark.parametrize("platform, reach", [("gpu", 16), ("gpu", 1), ("gpu", 40), ("tpu", 16)])
+@pytest.mark.parametrize(
+    "platform, reach",
+    [
+        ("gpu", 16),
+        ("tpu", 16),
+        *(pytest.param("gpu", reach, marks=pytest.mark.long) for reach in (1, 40)),
+    ],
+)
 def test_far_distances_share_a_bias(platform, reach):
     """The GPU kernels skip tiles of these distances in the gradient of the bias."""
     *vectors, starts, bias, dropout = make_inputs(2, 2, 2, 64, 16)

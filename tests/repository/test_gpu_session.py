@@ -94,14 +94,30 @@ def test_wrong_arguments(session, monkeypatch, capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_rehearsal(corpus, tmp_path):
-    words = ["--rehearse", f"--against={ROOT}", f"--corpus={corpus}", f"--output={tmp_path}"]
+def rehearse(corpus, folder: Path, *words: str) -> dict:
+    """Rehearses the session, and returns its session.json."""
+    words = ["--rehearse", f"--against={ROOT}", f"--corpus={corpus}", f"--output={folder}", *words]
     words += ["--minutes=30"]  # the machine is busy with other tests
     program = [sys.executable, ROOT / "benchmarks/gpu_session.py", *words]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "session.json").read_text())
+    found = json.loads((folder / "session.json").read_text())
+    page = (folder / "session.md").read_text(encoding="utf-8")
+    assert found["parts"] and all(f"## {part['title']}" in page for part in found["parts"])
+    return found
+
+
+@pytest.mark.slow
+def test_rehearsal_of_two_parts(corpus, tmp_path):
+    found = rehearse(corpus, tmp_path, "--parts=kernels,profile")
+    commands = [each for part in found["parts"] for each in part["commands"]]
+    assert [each["command"] for each in commands] == ["kernels", "kernels_ftz", "profile"]
+    assert all(each["ended"] == "done" and each["result"]["rows"] for each in commands)
+
+
+@pytest.mark.long
+def test_rehearsal(corpus, tmp_path):
+    found = rehearse(corpus, tmp_path)
     ended = {
         each["command"]: (each["ended"], each)
         for part in found["parts"]
@@ -111,7 +127,7 @@ def test_rehearsal(corpus, tmp_path):
     assert missing.pop("meliad") == "left out: no checkout: --meliad=FOLDER"
     lucidrains = {"lucidrains", "decoding_peer"}
     assert all("this Python has no" in missing.pop(name) for name in lucidrains & missing.keys())
-    assert not missing, done.stdout
+    assert not missing, ended
     names = [part["name"] for part in found["parts"]]
     assert names == ["peers", "step", "kernels", "profile", "decoding", "options", "text"]
     for name, (_, each) in ended.items():
@@ -119,5 +135,3 @@ def test_rehearsal(corpus, tmp_path):
             assert each["result"]["rows"], name
     batches = [row["batch"] for row in ended["peers"][1]["result"]["rows"]]
     assert batches[:2] == [4, 8]
-    page = (tmp_path / "session.md").read_text(encoding="utf-8")
-    assert all(f"## {part['title']}" in page for part in found["parts"])

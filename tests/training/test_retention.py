@@ -190,7 +190,7 @@ def test_what_is_kept_does_not_depend_on_stops(disturbed, corpus, overfitted, sc
     assert steps_of(tmp_path) == steps_of(overfitted)
 
 
-@pytest.mark.parametrize("keep_best", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keep_best", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_a_run_ends_when_it_no_longer_improves(keep_best, corpus, scored, tmp_path, capsys):
     config = tiny_run(corpus, **EVERY_TWO | {"keep_best": keep_best}, patience=1)
     why = "step 6: the held-out loss has not improved in 1 evaluation, so the run ends"

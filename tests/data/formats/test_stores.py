@@ -188,7 +188,7 @@ def test_long_lines_in_pieces(prepare, place, model, monkeypatch):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/data/prepare/test_prepare_stops.py always kills books
 def test_the_same_command_continues_after_a_kill(place, prepare):
     write(place / "some", {f"{i}.jsonl": "".join(LINES * 60).encode() for i in range(4)})
     arguments = [*TEXTS, *bind(data__path="some", prepare__num_processes=2)]

@@ -119,6 +119,7 @@ def test_the_same_command_continues_after_a_kill(place, prepare, run):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kills_at_random_moments(place, prepare):
     """The moments are counted from the start of the work, which is later on a busy machine."""
@@ -137,7 +138,9 @@ def test_kills_at_random_moments(place, prepare):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_stop_by_signal(place, number):
     """Ctrl-C also reaches the workers; SIGTERM only reaches the command."""
     process = start(place, *mine("slow_lines", prepare__num_processes=2))
@@ -188,6 +191,7 @@ def test_full_disk(place, run, prepare, monkeypatch):
     assert contents(place / "store") == contents(place / "undisturbed")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_does_not_grow_with_a_document(place):
     """Peak memory with a document of 50 MB and with one of 400 MB, as bytes."""
