@@ -138,14 +138,12 @@ EVERY_LAYER = Model(
     "brt_fixed_gate",
     ("RECURRENT_LAYERS = (0, 1, 2, 3)", "BlockRecurrentTransformer.num_states = 8"),
 )
-MEMORY_MODELS = (SLIDE_5, FIXED_SKIP, SELECTIVE_SKIP, EVERY_LAYER, SLIDE_4, XL_5)
-# The same with windows of 128, and how long these take.
-STATES_128 = Model(
-    "states_128",
-    "Rec:fixed:skip, 128 states",
-    "brt_fixed_gate",
-    ("BlockRecurrentTransformer.num_states = 128",),
-)
+MEMORY_SEEDS = {
+    SLIDE_5: (1, 2, 3),
+    FIXED_SKIP: (1, 2, 3),
+    EVERY_LAYER: (1,),
+    SLIDE_4: (1, 2),
+}
 # Tokens also read what the cell wrote in each of the last 16 blocks. Needs PATCH.
 LONG_TERM = Model(
     "long_term",
@@ -153,13 +151,20 @@ LONG_TERM = Model(
     "brt_fixed_gate",
     change="long_term",
 )
-WIDE_MODELS = (SLIDE_5, FIXED_SKIP, STATES_128, LONG_TERM, SLIDE_4)
+# The same with windows of 128, in as many steps as take about the time of 1,200 of SLIDE_5.
+WIDE_SEEDS = {
+    SLIDE_5: (1, 2, 3),
+    FIXED_SKIP: (1, 2, 3),
+    LONG_TERM: (2,),
+    SLIDE_4: (1, 2, 3),
+    XL_5: (2, 3),
+}
 WIDE_STEPS = {
     "sliding_window": 1200,
     "fixed_skip": 1316,
-    "states_128": 1190,
     "long_term": 1190,
     "sliding_window_4": 1440,
+    "transformer_xl": 1220,
 }
 GPU_RATES = (0.03, 0.06, 0.12)
 BEST_GPU_RATE = 0.06
@@ -261,10 +266,8 @@ TRUNK = "runs/memory_trunk.safetensors"
 MEMORY_STEPS = {
     "sliding_window": 1200,
     "fixed_skip": 1200,
-    "selective_skip": 1200,
     "every_layer": 1007,
     "sliding_window_4": 1450,
-    "transformer_xl": 1180,
 }
 
 
@@ -272,11 +275,12 @@ def kernel(
     group: str, model: Model, seed: int, steps: int, then: Sequence[str], *bindings: str
 ) -> Experiment:
     """The sources of a kernel, in segments of 8 windows."""
-    rows = "SEGMENT_LENGTH = 256", "BATCH_SIZE = 8"
+    window = 128 if group == "memory_128" else 32
+    rows = f"SEGMENT_LENGTH = {8 * window}", f"BATCH_SIZE = {256 // window}"
     if model == XL_5:
-        rows = ("BATCH_SIZE_OF_WINDOWS = 64",)
-    if group == "memory_128":
-        rows = "WINDOW_LENGTH = 128", "SEGMENT_LENGTH = 1024", "BATCH_SIZE = 2"
+        rows = (f"BATCH_SIZE_OF_WINDOWS = {2048 // window}",)
+    if window == 128:
+        rows = (f"WINDOW_LENGTH = {window}", *rows)
     bindings = (*KERNEL, *rows, *short(steps, seed), "train.eval_tokens = 200_000", *bindings)
     files = ("data/text_files", "scale/small")
     return Experiment(group, model, str(seed), files, bindings, (then,))
@@ -347,9 +351,9 @@ EXPERIMENTS = [
     *(tuning(LSTM, rate) for rate in LOW_RATES),
     *(text(model, seed) for model in TEXT_MODELS for seed in range(3)),
     memory_trunk(),
-    *(memory(model, seed) for model in MEMORY_MODELS for seed in (1, 2, 3)),
-    *(memory_128(model, seed) for model in WIDE_MODELS for seed in (1, 2, 3)),
-    *(memory_longer(model, seed) for model in (SLIDE_5, FIXED_SKIP, SLIDE_4) for seed in (1,)),
+    *(memory(model, seed) for model, seeds in MEMORY_SEEDS.items() for seed in seeds),
+    *(memory_128(model, seed) for model, seeds in WIDE_SEEDS.items() for seed in seeds),
+    *(memory_longer(model, 1) for model in (SLIDE_5, FIXED_SKIP)),
     *(gpu_short(model, rate) for model in CHANGES for rate in GPU_RATES),
     *map(gpu_again, range(1, 5)),
     *(gpu(model, seed) for model in GPU_MODELS for seed in range(3)),

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 from experiment import KEPT, Experiment, Model
-from experiments import FIXED_SKIP, LONG_TERM, MEMORY_MODELS, SLIDE_4, SLIDE_5, WIDE_MODELS
+from experiments import (
+    FIXED_SKIP,
+    LONG_TERM,
+    MEMORY_SEEDS,
+    SLIDE_4,
+    SLIDE_5,
+    WIDE_SEEDS,
+    WIDE_STEPS,
+    XL_5,
+)
 from results_runs import (
     COLORS,
     columns,
@@ -133,7 +142,7 @@ def difference(one: Scores, other: Scores) -> Difference:
 
 def trained(group: str = "memory") -> list[Model]:
     """The models with runs; the first of them is the one that others are compared with."""
-    models = WIDE_MODELS if group == "memory_128" else MEMORY_MODELS
+    models = WIDE_SEEDS if group == "memory_128" else MEMORY_SEEDS
     return [model for model in models if runs(group, model)]
 
 
@@ -220,8 +229,13 @@ def wide_fields() -> dict[str, str]:
     near = of_identifiers(1)
     long, short = runs("memory_128", SLIDE_5)[0].config, runs("memory", SLIDE_5)[0].config
     seconds = [microseconds_per_token(group, SLIDE_5) for group in ("memory_128", "memory")]
-    fixed, kept, five, four = (
-        scores(model, whole, "memory_128") for model in (FIXED_SKIP, LONG_TERM, SLIDE_5, SLIDE_4)
+    times = [
+        microseconds_per_token("memory_128", model) * WIDE_STEPS[model.name]
+        for model in (FIXED_SKIP, SLIDE_5)
+    ]
+    fixed, kept, five, four, xl = (
+        scores(model, whole, "memory_128")
+        for model in (FIXED_SKIP, LONG_TERM, SLIDE_5, SLIDE_4, XL_5)
     )
     first = five._replace(seeds=five.seeds[:1], bits=five.bits[:1])  # from the trunk of `memory`
     return {
@@ -230,11 +244,13 @@ def wide_fields() -> dict[str, str]:
         "wide_segment": f"{long.train.segment_length:,}",
         "wide_times": str(long.model.window_length // short.model.window_length),
         "wide_cost": f"{seconds[0] / seconds[1]:.2f}",
+        "wide_share": f"{times[0] / times[1]:.2f}",
         "wide_gain": str(difference(first, scores(SLIDE_5, whole))),
         "wide_near": f"{mean(scores(SLIDE_5, near, 'memory_128')):.1f}",
         "short_near": f"{mean(scores(SLIDE_5, near)):.1f}",
         "wide_worth": worth_of(runs("memory_128", FIXED_SKIP)),
         "wide_four": str(difference(fixed, four)),
+        "wide_xl": str(difference(fixed, xl)),
         "long_term_worth": worth_of(runs("memory_128", LONG_TERM)),
         "long_term_four": str(difference(kept, four)),
     }

@@ -73,6 +73,7 @@ def numbers() -> dict[str, str]:
         "time_difference": f"{more:.3f} (95% {low:.3f} to {high:.3f})",
         "time_some": str(settings["documents"]),
         "time_some_bytes": f"{settings['document_bytes']:,}",
+        "time_final_bytes": f"{settings['final_document_bytes']:,}",
         "time_all": str(len(theirs["final"]["bytes"])),
         "time_all_bytes": f"{sum(theirs['final']['bytes']) / 1e6:.2f}",
         "time_tokens": f"{theirs['tokens_per_step']:,}",
