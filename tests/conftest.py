@@ -53,7 +53,7 @@ def pytest_sessionstart():
     """Flax asks every traced value for its sharding, also for those that have none.
 
     JAX then searches the whole program for the origin of the value, for an error message that Flax
-    never shows. Without the search, building a model takes a third to three quarters of the time.
+    never shows. Without the search, building a model takes a third to four fifths of the time.
     """
     from jax._src.interpreters import partial_eval
 
