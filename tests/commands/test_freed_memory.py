@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +40,7 @@ def test_a_program_that_imports_the_package_maps_the_memory_of_a_step_once():
         command, environment = [sys.executable, "-c", PAGE_FAULTS], ENVIRONMENT | variables
         output = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert output.returncode == 0, output.stderr
-        return statistics.median(json.loads(output.stdout))  # of several steps
+        return min(json.loads(output.stdout))  # if others compute, up to half of them map again
 
     assert page_faults() < 256
     assert page_faults(BLOCK_RECURRENT_KEEP_MEMORY="0") > 8192  # in pages of 4 KiB
