@@ -209,7 +209,9 @@ def test_rematerialisation_changes_no_number(variant, remat):
     assert_same_numbers(found, expected)
 
 
-@pytest.mark.parametrize("remat", ["none", "layer"])
+@pytest.mark.parametrize(
+    "remat", ["none", "layer", pytest.param("attention", marks=pytest.mark.long)]
+)
 def test_equal_layers_are_traced_once(remat):
     """With more layers, the lowered gradient has more calls, but not more functions."""
 

@@ -149,12 +149,17 @@ def test_what_cannot_be_split_into_parts_is_refused():
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_consist_of_rows_of_every_device():
-    results = train("microbatches", meshes=(FSDP,))
-    collectives = results["microbatches"][FSDP]["collectives"]
+@pytest.mark.parametrize(
+    "mesh", [FSDP, *(pytest.param(mesh, marks=pytest.mark.long) for mesh in (DATA, MIXED))]
+)
+def test_parts_of_a_batch_consist_of_rows_of_every_device(mesh):
+    results = train("microbatches", meshes=(mesh,))
+    collectives = results["microbatches"][mesh]["collectives"]
     assert_equal_to_one_device(results)
-    assert collectives, "gradients move"
-    assert not any("in a loop" in name for name in collectives), "they move once per step"
+    if mesh == DATA:
+        assert {name.split()[0] for name in collectives} == {"all-reduce"}, "only gradients move"
+    if mesh != MIXED:
+        assert not any("in a loop" in name for name in collectives), "they move once per step"
 
 
 @pytest.mark.long

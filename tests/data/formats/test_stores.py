@@ -192,13 +192,15 @@ def test_long_lines_in_pieces(prepare, place, model, monkeypatch):
 def test_the_same_command_continues_after_a_kill(place, prepare):
     write(place / "some", {f"{i}.jsonl": "".join(LINES * 60).encode() for i in range(4)})
     arguments = [*TEXTS, *bind(data__path="some", prepare__num_processes=2)]
-    process = subprocess.Popen(
-        command("--output=store", *arguments), env=environment(), start_new_session=True
-    )
-    while not list(place.glob("store.partial/*.json")) and process.poll() is None:
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    for _ in range(2):
+        process = subprocess.Popen(
+            command("--output=store", *arguments), env=environment(), start_new_session=True
+        )
+        before = len(list(place.glob("store.partial/*.json")))
+        while len(list(place.glob("store.partial/*.json"))) <= before and process.poll() is None:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     prepare("store", *arguments)
     prepare("undisturbed", *arguments)
     assert contents(place / "store") == contents(place / "undisturbed")
