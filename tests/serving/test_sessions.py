@@ -158,7 +158,8 @@ def test_a_client_that_hangs_up_leaves_the_session_as_it_was(client, server, gen
     name = client.create()
     url = f"{server.address}/v1/sessions/{name}/completions"
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json={"max_tokens": 50_000, "temperature": 0}, timeout=0.3)
+        soon = httpx.Timeout(30, read=0.3)
+        httpx.post(url, json={"max_tokens": 50_000, "temperature": 0}, timeout=soon)
     assert client.write(name, **ASKED) == alone(generator, encode(TEXT))[0]
 
 
