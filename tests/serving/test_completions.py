@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import re
 import time
@@ -234,7 +235,7 @@ def test_a_client_that_hangs_up_frees_its_row(server):
     """In the middle of a stream, or while it waits for a whole answer."""
     url = f"{server.address}/v1/completions"
     for _ in range(3):
-        with httpx.stream("POST", url, json=ENDLESS | {"stream": True}) as stream:
+        with httpx.stream("POST", url, json=ENDLESS | {"stream": True}, timeout=60) as stream:
             next(stream.iter_lines())
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(url, json=ENDLESS, timeout=httpx.Timeout(30, read=0.05))
@@ -247,7 +248,8 @@ def test_too_many_requests_are_refused(server):
     asked = ENDLESS | {"stream": True}
     url = f"{server.address}/v1/completions"
     with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(httpx.stream("POST", url, json=asked)) for _ in range(9)]
+        begin = functools.partial(httpx.stream, "POST", url, json=asked, timeout=60)
+        streams = [stack.enter_context(begin()) for _ in range(9)]
         assert sorted(stream.status_code for stream in streams) == [200] * 8 + [429]
         (refused,) = (stream for stream in streams if stream.status_code == 429)
         assert refused.read() and refused.json()["error"]["type"] == "rate_limit_error"
@@ -259,7 +261,7 @@ def test_a_slow_reader_keeps_nobody_waiting(server, client):
     """It has read nothing when another request is answered."""
     asked = ENDLESS | {"stream": True, "n": 1, "logprobs": 5}
     url = f"{server.address}/v1/completions"
-    with httpx.stream("POST", url, json=asked):
+    with httpx.stream("POST", url, json=asked, timeout=60):
         assert ask(client, max_tokens=5, temperature=0).choices
     wait_for(lambda: health(server)["requests"] == 0)
 

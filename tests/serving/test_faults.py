@@ -118,7 +118,8 @@ def test_huge_fields_give_short_errors(fields, message, server):
 
 def test_a_second_interrupt_loses_no_session(tmp_path):
     with running(generator(), tmp_path, rows=2) as server:
-        created = httpx.post(f"{server.address}/v1/sessions", json={"prompt": "a"}).json()
+        url = f"{server.address}/v1/sessions"
+        created = httpx.post(url, json={"prompt": "a"}, timeout=60).json()
         server.stop(signal.SIGINT)
         server.stop(signal.SIGINT)
     assert (tmp_path / f"{created['id']}.safetensors").exists()

@@ -86,7 +86,7 @@ def test_a_stream_changes_the_session_as_well(client, server):
     name, other = client.create(), client.create()
     client.write(name, **ASKED)
     url = f"{server.address}/v1/sessions/{other}/completions"
-    with httpx.stream("POST", url, json=ASKED | {"stream": True}) as stream:
+    with httpx.stream("POST", url, json=ASKED | {"stream": True}, timeout=60) as stream:
         assert stream.read().endswith(b"data: [DONE]\n\n")
     assert client("GET", other)["tokens"] == client("GET", name)["tokens"] > len(TEXT)
     assert client.write(name, **ASKED) == client.write(other, **ASKED)
