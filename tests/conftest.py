@@ -11,10 +11,28 @@ from unittest import mock
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("block_recurrent", "beartype.beartype")
+# Those with arrays, and the fields of their configurations, which convert what they are given.
+WITH_SHAPES = (
+    "analysis",
+    "comparison",
+    "data",
+    "evaluation",
+    "fields",
+    "generation",
+    "interop",
+    "model",
+    "ops",
+    "parallel",
+    "reporting",
+    "serving",
+    "training",
+)
+jaxtyping.install_import_hook(
+    [f"block_recurrent.{name}" for name in WITH_SHAPES], "beartype.beartype"
+)
 
-# The quick tests in these folders run whole trainings and commands. Checking the shapes in every
-# call would take a quarter of their time; the slow tests check them everywhere.
+# The quick tests in these folders run whole trainings, commands and servers. Checking the shapes in
+# every call would take a quarter of their time; the slow tests check them everywhere.
 WITHOUT_CHECKS = (
     "commands",
     "comparison",
@@ -22,6 +40,7 @@ WITHOUT_CHECKS = (
     "evaluation",
     "faults",
     "reporting",
+    "serving",
     "training",
 )
 

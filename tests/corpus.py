@@ -24,14 +24,14 @@ def write_corpus(folder: Path, num_documents: int = 12, seed: int = 0) -> Path:
 
 
 def tiny_run(folder: Path, **train) -> RunConfig:
-    """A run of 12 steps with dropout; keywords override fields of its `TrainConfig`.
+    """A run of 12 steps of one layer with dropout; keywords override fields of its `TrainConfig`.
 
     Checkpoints are saved after 4, 8 and 12 steps, and not at the evaluation after 6.
     """
     steps = {"num_steps": 12, "log_every_steps": 5, "eval_every_steps": 6}
     steps |= {"batch_size": 4, "segment_length": 32, "checkpoint_every_steps": 4, "keep_best": 0}
     return RunConfig(
-        model=dataclasses.replace(TINY, num_layers=2, dropout_rate=0.1),
+        model=dataclasses.replace(TINY, num_layers=1, recurrent_layers=(0,), dropout_rate=0.1),
         train=TrainConfig(**steps | train),
         optimizer=OptimizerConfig(warmup_steps=2),
         data=DataConfig(corpus="text_files", path=str(folder), held_out_per_mille=200),

@@ -1,5 +1,7 @@
 """Plain attention, interpreted fused kernels, and inputs for both."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,7 @@ def with_gradients(attention, inputs, d_out):
 run = jax.jit(with_gradients, static_argnums=0)
 
 
+@functools.cache  # so that what is compiled for the same function is found again
 def fused(platform, *tiles):
     """`window_attention` with these tiles, in Pallas' interpreter."""
 

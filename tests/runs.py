@@ -11,6 +11,7 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
+from block_recurrent.config.data_options import DataConfig
 from block_recurrent.config.train_options import TrainConfig, WatchConfig
 from block_recurrent.training import setup
 from block_recurrent.training.checkpoints import Checkpoints
@@ -67,7 +68,7 @@ class SharingTrainer(Trainer):
         """The options that decide what is compiled, and the rows of an evaluation."""
         others = {name: getattr(TrainConfig, name) for name in NOT_COMPILED}
         train = dataclasses.replace(self.config.train, **others)
-        data = dataclasses.replace(self.config.data, path=None)
+        data = DataConfig(self.config.data.corpus)
         rows = self.evaluator.lanes.batch_size
         watch = WatchConfig()
         return dataclasses.replace(self.config, train=train, data=data, watch=watch), rows

@@ -1,8 +1,15 @@
 """Documents whose tokens can be traced, and a slow reference for lanes."""
 
+import functools
+
 import numpy as np
 
+from block_recurrent.data import document_queue
+
 W = 4
+
+# It takes milliseconds where there are few documents, and tests read the same ones again and again.
+document_queue.index_shuffle = functools.cache(document_queue.index_shuffle)
 
 
 class Numbered:

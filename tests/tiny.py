@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from block_recurrent import BlockRecurrentTransformer, ModelConfig
@@ -36,6 +37,21 @@ VARIANTS = {
     "full_attention": {"recurrent_layers": (), "attention": "full"},
     "bfloat16": {"dtype": "bfloat16"},
 }
+
+# What these have is in another variant, or is tested for itself (gates, types).
+MARKS = {
+    "gru_single": pytest.mark.long,
+    "selective_skip": pytest.mark.slow,
+    "two_recurrent_layers": pytest.mark.long,
+    "feedback": pytest.mark.long,
+    "bfloat16": pytest.mark.slow,
+}
+
+
+def marked(*names: str) -> list:
+    """Variants as the parameters of a test."""
+    return [pytest.param(name, marks=MARKS.get(name, ())) for name in names]
+
 
 # Number of terms in the sums behind each output: a dozen sums of 16 to 64 terms in each layer.
 TERMS = 500

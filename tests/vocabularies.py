@@ -1,5 +1,6 @@
 """Small vocabularies of every kind, trained in the process that needs them."""
 
+import functools
 import io
 import random
 
@@ -22,6 +23,7 @@ LOSSLESS = {
 }
 
 
+@functools.cache
 def sentencepiece_model(**options) -> bytes:
     """A SentencePiece model with the trainer's defaults, except for `options`."""
     model = io.BytesIO()

@@ -19,13 +19,14 @@ from tiny import (
     forward,
     make_model,
     make_tokens,
+    marked,
     split,
     variant_model,
 )
 
 W, BLOCKS = TINY.window_length, 6
-VARIANTS = ["fixed_skip", "lstm_dual", "gru_single", "two_recurrent_layers"]
-VARIANTS += ["feedback_two_recurrent_layers"]
+VARIANTS = marked("fixed_skip", "lstm_dual", "gru_single", "two_recurrent_layers")
+VARIANTS += marked("feedback_two_recurrent_layers")
 
 
 def sigmoid(x):

@@ -11,7 +11,7 @@ from tiny import TERMS, TINY, forward, split, variant_model
 
 W = TINY.window_length
 LENGTH, OTHER_LENGTH = 5 * W - 3, 2 * W + 1  # the last block is not complete, the other text ends
-VARIANTS = ["modern", "feedback_two_recurrent_layers"]
+VARIANTS = [pytest.param("modern", marks=pytest.mark.slow), "feedback_two_recurrent_layers"]
 
 
 def text(length, seed):

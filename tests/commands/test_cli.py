@@ -305,7 +305,7 @@ def test_mistakes_in_generation(arguments, message, refuse, place):
 @pytest.fixture
 def ending_model(place):
     """A model file, and a prompt after which the most likely token is the end of the document."""
-    model, prompt = make_model(), b"a b"
+    model, prompt = make_model(num_layers=1, recurrent_layers=()), b"a b"
     tokens = ByteVocabulary().encode(prompt)
     [[likely]] = Generator(model).generate([tokens], 1, sampling=Sampling(temperature=0))
     rows = model.embedding[...]  # of the input and of the output

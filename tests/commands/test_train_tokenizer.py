@@ -155,7 +155,10 @@ def test_errors_of_reading_are_not_those_of_training(train, error):
         train(texts(), 400)
 
 
-@pytest.mark.parametrize("output, line", [("my.json", "training"), ("my.model", "choosing")])
+@pytest.mark.parametrize(
+    "output, line",
+    [("my.json", "training"), pytest.param("my.model", "choosing", marks=pytest.mark.slow)],
+)
 def test_ctrl_c_during_training(output, line, corpus):
     """In native code, which would not notice it before its end."""
     (corpus / "texts" / "large.txt").write_text("\n".join(map(str, range(400_000))))

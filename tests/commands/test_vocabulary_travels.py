@@ -146,13 +146,12 @@ def write_store(folder, vocabulary):
 
 
 @pytest.mark.slow
-def test_a_run_and_its_export_write_without_the_store(vocabulary, run, tmp_path):
+def test_a_run_and_its_export_write_without_the_store(vocabulary, model, run, tmp_path):
     write_store(store := tmp_path / "store", vocabulary)
-    model = dataclasses.replace(TINY, num_layers=2, vocab_size=vocabulary.size)
     steps = {"num_steps": 2, "log_every_steps": 1, "eval_every_steps": 2, "sample_tokens": 4}
     train = TrainConfig(batch_size=2, segment_length=32, checkpoint_every_steps=2, **steps)
-    config = RunConfig(model=model, train=train, data=DataConfig("store", stores=(str(store),)))
-    assert Trainer(config, tmp_path / "run").run()
+    data = DataConfig("store", stores=(str(store),))
+    assert Trainer(RunConfig(model.config, train, data=data), tmp_path / "run").run()
     store.rename(tmp_path / "moved")
     file = tmp_path / "model.safetensors"
     run(block_recurrent.export, f"--workdir={tmp_path}/run", f"--output={file}")

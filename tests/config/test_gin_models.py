@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,16 @@ def test_paper_sizes(variant, scale, expected):
     assert num_parameters(config) == counted_parameters(config) == expected
 
 
-@pytest.mark.parametrize("name", PAPER)
+BRIEF = "rec_fixed_skip", "rec_lstm_dual", "feedback_lstm_single", "xl_2048", "slide_13l"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (Path(name).stem not in BRIEF))
+        for name in PAPER
+    ],
+)
 def test_experiments_of_the_paper(name):
     config = load([name], [])
     assert num_parameters(config.model) == counted_parameters(config.model)

@@ -176,7 +176,7 @@ def share_of_sources(documents, number, **options):
 
 
 def test_sources_are_read_in_proportion_to_their_weights():
-    documents = mixture([50] * 7, [10, 400, 3], [90] * 20, weights=[1.0, 5.0, 2.0])
+    documents = mixture([50] * 7, [10, 400, 3] * 5, [90] * 20, weights=[1.0, 5.0, 2.0])
     share, position = share_of_sources(documents, 1000)
     np.testing.assert_allclose(share, np.array([1, 5, 2]) / 8, atol=0.01)
     assert (position.epoch >= 1).all()

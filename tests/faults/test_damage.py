@@ -57,7 +57,9 @@ def test_every_file_damaged_in_every_way(finished, config, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [delete, *(pytest.param(each, marks=pytest.mark.long) for each in DAMAGES[:-1])]
+)
 def test_notes_of_orbax_do_not_matter(damage, copy, finished, config):
     for note in NOTES:
         damage(copy / "checkpoints" / "12" / note)
@@ -80,7 +82,10 @@ def largest(folder):
     return max(folder.rglob("*"), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [flip, *(pytest.param(each, marks=pytest.mark.long) for each in DAMAGES if each is not flip)],
+)
 def test_a_model_needs_no_optimizer(damage, copy, finished, capsys):
     """`evaluate` and the like use a checkpoint that training would skip."""
     for path in (copy / "checkpoints" / "12" / "training").rglob("*"):

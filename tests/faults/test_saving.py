@@ -24,7 +24,10 @@ def test_orbax_does_not_ask_about_stop_signals(config, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "where",
-    ["training.checkpoints.write_checksums", "reporting.metrics_log.MetricsLog.write"],
+    [
+        "training.checkpoints.write_checksums",
+        pytest.param("reporting.metrics_log.MetricsLog.write", marks=pytest.mark.slow),
+    ],
 )
 def test_a_full_disk_is_one_line(where, config, tmp_path, monkeypatch):
     def full(*_, **__):

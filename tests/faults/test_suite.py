@@ -22,8 +22,8 @@ def place(tmp_path_factory):
         (stops.killed_while_saving, 1, 1),
         pytest.param(stops.killed_while_saving, 1, 2, marks=pytest.mark.long),
         pytest.param(stops.killed_while_evaluating, 1, 1, marks=pytest.mark.long),
-        (stops.terminated, 1, 1),
-        (storage.second_training, 1, 1),
+        pytest.param(stops.terminated, 1, 1, marks=pytest.mark.long),
+        pytest.param(storage.second_training, 1, 1, marks=pytest.mark.long),
     ],
 )
 def test_processes(fault, times, processes, place):

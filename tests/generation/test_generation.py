@@ -33,7 +33,8 @@ MORE = {
     "rope_full_attention": {"positions": "rope", "attention": "full", "recurrent_layers": ()},
     "fused": {"attention_kernel": "pallas", "num_layers": 2},
 }
-KINDS = ["fixed_skip", "feedback", "modern", "full_attention"]
+KINDS = ["fixed_skip", "modern", "full_attention"]
+KINDS += [pytest.param("feedback", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,10 +88,17 @@ SLOW_TO_COMPILE = {
     "two_recurrent_layers",
     "gru_single",
     "lstm_dual",
+    "selective_skip",
     "feedback_two_recurrent_layers",
 }
 SLOW_TO_COMPILE |= {"bfloat16", "rope_feedback", "rope_full_attention", "fused"}
-LIKE_OTHERS = {"two_recurrent_layers", "gru_single", "rope_feedback", "rope_full_attention"}
+LIKE_OTHERS = {
+    "two_recurrent_layers",
+    "gru_single",
+    "lstm_dual",
+    "rope_feedback",
+    "rope_full_attention",
+}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,9 @@ def test_the_seed_determines_the_tokens():
     assert len({row.tobytes() for row in [*first, *other]}) == 8
 
 
-@pytest.mark.parametrize("numbers", [1, 3 * 4 * TINY.vocab_size, 10**9])
+@pytest.mark.parametrize(
+    "numbers", [1, pytest.param(3 * 4 * TINY.vocab_size, marks=pytest.mark.slow), 10**9]
+)
 def test_tokens_do_not_depend_on_how_much_noise_is_drawn_at_once(numbers, monkeypatch):
     """The noise, and so the tokens, depends only on key, row and position."""
     monkeypatch.setattr(block_recurrent.generation.writing, "NOISE_AT_ONCE", numbers)

@@ -99,7 +99,7 @@ def packed_losses(name, lanes) -> dict[int, float]:
     return found
 
 
-@pytest.mark.parametrize("name", ["fixed_skip", "lstm_dual"])
+@pytest.mark.parametrize("name", ["fixed_skip", pytest.param("lstm_dual", marks=pytest.mark.slow)])
 @examples(8)
 @given(lengths=st.lists(lengths_around(MODEL_W, HUGE), min_size=1, max_size=6).filter(any))
 def test_packed_documents_do_not_see_each_other(name, lengths):

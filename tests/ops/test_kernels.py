@@ -51,8 +51,10 @@ SHAPES = {
     "shape, platform",
     [
         *(pytest.param(name, "gpu", marks=pytest.mark.long) for name in ("one tile", "W 64")),
-        *((name, "gpu") for name in ("odd sizes", "one block", "W 128")),
-        *((name, "tpu") for name in ("odd sizes", "W 128")),
+        pytest.param("one block", "gpu", marks=pytest.mark.long),
+        *((name, "gpu") for name in ("odd sizes", "W 128")),
+        ("odd sizes", "tpu"),
+        pytest.param("W 128", "tpu", marks=pytest.mark.long),
     ],
 )
 def test_output_and_gradients_equal_plain_attention(shape, platform):
@@ -61,7 +63,13 @@ def test_output_and_gradients_equal_plain_attention(shape, platform):
 
 
 @pytest.mark.parametrize(
-    "absent, platform", [("starts", "tpu"), ("bias", "gpu"), ("dropout", "gpu"), ("all", "tpu")]
+    "absent, platform",
+    [
+        pytest.param("starts", "tpu", marks=pytest.mark.long),
+        pytest.param("bias", "gpu", marks=pytest.mark.long),
+        ("dropout", "gpu"),
+        ("all", "tpu"),
+    ],
 )
 def test_optional_inputs(absent, platform):
     inputs = list(make_inputs(2, 2, 2, 16, 16))
@@ -75,7 +83,7 @@ def test_optional_inputs(absent, platform):
     "platform, reach",
     [
         ("gpu", 16),
-        ("tpu", 16),
+        pytest.param("tpu", 16, marks=pytest.mark.long),
         *(pytest.param("gpu", reach, marks=pytest.mark.long) for reach in (1, 40)),
     ],
 )
@@ -114,8 +122,9 @@ def test_unused_gradient_of_the_carried_block_is_not_computed():
 
 
 def test_large_logits_do_not_overflow():
-    queries, scale, *rest = make_inputs(2, 1, 1, 16, 16)
-    assert_same(fused("gpu", *TILES), (queries, scale * 100, *rest), logits=100)
+    sizes, *tiles = SHAPES["odd sizes"]
+    queries, scale, *rest = make_inputs(*sizes)
+    assert_same(fused("gpu", *tiles), (queries, scale * 100, *rest), logits=100)
 
 
 @pytest.mark.parametrize("window", [64, 512])
@@ -138,9 +147,25 @@ RECTANGLES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "shape, platform", [(shape, "gpu") for shape in RECTANGLES] + [("tokens to states", "tpu")]
+    "shape, platform, dtype",
+    [
+        ("states to states", "gpu", "float32"),
+        ("odd sizes", "gpu", "float32"),
+        ("tokens to states", "gpu", "bfloat16"),
+        ("more keys in a tile", "gpu", "float32"),
+        ("tokens to states", "tpu", "float32"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [
+                ("states to states", "gpu", "bfloat16"),
+                ("odd sizes", "gpu", "bfloat16"),
+                ("tokens to states", "gpu", "float32"),
+                ("more keys in a tile", "gpu", "bfloat16"),
+                ("tokens to states", "tpu", "bfloat16"),
+            ]
+        ),
+    ],
 )
 def test_unmasked_attention(shape, platform, dtype):
     sizes, *tiles = RECTANGLES[shape]
@@ -168,7 +193,7 @@ def test_a_scan_does_not_store_the_keys_and_values_that_it_reads_again():
 
 
 @pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_unmasked_attention_lowers_for_gpu_and_tpu(dtype, size, platform):
     for blocks, queries, keys in ((1, 512, 512), (1, 512, 1024), (2, 512, 512)):
         sizes = (blocks, 2, 8, queries, keys, size)
@@ -191,7 +216,7 @@ DEVICES = {"gpu": ("cuda", "NVIDIA H100"), "tpu": ("tpu", "TPU v5e")}
 
 
 @pytest.mark.parametrize("size, platform", [(64, "gpu"), (128, "gpu"), (128, "tpu")])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", ["t5 with dropout", "rope"])
 def test_window_attention_lowers_for_gpu_and_tpu(variant, dtype, size, platform):
     """At the sizes of the paper."""
@@ -240,13 +265,15 @@ def make_abstract(sizes, dtype, variant):
     return inputs, tokens.keys
 
 
-@pytest.mark.slow  # test_golden.py always runs fixed_skip with the kernels
+LIKE_RECORDED = "feedback", "fixed_skip", "lstm_dual"
+
+
+@pytest.mark.slow  # test_golden.py always runs fixed_skip with the kernels, and slowly the others
 @pytest.mark.parametrize(
     "variant",
     [
-        "feedback",
         "modern",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("fixed_skip", "lstm_dual")),
+        *(pytest.param(name, marks=pytest.mark.long) for name in LIKE_RECORDED),
     ],
 )
 def test_a_model_gives_the_same_results_with_either_kernel(variant):

@@ -84,14 +84,9 @@ def test_data_fsdp_and_all_axes():
     assert elements(fsdp, "all-reduce") < 1.5 * elements(data, "all-reduce")
 
 
+@pytest.mark.long  # the first model always
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant",
-    [
-        "feedback",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("lstm_dual", "transformer_xl")),
-    ],
-)
+@pytest.mark.parametrize("variant", ["feedback", "lstm_dual", "transformer_xl"])
 def test_every_model_along_all_axes(variant):
     assert_equal_to_one_device(train(variant, meshes=(MIXED,)))
 
@@ -105,10 +100,9 @@ def test_lanes_that_take_turns_stay_on_the_devices_of_their_rows():
     assert {name.split()[0] for name in data} == {"all-reduce"}, "only gradients move"
 
 
+@pytest.mark.long  # those of the first model always, below
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant", ["lstm_dual_parts", pytest.param("modern_parts", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("variant", ["lstm_dual_parts", "modern_parts"])
 def test_segments_in_parts(variant):
     assert_equal_to_one_device(train(variant, meshes=("1,2,1,4",)))
 

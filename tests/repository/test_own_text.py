@@ -20,6 +20,7 @@ from block_recurrent.data.corpora import load_documents
 from block_recurrent.data.held_out import document_name
 from block_recurrent.data.store import open_stores
 from books import text_of, train_model
+from runs import SharingTrainer
 from text_formats import COMPRESS, archive, write
 
 pytestmark = pytest.mark.repository
@@ -102,6 +103,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize("command", commands())
 def test_each_row_of_the_table(command, place, monkeypatch, run_command):
     monkeypatch.chdir(place)
+    monkeypatch.setattr(block_recurrent.train, "Trainer", SharingTrainer)
     for name in ("tensorflow", "seqio", "tensorflow_datasets"):
         monkeypatch.setitem(sys.modules, name, None)
     _, _, module, *arguments = shlex.split(command)

@@ -114,7 +114,10 @@ def test_random_arrivals_equal_one_by_one(name):
     assert changes, "otherwise it is not shown that the cache changes nothing"
 
 
-@pytest.mark.parametrize("temperature, top_p", [(0.0, 1.0), (1.0, 1.0), (0.5, 0.8)])
+@pytest.mark.parametrize(
+    "temperature, top_p",
+    [(0.0, 1.0), pytest.param(1.0, 1.0, marks=pytest.mark.slow), (0.5, 0.8)],
+)
 def test_tokens_are_those_of_the_generator(temperature, top_p):
     prompt = np.asarray(make_tokens(1, 3 * W + 2, seed=3)[0])
     request = {"tokens": prompt, "num_tokens": 2 * W, "choices": 2, "seed": 2**32 - 1}

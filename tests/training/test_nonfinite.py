@@ -171,9 +171,10 @@ def test_the_learning_rate_is_that_of_the_last_update(name, corpus, tmp_path):
     "policy, stop",
     [
         ("roll_back", 5),
-        ("skip", 7),
-        pytest.param("skip", 5, marks=pytest.mark.long),
-        pytest.param("roll_back", 7, marks=pytest.mark.long),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [("skip", 5), ("skip", 7), ("roll_back", 7)]
+        ),
     ],
 )
 def test_stopped_around_the_step_and_resumed_equals_undisturbed(policy, stop, corpus, tmp_path):

@@ -76,6 +76,7 @@ def test_a_profile_changes_nothing_in_the_run(corpus, profiled, tmp_path):
     assert_same_end(tmp_path, profiled, profiled_run(corpus))
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_in_between_writes_what_it_has(corpus, tmp_path, capsys):
     config = profiled_run(corpus, 2, 5)
     assert not stop_in_step(3)(config, tmp_path).run()

@@ -53,7 +53,6 @@ def test_a_week(tmp_path, monkeypatch, capsys):
     config = tiny_run(write_corpus(tmp_path / "texts"), segment_length=16, log_every_steps=1)
     config = dataclasses.replace(config, optimizer=COSINE)
     config = changed(config, train={"keep_checkpoints": 1, "keep_best": 1, "average_decay": 0.5})
-    config = changed(config, model={"num_layers": 1, "recurrent_layers": (-1,)})
 
     # Monday. The step does not fit. The advice is taken, and the folder accepts it.
     with monkeypatch.context() as patch:

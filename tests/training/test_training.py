@@ -115,6 +115,7 @@ def test_k_steps_a_stop_and_the_rest_equal_an_undisturbed_run(steps, corpus, fin
     assert_same_end(tmp_path, finished, config)
 
 
+@pytest.mark.slow  # test_retention.py always stops the last evaluation of a run
 @pytest.mark.parametrize("steps", [12, pytest.param(6, marks=pytest.mark.long)])
 def test_a_stop_during_an_evaluation(steps, corpus, finished, tmp_path):
     """The run saves, ends at once, and makes up for the evaluation when it is continued."""
@@ -295,7 +296,7 @@ def test_evaluation_depends_on_neither_batch_nor_segment(corpus, finished):
 )
 def test_summary_names_the_memory(layers, text, corpus, tmp_path):
     config = tiny_run(corpus)
-    model = dataclasses.replace(config.model, recurrent_layers=layers)
+    model = dataclasses.replace(config.model, num_layers=2, recurrent_layers=layers)
     summary = Setup(dataclasses.replace(config, model=model)).summary(tmp_path)
     assert text in summary and "window 8" in summary and "12 steps of 4 × 32 tokens" in summary
 
