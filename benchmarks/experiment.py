@@ -118,6 +118,7 @@ def evaluate(split: str) -> Sequence[str]:
 
 INTERVENE = "benchmarks/recall_interventions.py", "--json={kept}/interventions.json"
 SCORE = "benchmarks/score_documents.py", "--json={kept}/documents.json"
+SCORE_TUNING = (*SCORE, "--part=tuning")
 
 
 def is_patched() -> bool:

@@ -10,7 +10,7 @@ Runs are in runs/. Their metrics.jsonl and evaluations are copied to docs/result
 import argparse
 from collections.abc import Sequence
 
-from experiment import INTERVENE, SCORE, Experiment, Model, evaluate
+from experiment import INTERVENE, SCORE, SCORE_TUNING, Experiment, Model, evaluate
 
 SKIP = "BlockRecurrentTransformer.configuration = 'skip'"
 DUAL = "BlockRecurrentTransformer.configuration = 'dual'"
@@ -99,6 +99,7 @@ PATCHED = (
     ),
 )
 LANES = (16, 256, 1024)  # and 512, the default
+LANES_OF_400_STEPS = (128, 512, 1024, 2048, 3200)
 MODERN = Model("modern", "modern configuration", "brt_modern")
 OTHER_RATES = (0.04,)  # the default is 0.06
 # In as many steps as take the time of the default run of FIXED_SKIP.
@@ -178,10 +179,10 @@ def recall(model: Model, seed: int) -> Experiment:
     return Experiment("recall", model, str(seed), files, bindings, then)
 
 
-def short(steps: int, seed: int) -> tuple[str, ...]:
+def short(steps: int, seed: int, lanes: int = 256) -> tuple[str, ...]:
     """The bindings of a short run on text with many lanes."""
     return (
-        "train.lanes = 256",
+        f"train.lanes = {lanes}",
         f"train.num_steps = {steps}",
         f"train.eval_every_steps = {steps}",
         f"train.checkpoint_every_steps = {steps}",
@@ -261,6 +262,7 @@ KERNEL = (
     "data.stores = ('corpora/linux-6.1-tokens',)",
     "BlockRecurrentTransformer.vocab_size = 2048",
 )
+KERNEL_BYTES = "data.path = 'corpora/linux-6.1'", "data.held_out = 'held_out'"
 TRUNK = "runs/memory_trunk.safetensors"
 # As many steps as take the time of 1,200 of SLIDE_5 (python benchmarks/experiment_time.py memory).
 MEMORY_STEPS = {
@@ -269,6 +271,16 @@ MEMORY_STEPS = {
     "every_layer": 1007,
     "sliding_window_4": 1450,
 }
+
+
+def lanes_400(number: int) -> Experiment:
+    """400 steps on the sources of a kernel, as in time_to_quality.py, with so many documents open.
+
+    The seed is none of those of time_to_quality.py, for which they choose the number.
+    """
+    bindings = (*KERNEL_BYTES, *short(400, 3, number), "train.eval_tokens = 200_000")
+    files = ("data/text_files", "scale/small")
+    return Experiment("lanes_400", FIXED_SKIP, str(number), files, bindings, (SCORE_TUNING,))
 
 
 def kernel(
@@ -342,6 +354,7 @@ EXPERIMENTS = [
     *(recall(model, seed) for model in RECALL_MODELS for seed in range(3)),
     recall(LONG, 0),
     *map(lanes, LANES),
+    *map(lanes_400, LANES_OF_400_STEPS),
     *(rates(model, rate) for model in (FIXED_SKIP, MODERN) for rate in OTHER_RATES),
     *(default(model, seed) for model in DEFAULT_MODELS for seed in range(3)),
     *(gates(model, seed) for model in GATES_IN_SHORT_RUNS for seed in range(3)),

@@ -26,8 +26,15 @@ from experiments import (
     SELECTIVE_SKIP,
     TEXT_MODELS,
 )
-from results_lanes import lanes_figure, lanes_table, parts_table, rates_table, relative_time
-from results_memory import memory_fields, memory_figure
+from results_lanes import (
+    lanes_400_table,
+    lanes_figure,
+    lanes_table,
+    parts_table,
+    rates_table,
+    relative_time,
+)
+from results_memory import documents, memory_fields, memory_figure
 from results_recall import (
     farther_figure,
     farther_table,
@@ -127,6 +134,8 @@ def page() -> str:
         gpu_short_steps=gpu_short.train.num_steps,
         gpu_again=spread((final(one, "bits_per_byte") for one in again), ".3f"),
         lanes_table=lanes_table(),
+        lanes_400_table=lanes_400_table(),
+        lanes_400_documents=len(documents(runs("lanes_400", FIXED_SKIP)[0])),
         selective_table=compared_table("default", (FIXED_SKIP, SELECTIVE_SKIP)),
         modern_size=f"{num_parameters(modern) / num_parameters(fixed):.1f}",
         modern_time=f"{relative_time(MODERN):.2f}",

@@ -4,6 +4,7 @@ import statistics
 
 from experiment import Experiment, Model
 from experiments import FIXED_SKIP, MODERN, OTHER_RATES, PARTS
+from results_memory import Scores, at_position, difference, mean, names_of, scores, whole
 from results_runs import (
     final,
     mean_difference,
@@ -15,6 +16,7 @@ from results_runs import (
     table,
     worth_of,
 )
+from score_documents import POSITIONS
 
 from block_recurrent.reporting.plots import Figure, legend_above, new_figure
 
@@ -50,6 +52,28 @@ def lanes_table() -> str:
             cells += [f"{training:.3f}", f"{line['bits_per_byte']:.3f}"]
         rows.append([*cells, worth_of([one])])
     return table([*header, "worth of the state"], rows)
+
+
+def lanes_400_table() -> str:
+    """A short training with different numbers of lanes: by position, and relative to 512 lanes."""
+    experiments = runs("lanes_400", FIXED_SKIP)
+    bins = [whole, *map(at_position, range(len(POSITIONS)))]
+    found = [scores(FIXED_SKIP, chosen, "lanes_400") for chosen in bins]
+
+    def of(index: int) -> list[Scores]:
+        return [each._replace(seeds=("3",), bits=each.bits[[index]]) for each in found]
+
+    [reference] = (of(i) for i, one in enumerate(experiments) if one.config.train.lanes == 512)
+    rows = []
+    for index, one in enumerate(experiments):
+        train = one.config.train
+        tokens = train.num_steps * train.batch_size * train.segment_length
+        row = [f"{train.num_lanes:,}", f"{tokens // train.num_lanes:,}"]
+        row += [f"{mean(each):.3f}" for each in of(index)]
+        more = difference(of(index)[0], reference[0])
+        rows.append([*row, "–" if train.lanes == 512 else str(more)])
+    header = ["lanes", "tokens per lane", "bits per byte", *names_of(POSITIONS)]
+    return table([*header, "difference"], rows)
 
 
 def rates_table() -> str:
