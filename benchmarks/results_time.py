@@ -61,6 +61,7 @@ def numbers() -> dict[str, str]:
     return {
         "time_table": table(rows(runs)),
         "time_command": command(settings),
+        "time_bindings": " and ".join(f"`{binding}`" for binding in settings["gin_bindings"]),
         "time_minutes": f"{settings['minutes']:g}",
         "time_clock": CLOCKS[settings["clock"]],
         "time_threads": f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}",
