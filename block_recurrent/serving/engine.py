@@ -18,6 +18,10 @@ from block_recurrent.serving.prefix_cache import PrefixCache
 from block_recurrent.serving.reading import READ_AT_ONCE, Reader, Reading
 from block_recurrent.serving.rows import Rows
 
+# Seconds. Python handles a signal when the main thread goes on. If it arrives just before that
+# thread begins to wait, or in another thread, the wait is not interrupted.
+SIGNALS = 1
+
 
 class PromptRead(NamedTuple):
     """A prompt has been read.
@@ -209,7 +213,7 @@ class Engine:
             if idle and self._stopping:
                 return False
             try:
-                work = self._new.get(block=idle)
+                work = self._new.get(block=idle, timeout=SIGNALS)
             except queue.Empty:
                 return True
             if work is None:

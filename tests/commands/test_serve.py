@@ -1,6 +1,6 @@
 """``python -m block_recurrent.serve``: mistakes in the command, and a whole life of a server."""
 
-import os
+import contextlib
 import re
 import signal
 import socket
@@ -64,9 +64,9 @@ def test_a_port_that_is_taken(monkeypatch):
 def test_a_server_from_start_to_stop(tmp_path):
     """The included model; a request that is being answered when SIGTERM comes is finished."""
     command = [sys.executable, "-m", "block_recurrent.serve", "--port=0", f"--sessions={tmp_path}"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **options) as process, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)  # else a failed test would wait for its end
         line = process.stdout.readline()
         pattern = r"serving (\w+) at ((http\S+)/v1) and, for browsers, \3/\n"
         name, url, _ = re.fullmatch(pattern, line).groups()

@@ -1,6 +1,9 @@
 """The engine gives every request the tokens that it gets alone, in any company."""
 
 import functools
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -268,3 +271,23 @@ def test_an_error_of_another_use_of_the_model_stops_only_that():
     one.stop()
     one.run()
     assert found == [Returned(None, error), Returned(3)]
+
+
+def test_a_signal_that_does_not_interrupt_the_wait_is_handled(monkeypatch):
+    """An idle engine waits in the main thread; another one receives the signal."""
+    monkeypatch.setattr(block_recurrent.serving.engine, "SIGNALS", 0.1)
+    too_late = threading.Timer(30, engine().stop)  # else the test would not end
+
+    def receive():
+        time.sleep(0.5)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, lambda *_: engine().stop())
+    try:
+        for thread in (too_late, threading.Thread(target=receive)):
+            thread.start()
+        engine().run()
+        assert too_late.is_alive()
+    finally:
+        too_late.cancel()
+        signal.signal(signal.SIGTERM, previous)
