@@ -68,9 +68,10 @@ def lanes_400_table() -> str:
     for index, one in enumerate(experiments):
         train = one.config.train
         tokens = train.num_steps * train.batch_size * train.segment_length
+        own = of(index)
         row = [f"{train.num_lanes:,}", f"{tokens // train.num_lanes:,}"]
-        row += [f"{mean(each):.3f}" for each in of(index)]
-        more = difference(of(index)[0], reference[0])
+        row += [f"{mean(each):.3f}" for each in own]
+        more = difference(own[0], reference[0])
         rows.append([*row, "–" if train.lanes == 512 else str(more)])
     header = ["lanes", "tokens per lane", "bits per byte", *names_of(POSITIONS)]
     return table([*header, "difference"], rows)

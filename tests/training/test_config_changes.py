@@ -18,14 +18,21 @@ from block_recurrent.training.trainer import Trainer
 from block_recurrent.training.workdir import read_config, record_config
 from corpus import tiny_run
 
-config_changes.abstract_state = functools.cache(config_changes.abstract_state)
-
 START = " contains a run with another configuration ("
 WAYS = (
     ", name another --workdir (train.initial_model can start it from an export of this run), or "
     "add --allow_changes to continue this run with the changes"
 )
 COSINE = OptimizerConfig(schedule="cosine", learning_rate=0.1, warmup_steps=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_are_found_again():
+    """The same configurations are compared in many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        cached = functools.cache(config_changes.abstract_state)
+        patch.setattr(config_changes, "abstract_state", cached)
+        yield
 
 
 def changed(config, **sections):

@@ -138,9 +138,7 @@ def test_kills_at_random_moments(place, prepare):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_by_signal(place, number):
     """Ctrl-C also reaches the workers; SIGTERM only reaches the command."""
     process = start(place, *mine("slow_lines", prepare__num_processes=2))
